@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made when it is missing and brought up to date when the sources have changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
+
+.PHONY: demo test test-slow test-gpu lint format bench install clean
+
+demo: install  ## the whole road on synthetic identities, to a report
+	$(BIN)/facegm demo
+
+test: install  ## all tests but the long ones, against the installed package
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: install  ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+test-gpu: install  ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
+
+lint: install  ## style, format and types; mypy reads the installed package, where the stages are in their places
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd tests && $(BIN)/mypy --config-file ../pyproject.toml -p facegm
+	cd tests && $(BIN)/mypy --config-file ../pyproject.toml .
+
+format: install  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## measure, and write the figures to benchmarks/results
+	for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark; done
+
+install: $(VENV)/installed
+
+$(VENV)/dependencies: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet ".[dev]"
+	touch $@
+
+$(VENV)/installed: $(VENV)/dependencies $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps .
+	touch $@
+
+clean:  ## remove what was built or installed
+	rm -rf $(VENV) build *.egg-info

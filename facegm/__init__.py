@@ -1,0 +1,27 @@
+"""facegm: face verification trained with the Gaussian mixture (GM) loss."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from facegm.embedding.embedder import FaceEmbedder as FaceEmbedder
+    from facegm.losses.gm import GMLoss as GMLoss
+    from facegm.losses.gm import gm_loss as gm_loss
+
+__version__ = version("facegm")
+__all__ = ["FaceEmbedder", "GMLoss", "__version__", "gm_loss"]
+
+_HOMES = {
+    "FaceEmbedder": "facegm.embedding.embedder",
+    "GMLoss": "facegm.losses.gm",
+    "gm_loss": "facegm.losses.gm",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `import facegm` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'facegm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

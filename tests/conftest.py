@@ -1,0 +1,52 @@
+"""Fixtures shared by all tests; real data is read from `../shared/data` or $FACEGM_DATA, and its absence is said."""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facegm.align.warp import TEMPLATE
+from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record, write_face
+
+DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+_skipped_for_data: list[str] = []
+
+
+@pytest.fixture
+def shared_data(request: pytest.FixtureRequest) -> Path:
+    """The folder of real photos and protocol files; the test is skipped where it is absent."""
+    if not DATA.is_dir():
+        _skipped_for_data.append(request.node.name)
+        pytest.skip(f"real data not found at {DATA}; set FACEGM_DATA")
+    return DATA
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what was skipped for want of real data."""
+    if _skipped_for_data:
+        terminalreporter.write_line(
+            f"SKIPPED for want of real data at {DATA} (set FACEGM_DATA): {', '.join(_skipped_for_data)}", yellow=True
+        )
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 6 identities with 8 noisy variations of one smooth pattern each; made without any detector."""
+    folder = tmp_path_factory.mktemp("small-store")
+    rng = np.random.default_rng(0)
+    lines = []
+    for identity in range(6):
+        pattern = cv2.resize(rng.uniform(0, 255, (5, 5, 3)), (128, 128), interpolation=cv2.INTER_CUBIC)
+        for photo in range(8):
+            face = np.clip(pattern + rng.normal(0, 20, (128, 128, 3)), 0, 255).astype(np.uint8)
+            key = f"person_{identity}/person_{identity}_{photo + 1:04d}.jpg"
+            write_face(folder, key, encode_face(face))
+            lines.append(encode_record(FaceRecord(key=key, identity=f"person_{identity}", status="aligned")))
+    lines.append(encode_record(FaceRecord(key="person_0/x.jpg", identity="person_0", status="failed", reason="empty")))
+    (folder / "manifest.jsonl").write_text("".join(lines))
+    settings = {"format": FORMAT, "size": 128, "template": TEMPLATE.tolist()}
+    (folder / "store.json").write_text(json.dumps(settings))
+    return folder
