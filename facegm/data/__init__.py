@@ -1,0 +1,1 @@
+"""Reading photos, the store of aligned faces, and the batches that training sees."""

@@ -1,0 +1,35 @@
+"""Writing files so that an interruption never leaves half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+    """Open a file beside `path` for writing, and rename it to `path` when the block ends without an error.
+
+    Readers see the old file or the new one, never a part.
+
+    Args:
+        path: the file to create or replace; its folder exists.
+        sync: wait until the disk holds the content, so that it also survives a power cut.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def replace_atomically(path: Path, data: bytes) -> None:
+    """Create or replace a file by its whole content at once."""
+    with atomic_file(path) as file:
+        file.write(data)

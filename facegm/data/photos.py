@@ -1,0 +1,145 @@
+"""Photos as people have them, decoded to 8-bit RGB; and the folders and lists that name them."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from facegm.errors import FacegmError
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+_SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+class UnreadablePhotoError(FacegmError):
+    """A photo that cannot be decoded; the message is the reason, without the file's name."""
+
+
+def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode a photo to RGB, 0 to 255, upright by its EXIF orientation.
+
+    Grey, palette, CMYK and 16-bit images are converted, transparency is laid over white, and of an animation the
+    first frame is taken. Pillow decodes because it reports a truncated file, where OpenCV fills the rest with grey.
+
+    Raises:
+        UnreadablePhotoError: the file is missing, empty, truncated, not an image, or unreasonably large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no reason to stop ...
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... a decompression bomb is
+            with Image.open(path) as image:
+                image.load()
+                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except UnreadablePhotoError:
+        raise
+    except MemoryError:
+        raise UnreadablePhotoError("not enough memory to decode it") from None
+    except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
+        raise UnreadablePhotoError(_reason(path, error)) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadablePhotoError("integer image with values outside 0 to 65535")
+        return Image.fromarray((values * 255 // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UnreadablePhotoError("floating-point image: its value range is not known, convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if path.is_dir():
+        return "a folder, not a file"
+    if path.is_symlink() and not path.exists():
+        return "a link to a missing file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if path.stat().st_size == 0:
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return f"{type(error).__name__}: {error}".replace(str(path), path.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """One input photo: where it is, its name in the data set, and whose face it shows."""
+
+    path: Path
+    key: str
+    """Relative POSIX path that names the photo within its data set, such as `Ann/Ann_0001.jpg`."""
+    identity: str
+
+
+def find_photos(source: Path) -> list[Photo]:
+    """List the photos of a folder tree `identity/.../photo.jpg`, or of a list file, sorted by key.
+
+    A list file holds one photo a line: its path (relative to the list's folder, or absolute), and optionally a tab
+    and the identity. Without one, the identity is the name of the photo's folder.
+
+    Raises:
+        FacegmError: the source is missing, holds no photo, or names a photo twice.
+    """
+    if source.is_dir():
+        photos = _photos_of_tree(source)
+    elif source.is_file():
+        photos = _photos_of_list(source)
+    else:
+        raise FacegmError(f"{source}: no such folder or list file")
+    if not photos:
+        raise FacegmError(
+            f"{source}: no photo found; expected a folder tree identity/photo.jpg "
+            f"({', '.join(sorted(PHOTO_SUFFIXES))}) or a list file with one photo a line"
+        )
+    return sorted(photos, key=lambda photo: os.fsencode(photo.key))
+
+
+def _photos_of_tree(root: Path) -> list[Photo]:
+    photos = []
+    for folder, folders, files in os.walk(root, onerror=_unlistable, followlinks=True):
+        # A folder called x.jpg holds no identity of its own: it is passed on, and recorded as unreadable.
+        posing = [name for name in folders if Path(name).suffix.lower() in PHOTO_SUFFIXES]
+        folders[:] = [name for name in folders if name not in posing and not name.startswith(".")]
+        for name in [*files, *posing]:
+            if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith("."):
+                path = Path(folder, name)
+                key = path.relative_to(root)
+                identity = key.parts[0] if len(key.parts) > 1 else root.resolve().name
+                photos.append(Photo(path=path, key=key.as_posix(), identity=identity))
+    return photos
+
+
+def _unlistable(error: OSError) -> None:
+    raise FacegmError(f"{error.filename}: cannot list this folder: {error.strerror}")
+
+
+def _photos_of_list(listing: Path) -> list[Photo]:
+    photos: dict[str, Photo] = {}
+    try:
+        lines = listing.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise FacegmError(f"{listing}: cannot read this list: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise FacegmError(f"{listing}, line {number}: not text; expected a folder or a list of photos")
+        name, _, identity = line.rstrip("\r").partition("\t")
+        if not name.strip():
+            continue
+        path = listing.parent / name
+        key = PurePosixPath(os.path.normpath(name).lstrip("/")).as_posix()
+        if key.startswith(".."):
+            key = path.resolve().as_posix().lstrip("/")
+        if key in photos:
+            raise FacegmError(f"{listing}, line {number}: {name} is listed twice")
+        photos[key] = Photo(path=path, key=key, identity=identity.strip() or path.absolute().parent.name)
+    return list(photos.values())

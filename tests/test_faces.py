@@ -1,0 +1,80 @@
+"""Training faces: labels found from the manifest, crops and mirror images against plain slicing."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from facegm.data import faces as faces_module
+from facegm.data.augment import augmented_input
+from facegm.data.draws import Draw
+from facegm.data.faces import LabelledFaces, Sample
+from facegm.data.preprocessing import Preprocessing, network_input
+from facegm.data.store import FaceStore
+from facegm.errors import FacegmError
+
+SMALL = Preprocessing(face_size=64, crop_size=60)
+DRAW = Draw(face=9, top=3, left=1, mirrored=True, contrast=1.1, brightness=-0.05)
+
+
+def test_identities_are_counted_from_the_manifest(small_store: Path) -> None:
+    faces = LabelledFaces(FaceStore(small_store), SMALL)
+    assert len(faces) == 48  # the failed photo is no face
+    assert faces.identities == tuple(f"person_{k}" for k in range(6))
+    assert faces.labels.tolist() == [k for k in range(6) for _ in range(8)]
+
+
+def test_excluded_identities_are_left_out(small_store: Path) -> None:
+    faces = LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=["person_0", "person_3"])
+    assert faces.identities == ("person_1", "person_2", "person_4", "person_5")
+    assert set(faces.labels.tolist()) == {0, 1, 2, 3}
+    with pytest.raises(FacegmError, match="no such identity to exclude: nobody"):
+        LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=["nobody"])
+
+
+def test_one_identity_is_not_enough(small_store: Path) -> None:
+    with pytest.raises(FacegmError, match="1 identity with aligned faces; training needs at least two"):
+        LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=[f"person_{k}" for k in range(5)])
+
+
+def test_crop_and_mirror_equal_plain_slicing(small_store: Path) -> None:
+    store = FaceStore(small_store)
+    sample = LabelledFaces(store, SMALL)[DRAW]
+    face = cv2.resize(store.read_face("person_1/person_1_0002.jpg"), (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(sample.crop.numpy(), face[3:63, 1:61][:, ::-1])
+    assert sample.label.item() == 1
+
+
+def test_streamed_and_resident_faces_are_the_same(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = LabelledFaces(FaceStore(small_store), SMALL)
+    monkeypatch.setattr(faces_module, "RESIDENT_LIMIT", 0)
+    streamed = LabelledFaces(FaceStore(small_store), SMALL)
+    assert (resident.is_resident, streamed.is_resident) == (True, False)
+    assert all(torch.equal(a, b) for a, b in zip(resident[DRAW], streamed[DRAW], strict=True))
+
+
+def test_network_input_is_rgb_scaled_and_channels_first() -> None:
+    crops = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+    crops[0, 1, 2] = torch.tensor([255, 127, 0], dtype=torch.uint8)
+    images = network_input(crops)
+    assert images[0, :, 1, 2].tolist() == [127.5 / 128, -0.5 / 128, -127.5 / 128]
+    assert images.shape == (1, 3, 4, 4)
+
+
+def test_contrast_and_brightness_act_around_the_mean() -> None:
+    crops = torch.randint(0, 256, (2, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain = network_input(crops)
+    batch = Sample(crops, torch.tensor([0, 1]), torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.1]))
+    changed = augmented_input(batch)
+    torch.testing.assert_close(changed[0], plain[0])
+    assert changed[1].mean().item() == pytest.approx(plain[1].mean().item() + 0.1, abs=1e-6)
+    assert changed[1].std().item() == pytest.approx(0.5 * plain[1].std().item(), rel=1e-5)
+
+
+def test_center_crop_takes_the_middle() -> None:
+    faces = np.arange(2 * 64 * 64 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 64, 64, 3)
+    assert np.array_equal(SMALL.center_crop(faces), faces[:, 2:62, 2:62])
+    with pytest.raises(ValueError, match="crop_size: 65, must be from 1 to face_size"):
+        Preprocessing(face_size=64, crop_size=65)
