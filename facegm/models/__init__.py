@@ -1,0 +1,1 @@
+"""The networks that are trained. Face networks need torch alone."""
