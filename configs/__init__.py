@@ -1,0 +1,1 @@
+"""Shipped configurations of training runs; `facegm train --config NAME` finds them by name."""

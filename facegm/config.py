@@ -1,0 +1,100 @@
+"""A run's configuration from YAML and dotted overrides; the types decide, and a wrong key is told its right name."""
+
+import difflib
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from facegm.errors import UsageError
+from facegm.training.config import RunConfig
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def find_config(name: str) -> Path:
+    """The configuration file of a path, or of the name of a shipped one.
+
+    Raises:
+        UsageError: there is no such file; the shipped ones are named.
+    """
+    shipped = {
+        Path(str(file)).name: Path(str(file))
+        for file in files("facegm.configs").iterdir()
+        if file.name.endswith(".yaml")
+    }
+    if Path(name).is_file():
+        return Path(name)
+    if name in shipped:
+        return shipped[name]
+    raise UsageError(f"{name}: no such configuration file; shipped ones: {', '.join(sorted(shipped))}")
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Add `--config` and an option `--section.key` for each key of a run's configuration."""
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a shipped one")
+    parser.add_class_arguments(RunConfig, sub_configs=False)
+
+
+def parse_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration file and apply dotted overrides such as `--train.epochs=3`.
+
+    Args:
+        path: the YAML file.
+        overrides: command-line arguments.
+
+    Raises:
+        UsageError: an unknown key, with the nearest valid one, a value of a wrong type or out of range; the key and,
+            where it stands in it, the file are named.
+    """
+    _check_keys(_keys_of_file(path), f"{path}: ")
+    _check_keys((option[2:].partition("=")[0] for option in overrides if option.startswith("--")), "--")
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    add_config_arguments(parser)
+    try:
+        values = parser.parse_args(["--config", str(path), *overrides])
+    except ArgumentError as error:
+        raise UsageError(f"{path}: {error}") from error
+    hints = get_type_hints(RunConfig)
+    return RunConfig(**{name: _section(name, hints[name], values[name].as_dict()) for name in hints})
+
+
+def _section(name: str, section: type[Any], values: dict[str, Any]) -> Any:
+    try:
+        return section(**values)
+    except ValueError as error:
+        raise UsageError(f"{name}.{error}") from error
+
+
+def _keys_of_file(path: Path) -> list[str]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: not a readable YAML file: {error}") from error
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{path}: expected sections {', '.join(_sections())}, found {type(content).__name__}")
+    return [key for name, section in content.items() for key in _dotted(str(name), section)]
+
+
+def _dotted(name: str, section: object) -> Iterator[str]:
+    if isinstance(section, Mapping):
+        yield from (f"{name}.{key}" for key in section)
+    else:
+        yield name
+
+
+def _sections() -> dict[str, list[str]]:
+    return {name: [field.name for field in fields(section)] for name, section in get_type_hints(RunConfig).items()}
+
+
+def _check_keys(keys: Iterator[str] | list[str], prefix: str) -> None:
+    valid = [f"{section}.{key}" for section, names in _sections().items() for key in names]
+    for key in keys:
+        if key.rstrip("+") not in valid and key not in ("help", "print_config"):
+            nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
+            raise UsageError(f"{prefix}{key}: no such configuration key; did you mean {nearest}?")

@@ -1,0 +1,1 @@
+"""The embedder that applications use, and the file it is loaded from."""

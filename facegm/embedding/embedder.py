@@ -1,0 +1,156 @@
+"""Photo in, embedding out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from facegm.align.detector import FaceDetector
+from facegm.align.face import align_face
+from facegm.align.warp import FACE_SIZE, TEMPLATE
+from facegm.data.photos import UnreadablePhotoError, read_photo
+from facegm.data.preprocessing import Preprocessing
+from facegm.embedding.model_file import load_embedder
+from facegm.embedding.network import embed_faces
+from facegm.errors import FacegmError
+from facegm.models.face_resnet import FaceResNet27
+
+BATCH = 64
+"""Faces that go through the network at a time."""
+MODEL_FILE = "embedder.safetensors"
+"""Name of the exported embedder in a run folder."""
+
+PhotoLike = str | Path | UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The comparison of two photos."""
+
+    distance: float
+    """L2 distance (not squared) of the normalised embeddings, 0 to 2."""
+    same: bool | None
+    """Whether the distance is below the threshold; None where no threshold was given."""
+
+
+class FaceEmbedder:
+    """Finds, aligns and embeds the face of a photo, as the network was trained to see it.
+
+    Example:
+        >>> embedder = FaceEmbedder.load("runs/casia")  # doctest: +SKIP
+        >>> embedder.embed(["ann.jpg", "bob.jpg"]).shape  # doctest: +SKIP
+        (2, 512)
+    """
+
+    def __init__(self, network: FaceResNet27, preprocessing: Preprocessing) -> None:
+        self._network, self._preprocessing = network, preprocessing
+        self._detector: FaceDetector | None = None
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "FaceEmbedder":
+        """Load an exported embedder.
+
+        Args:
+            path: an `embedder.safetensors`, or the folder of a finished run.
+            device: where the network runs.
+
+        Raises:
+            FacegmError: no such model, a damaged file, or faces aligned in another way than this version does.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / MODEL_FILE
+            if not file.is_file():
+                raise FacegmError(f"{path}: no {MODEL_FILE} here; is it a run folder, and is the run at its end?")
+        network, preprocessing, alignment = load_embedder(file)
+        if alignment.get("size") != FACE_SIZE or not np.allclose(alignment.get("template", 0), TEMPLATE):
+            raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
+        return cls(network.to(device), preprocessing)
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._network.embedding.out_features
+
+    def describe(self) -> str:
+        """One line on the network and how it sees faces, for reports."""
+        parameters = sum(parameter.numel() for parameter in self._network.parameters())
+        p = self._preprocessing
+        return (
+            f"ResNet-27, {parameters:,} parameters, {self.dim} dimensions, {p.crop_size}x{p.crop_size} pixels of "
+            f"{p.face_size}x{p.face_size}, mirror: {'sum' if p.mirror else 'none'}"
+        )
+
+    def embed(
+        self, photos: Sequence[PhotoLike], *, on_missing: Literal["raise", "center-crop"] = "raise"
+    ) -> Float[np.ndarray, "photos dim"]:
+        """Embed the largest central face of each photo; the embeddings have unit L2 norm.
+
+        Args:
+            photos: paths, or upright RGB arrays of 0 to 255.
+            on_missing: where no face is found, raise, or embed the middle of the photo.
+
+        Raises:
+            FacegmError: unreadable photos, or photos without a face, all of them named.
+        """
+        faces, troubles = [], []
+        for number, photo in enumerate(photos):
+            name = f"photo {number}" if isinstance(photo, np.ndarray) else str(photo)
+            try:
+                faces.append(self._align(photo, on_missing == "center-crop"))
+            except UnreadablePhotoError as error:
+                troubles.append(f"{name}: {error}")
+        if troubles:
+            raise FacegmError("\n".join(troubles))
+        return normalised(self.embed_aligned(faces))
+
+    def embed_aligned(self, faces: Sequence[UInt8[np.ndarray, "side side 3"]]) -> Float[np.ndarray, "faces dim"]:
+        """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised."""
+        batches = [
+            embed_faces(self._network, self._preprocessing, np.stack(faces[start : start + BATCH]))
+            for start in range(0, len(faces), BATCH)
+        ]
+        return np.concatenate([np.empty((0, self.dim), np.float32), *batches])
+
+    def verify(self, photo_a: PhotoLike, photo_b: PhotoLike, *, threshold: float | None = None) -> Comparison:
+        """Compare the faces of two photos.
+
+        Args:
+            photo_a: path, or upright RGB array of 0 to 255.
+            photo_b: the other.
+            threshold: largest distance at which two photos count as the same person's; the report of
+                `facegm verify-lfw` names one under "no PCA".
+
+        Raises:
+            FacegmError: an unreadable photo, or one without a face.
+        """
+        a, b = self.embed([photo_a, photo_b])
+        distance = float(np.linalg.norm(a - b))
+        return Comparison(distance=distance, same=None if threshold is None else distance < threshold)
+
+    def _align(self, photo: PhotoLike, crop_when_missing: bool) -> UInt8[np.ndarray, "128 128 3"]:
+        if self._detector is None:
+            self._detector = FaceDetector()
+        pixels = _checked(photo) if isinstance(photo, np.ndarray) else read_photo(Path(photo))
+        aligned = align_face(self._detector, pixels, crop_when_missing=crop_when_missing)
+        if aligned.image is None:
+            raise UnreadablePhotoError(f"{aligned.reason}; on_missing='center-crop' embeds the middle of the photo")
+        return aligned.image
+
+
+def normalised(embeddings: Float[np.ndarray, "photos dim"]) -> Float[np.ndarray, "photos dim"]:
+    """Scale embeddings to unit L2 norm."""
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.asarray(embeddings / np.maximum(lengths, np.finfo(np.float32).tiny))
+
+
+def _checked(photo: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+        raise UnreadablePhotoError(
+            f"array of {photo.dtype} and shape {photo.shape}; expected uint8 RGB [height, width, 3]"
+        )
+    return photo

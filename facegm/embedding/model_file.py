@@ -1,0 +1,82 @@
+"""The exported embedder: a safetensors file whose metadata says how faces must be prepared for it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from facegm.data.files import replace_atomically
+from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
+from facegm.errors import FacegmError
+from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+
+FORMAT = 1
+_KEY = "facegm"
+
+
+def save_embedder(
+    path: Path,
+    network: FaceResNet27,
+    model: FaceResNetConfig,
+    preprocessing: Preprocessing,
+    alignment: dict[str, Any],
+) -> None:
+    """Export a trained network with all that is needed to use it on a photo.
+
+    Args:
+        path: the file to write.
+        network: the trained network.
+        model: its shape.
+        preprocessing: from aligned faces to its input.
+        alignment: how the faces it was trained with were found and aligned: the settings of their store.
+    """
+    description = {
+        "format": FORMAT,
+        "architecture": "FaceResNet27",
+        "model": asdict(model),
+        "preprocessing": asdict(preprocessing),
+        "pixels": {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE},
+        "alignment": alignment,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    replace_atomically(path, save(tensors, metadata={_KEY: json.dumps(description)}))
+
+
+def load_embedder(path: Path) -> tuple[FaceResNet27, Preprocessing, dict[str, Any]]:
+    """Read an exported embedder.
+
+    Returns:
+        The network in evaluation mode on the CPU, its preprocessing, and the alignment settings of its training faces.
+
+    Raises:
+        FacegmError: no such file, not an embedder of this program, or made for other pixels or another network.
+    """
+    if not path.is_file():
+        raise FacegmError(f"{path}: no such model file; `facegm train` writes one at the end of a run")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise FacegmError(f"{path}: damaged or not a safetensors file ({error})") from error
+    if _KEY not in metadata:
+        raise FacegmError(f"{path}: a safetensors file, but not a facegm embedder")
+    try:
+        description = json.loads(metadata[_KEY])
+        if description["format"] != FORMAT or description["architecture"] != "FaceResNet27":
+            raise ValueError(f"format {description['format']} of {description['architecture']}")
+        if description["pixels"] != {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE}:
+            raise ValueError(f"pixels {description['pixels']}")
+        preprocessing = Preprocessing(**description["preprocessing"])
+        network = FaceResNet27(FaceResNetConfig(**description["model"]), preprocessing.crop_size)
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FacegmError(f"{path}: this facegm cannot use the embedder ({error})") from error
+    unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if unsound:
+        raise FacegmError(f"{path}: weights that are not finite in {', '.join(unsound[:3])}")
+    return network.eval(), preprocessing, description["alignment"]

@@ -1,0 +1,1 @@
+"""The training engine: task, loop, distributed set-up, checkpoints and logs."""

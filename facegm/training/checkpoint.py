@@ -1,0 +1,56 @@
+"""Checkpoints: one file a step, written aside, synced and renamed; the newest few are kept."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facegm.data.files import atomic_file
+from facegm.errors import FacegmError
+
+FORMAT = 1
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write the state after `step` steps, and delete all but the `keep` newest checkpoints."""
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    with atomic_file(path, sync=True) as file:
+        torch.save({"format": FORMAT, "step": step, **state}, file)
+    for old in checkpoints(run)[:-keep]:
+        old.unlink()
+    return path
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(path for path in (run / FOLDER).glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def load_newest_checkpoint(run: Path) -> dict[str, Any] | None:
+    """Read the newest checkpoint of a run onto the CPU; None where there is none yet.
+
+    Only tensors and plain values are read: a file that holds code is refused.
+
+    Raises:
+        FacegmError: the file is damaged, holds code, or is of another format.
+    """
+    found = checkpoints(run)
+    if not found:
+        return None
+    path = found[-1]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        version = state["format"]
+    except Exception as error:  # torch.load raises anything from OSError to UnpicklingError on damaged files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FacegmError(
+            f"{path}: damaged or not a facegm checkpoint ({reason}); delete it to use the one before"
+        ) from error
+    if version != FORMAT:
+        raise FacegmError(f"{path}: checkpoint format {version}, this facegm reads {FORMAT}")
+    return dict(state)

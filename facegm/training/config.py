@@ -1,0 +1,115 @@
+"""The configuration of a training run: one dataclass a section, each field's docstring being its help."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from facegm.data.preprocessing import Preprocessing
+from facegm.losses.config import GMLossConfig
+from facegm.models.face_resnet import FaceResNetConfig
+
+
+def _require(condition: bool, name: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: {value}, must be {rule}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The faces to train on."""
+
+    store: Path
+    """Store of aligned faces, made by `facegm align`."""
+    exclude_identities: list[str] = field(default_factory=list)
+    """Identities to leave out, such as those that the evaluation set holds too."""
+    jitter: float = 0.0
+    """Largest random change of contrast and brightness."""
+    workers: int = 4
+    """Processes that decode faces, where the set is too large to be kept decoded in memory."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.jitter < 1, "jitter", self.jitter, "at least 0 and below 1")
+        _require(self.workers >= 0, "workers", self.workers, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD with momentum and a step schedule."""
+
+    learning_rate: float = 0.1
+    """Highest learning rate."""
+    momentum: float = 0.9
+    """Momentum."""
+    weight_decay: float = 0.0005
+    """Weight decay of convolution and linear weights; biases, PReLU slopes and means have none."""
+    warmup_fraction: float = 0.0
+    """Share of the run over which the learning rate rises linearly from a hundredth."""
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.8])
+    """Shares of the run at which the learning rate is divided by 10."""
+    clip_gradient: float = 2.0
+    """Largest L2 norm of the gradient, network and means together; inf for no clipping. A network without
+    normalisation layers needs one: single steep batches have thrown runs at learning rate 0.1 off for good."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "at least 0 and below 1")
+        _require(self.clip_gradient > 0, "clip_gradient", self.clip_gradient, "above 0")
+        ordered = sorted(self.milestones) == self.milestones and all(0 < share < 1 for share in self.milestones)
+        _require(ordered, "milestones", self.milestones, "rising shares of the run between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The course of the run."""
+
+    epochs: int = 20
+    """Passes over the faces."""
+    batch_size: int = 256
+    """Faces in a step, over all processes together."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the faces and their augmentation."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the network's products; auto takes bfloat16 where the hardware has it. The loss is in float32."""
+    log_every: int = 20
+    """Steps between two lines of the log."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A training run of a face network with the GM loss."""
+
+    data: DataConfig
+    """The faces to train on."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """From aligned faces to the network's input."""
+    model: FaceResNetConfig = field(default_factory=FaceResNetConfig)
+    """The network."""
+    loss: GMLossConfig = field(default_factory=GMLossConfig)
+    """The loss."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimiser and its schedule."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The course of the run."""
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, with absolute paths, so that it holds wherever it is read."""
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value.resolve()) if isinstance(value, Path) else value

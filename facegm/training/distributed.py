@@ -1,0 +1,87 @@
+"""The processes of a run: one, or many under `torchrun`."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from facegm.errors import FacegmError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.rank == 0
+
+    def mean(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """Average named scalars over all processes; the one place where the host waits for the device."""
+        values = torch.stack([value.detach().to(torch.float64) for value in terms.values()])
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return dict(zip(terms, values.tolist(), strict=True))
+
+    def require_equal(self, name: str, value: str) -> None:
+        """Stop on all processes where they differ in something that they must share.
+
+        Raises:
+            FacegmError: `value` differs between the processes.
+        """
+        if self.world_size > 1:
+            values: list[str] = [""] * self.world_size
+            dist.all_gather_object(values, value)
+            if len(set(values)) > 1:
+                raise FacegmError(
+                    f"the processes of this run differ in {name}; give all the same data and configuration"
+                )
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_processes() -> Iterator[Processes]:
+    """Join the process group that `torchrun` announces in the environment: NCCL on GPUs, gloo on CPUs."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if world_size == 1:
+        yield Processes(rank=0, world_size=1, device=device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank=rank, world_size=world_size, device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def autocast_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype | None:
+    """Precision of the network's products: None for float32, bfloat16 by wish or where the hardware computes in it."""
+    if precision == "auto":
+        native = (
+            torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bfloat16()
+        )
+        return torch.bfloat16 if native else None
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

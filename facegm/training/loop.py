@@ -1,0 +1,120 @@
+"""The training loop."""
+
+import logging
+import math
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from facegm.data.augment import augmented_input
+from facegm.data.draws import DrawPlan, StepSampler
+from facegm.data.faces import LabelledFaces, Sample
+from facegm.data.store import FaceStore
+from facegm.embedding.model_file import save_embedder
+from facegm.errors import FacegmError
+from facegm.training.config import OptimizerConfig, RunConfig
+from facegm.training.distributed import Processes, autocast_dtype
+from facegm.training.progress_log import ProgressLog
+from facegm.training.run_folder import MODEL_FILE, forget_metrics_after
+from facegm.training.schedule import linear_warmup, step_decay
+from facegm.training.state import TrainingState, fingerprint
+from facegm.training.task import FaceTask
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, run: Path, processes: Processes) -> None:
+    """Train from the newest checkpoint of the run folder, or from the beginning, to the end; export the embedder.
+
+    Args:
+        config: what to train.
+        run: an existing run folder; checkpoints, logs and `embedder.safetensors` are written there.
+        processes: this process among those of the run.
+
+    Raises:
+        FacegmError: unusable data, a checkpoint of another network or data set, or a loss that is not finite.
+    """
+    store = FaceStore(config.data.store)
+    faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
+    processes.require_equal("data or configuration", f"{config} {fingerprint(faces)}")
+    plan = DrawPlan(
+        faces=len(faces),
+        batch_size=config.train.batch_size,
+        epochs=config.train.epochs,
+        seed=config.train.seed,
+        preprocessing=config.preprocessing,
+        jitter=config.data.jitter,
+    )
+
+    torch.manual_seed(config.train.seed)
+    task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, len(faces.identities))
+    task.to(processes.device).to(memory_format=memory_format(processes.device))
+    optimizer = torch.optim.SGD(
+        task.parameter_groups(config.optimizer), lr=config.optimizer.learning_rate, momentum=config.optimizer.momentum
+    )
+    state = TrainingState(run, config, faces, task, optimizer)
+    first_step = state.restore()
+
+    precision = autocast_dtype(config.train.precision, processes.device)
+    module = DistributedDataParallel(task) if processes.world_size > 1 else task
+    sampler = StepSampler(plan, first_step=first_step, rank=processes.rank, world_size=processes.world_size)
+    batches = DataLoader(faces, batch_sampler=sampler, num_workers=0 if faces.is_resident else config.data.workers)
+
+    with ExitStack() as stack:
+        log = None
+        if processes.is_main:
+            logger.info(
+                f"{len(faces)} faces of {len(faces.identities)} identities; steps {first_step} to {plan.steps} of "
+                f"{plan.batch_size} faces; {processes.world_size} process(es) on {processes.device.type}, "
+                f"{'float32' if precision is None else 'bfloat16'}"
+            )
+            forget_metrics_after(run, first_step)
+            log = stack.enter_context(ProgressLog(run, plan, first_step))
+
+        task.train()
+        for step, batch in enumerate(batches, start=first_step + 1):
+            progress = (step - 1) / plan.steps
+            is_checkpoint = step % config.train.checkpoint_every == 0 or step == plan.steps
+            is_logged = step % config.train.log_every == 0 or is_checkpoint
+
+            learning_rate = set_learning_rates(optimizer, config.optimizer, progress)
+            batch = Sample(*(part.to(processes.device, non_blocking=True) for part in batch))
+            terms = module(augmented_input(batch), batch.label, progress, precision, is_logged)
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            gradient_norm = nn.utils.clip_grad_norm_(task.parameters(), config.optimizer.clip_gradient)
+            if is_logged:
+                means = processes.mean(terms | {"gradient_norm": gradient_norm})
+                if not math.isfinite(means["loss"]):
+                    raise FacegmError(
+                        f"step {step}: the loss is {means['loss']}; lower optimizer.learning_rate or loss.alpha, or "
+                        f"give the learning rate a warm-up; the checkpoints in {run} are from before"
+                    )
+                if log:
+                    log.write(step, means | task.settings(progress) | {"learning_rate": learning_rate})
+            optimizer.step()
+            if is_checkpoint and processes.is_main:
+                state.save(step)
+
+    if processes.is_main:
+        save_embedder(run / MODEL_FILE, task.network, config.model, config.preprocessing, store.settings)
+        logger.info(f"done: {run / MODEL_FILE}")
+    processes.wait()
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:
+    """Set each parameter group's learning rate for a point of the run, by warm-up and steps; return the network's."""
+    rate = config.learning_rate * step_decay(progress, config.milestones)
+    rate *= linear_warmup(progress, start=0.01, fraction=config.warmup_fraction)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    return rate
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The layout of images in which the device's convolutions are fastest."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format

@@ -1,0 +1,58 @@
+"""What a run says of itself: one aligned console line, TensorBoard and `metrics.jsonl`."""
+
+import logging
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from facegm.data.draws import DrawPlan
+from facegm.training.run_folder import append_metrics
+
+logger = logging.getLogger(__name__)
+CONSOLE_TERMS = (
+    ("loss", "loss", 8, 4),
+    ("classification", "cls", 8, 4),
+    ("likelihood", "lkd", 8, 2),
+    ("accuracy", "acc", 6, 3),
+    ("own_distance", "own", 6, 2),
+    ("mean_distance", "means", 6, 2),
+    ("learning_rate", "lr", 7, 4),
+)
+"""Term, its short name, width and digits on the console line."""
+
+
+class ProgressLog:
+    """Logs of the main process.
+
+    Args:
+        run: the run folder.
+        plan: the numbers of the run.
+        first_step: steps done before, in an earlier part of a resumed run.
+    """
+
+    def __init__(self, run: Path, plan: DrawPlan, first_step: int) -> None:
+        self._run, self._plan = run, plan
+        self._last_step, self._last_time = first_step, time.monotonic()
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+
+    def __enter__(self) -> "ProgressLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._board.close()
+
+    def write(self, step: int, terms: dict[str, float]) -> None:
+        """Log the terms of the step that is done, counted from 1."""
+        now, steps = time.monotonic(), self._plan.steps
+        seconds_a_step = (now - self._last_time) / (step - self._last_step)
+        rate = self._plan.batch_size / seconds_a_step
+        self._last_step, self._last_time = step, now
+        for name, value in (terms | {"images_per_second": rate}).items():
+            self._board.add_scalar(name, value, step)
+        epoch = round(step / self._plan.steps_per_epoch, 4)
+        append_metrics(self._run, {"step": step, "epoch": epoch, **terms, "images_per_second": round(rate, 1)})
+        shown = "  ".join(f"{title} {terms[name]:{width}.{digits}f}" for name, title, width, digits in CONSOLE_TERMS)
+        left = timedelta(seconds=round((steps - step) * seconds_a_step))
+        logger.info(f"step {step:>{len(str(steps))}}/{steps}  {shown}  {rate:6.0f} img/s  {left} left")
