@@ -1,0 +1,1 @@
+"""Verification: pairs, the ten-fold protocol, metrics and the report."""

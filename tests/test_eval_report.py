@@ -1,0 +1,261 @@
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facegm.errors import FacegmError
+from facegm.eval.baseline import raw_pixels
+from facegm.eval.lfw import VerificationReport, evaluate_lfw
+from facegm.eval.metrics import roc, true_accept_rate
+from facegm.eval.pairs import Pairs
+from facegm.eval.protocol import PCA_64, STANDARD_VARIANTS, verify
+from facegm.eval.report import hardest_pairs, report_numbers, write_report
+
+NOTE = "synthetic identities & <nobody> real"
+
+
+def people(folds: int = 4, size: int = 12) -> tuple[Pairs, tuple[str, ...], np.ndarray]:
+    """Pairs, and one embedding per image, in another order and with images that no pair names."""
+    rng = np.random.default_rng(0)
+    count = folds * size
+    names_a = tuple(f"P{i}/P{i}_0001.jpg" for i in range(2 * count))
+    names_b = tuple(f"P{i}/P{i}_0002.jpg" if i % (2 * size) < size else f"P{i}/P{i}_0009.jpg" for i in range(2 * count))
+    row = np.arange(2 * count)
+    pairs = Pairs(names_a, names_b, row % (2 * size) < size, row // (2 * size))
+    a = rng.normal(size=(2 * count, 20))
+    b = np.where(pairs.same[:, None], a, rng.normal(size=a.shape)) + 2.5 * rng.normal(size=a.shape)
+    names, embeddings = (*names_a, *names_b, "Nobody/Nobody_0001.jpg"), np.concatenate([a, b, np.ones((1, 20))])
+    order = rng.permutation(len(names))
+    return pairs, tuple(names[i] for i in order), embeddings[order]
+
+
+def face_of(name: str) -> np.ndarray:
+    """A red face with noise that belongs to the name."""
+    face = np.zeros((56, 48, 3), dtype=np.uint8)
+    face[:, :, 0] = 200
+    face[:28, :, 2] = np.random.default_rng(list(name.encode())).integers(0, 90, (28, 48))
+    return face
+
+
+@pytest.fixture(scope="module")
+def report() -> VerificationReport:
+    pairs, names, embeddings = people()
+    fallback = (pairs.names_a[3], pairs.names_b[3], pairs.names_a[60], "Nobody/Nobody_0001.jpg")
+    facts = {"model": "ResNet-27 <b>", "git": "abc123"}
+    return evaluate_lfw(pairs, names, embeddings, face_of=face_of, fallback_images=fallback, facts=facts, note=NOTE)
+
+
+def test_embeddings_are_joined_by_name(report: VerificationReport) -> None:
+    pairs, names, embeddings = people()
+    of = dict(zip(names, embeddings, strict=True))
+    a, b = (np.stack([of[name] for name in side]) for side in (pairs.names_a, pairs.names_b))
+    for verification, variant in zip(report.verifications, STANDARD_VARIANTS, strict=True):
+        expected = verify(a, b, pairs.same, pairs.fold, variant=variant)
+        assert verification.variant == variant
+        assert np.array_equal(verification.distances, expected.distances)
+        assert verification.accuracy == expected.accuracy
+    assert report.primary.variant.name == "PCA 64"
+
+
+def test_missing_doubled_and_uncounted_names_are_refused() -> None:
+    pairs, names, embeddings = people()
+    gone = [name not in pairs.images[1:6] for name in names]
+    with pytest.raises(FacegmError, match=r"5 of the 192 images .* have none: ") as caught:
+        evaluate_lfw(pairs, [n for n, keep in zip(names, gone, strict=True) if keep], embeddings[gone])
+    assert f"{', '.join(pairs.images[1:4])}, ...;" in str(caught.value)
+    with pytest.raises(FacegmError, match="193 rows for 193 names, 192 of them distinct"):
+        evaluate_lfw(pairs, [names[1], *names[1:]], embeddings)
+    with pytest.raises(FacegmError, match="192 rows for 193 names"):
+        evaluate_lfw(pairs, names, embeddings[1:])
+
+
+def test_raw_pixels_are_area_means_of_luma() -> None:
+    faces = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    pixels = raw_pixels(faces).reshape(2, 32, 32)
+    luma = faces @ np.array([0.299, 0.587, 0.114])
+    means = luma.reshape(2, 32, 2, 32, 3).mean(axis=(2, 4))
+    assert np.abs(pixels - means).max() <= 1  # rounded twice, to whole grey levels and to whole means
+
+
+def test_baseline_is_the_protocol_on_pixels(report: VerificationReport) -> None:
+    pairs = report.pairs
+    a, b = (raw_pixels(np.stack([face_of(name) for name in side])) for side in (pairs.names_a, pairs.names_b))
+    expected = verify(a, b, pairs.same, pairs.fold, variant=PCA_64)
+    assert report.baseline is not None
+    assert np.array_equal(report.baseline.distances, expected.distances)
+    assert report.baseline.variant == replace(PCA_64, name="raw grey pixels 32x32, PCA 64")
+
+
+def test_without_faces_there_is_no_baseline_and_no_picture(tmp_path: Path) -> None:
+    plain = evaluate_lfw(*people())
+    write_report(tmp_path, plain)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["baseline"] is None
+    assert "<img" not in page
+    assert "raw pixels" not in page + plain.summary()
+    assert "no image used a fallback crop" in page
+
+
+def test_hardest_pairs_are_the_mistakes_by_margin(report: VerificationReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facegm.eval.report.HARDEST", 5)
+    pairs, primary = report.pairs, report.primary
+    for same in (False, True):
+        mistakes = []
+        for i in range(len(pairs)):
+            margin = primary.distances[i] - primary.fold_threshold[pairs.fold[i]]
+            if pairs.same[i] == same and (margin < 0) != same:
+                mistakes.append((-abs(margin), i))
+        assert len(mistakes) > 5
+        assert hardest_pairs(report, same=same).tolist() == [i for _, i in sorted(mistakes)][:5]
+
+
+def test_json_holds_every_number_strictly(report: VerificationReport, tmp_path: Path) -> None:
+    write_report(tmp_path, report)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text("utf-8"), parse_constant=refuse)
+    assert found == report_numbers(report)
+    assert found["note"] == NOTE
+    assert found["facts"] == {"model": "ResNet-27 <b>", "git": "abc123"}
+    assert found["pairs"] == {
+        "count": 96, "same": 48, "different": 48, "folds": 4, "images": 192, "with_fallback_image": 2,
+    }  # fmt: skip
+    assert found["fallback_images"] == ["P3/P3_0001.jpg", "P3/P3_0002.jpg", "P60/P60_0001.jpg"]
+    assert [row["variant"]["name"] for row in found["variants"]] == [v.name for v in STANDARD_VARIANTS]
+    for row, verification in zip(
+        [*found["variants"], found["baseline"]], [*report.verifications, report.baseline], strict=True
+    ):
+        assert verification is not None
+        assert row["accuracy"] == verification.accuracy
+        assert row["standard_error"] == verification.standard_error
+        assert row["oracle_accuracy"] == verification.oracle_accuracy
+        assert [fold["accuracy"] for fold in row["folds"]] == verification.fold_accuracy.tolist()
+        assert [fold["threshold"] for fold in row["folds"]] == verification.fold_threshold.tolist()
+        curve = roc(verification.distances, report.pairs.same)
+        assert (row["area_under_roc"], row["equal_error_rate"]) == (curve.area, curve.equal_error_rate)
+    for row, bound in zip(found["true_accept_rates"], (0.1, 0.01, 0.001), strict=True):
+        expected = true_accept_rate(report.primary.distances, report.pairs.same, bound)
+        assert row == {"false_accept_bound": bound, "false_accepts": expected.false_accepts, "rate": expected.rate}
+    assert found["out_of_fold_distances"] == report.primary.distances.tolist()
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, its tags and its text; fails on tags that do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "data"}]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_is_self_contained_and_says_it_all(report: VerificationReport, tmp_path: Path) -> None:
+    write_report(tmp_path / "deep" / "folder", report, face_of=face_of)
+    source = (tmp_path / "deep" / "folder" / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(source)
+    page.close()
+    assert page.open == []
+    assert all(target.startswith("data:image/jpeg;base64,") for target in page.loads)
+    assert "@import" not in source
+    assert not re.search(r"url\((?!#)", source)
+    assert page.tags.count("svg") == 2
+    assert "script" not in page.tags
+    assert NOTE in page.text
+    assert "ResNet-27 <b>" in page.text  # escaped in the source, so that it is text here
+    primary = report.primary
+    for value in (primary.accuracy, primary.standard_error, primary.oracle_accuracy, *primary.fold_accuracy):
+        assert f"{100 * value:.2f}\N{NO-BREAK SPACE}%" in page.text
+    for verification in report.verifications:
+        assert verification.variant.name in page.text
+    assert "raw grey pixels 32x32, PCA 64" in page.text
+    assert "3 of 192 images used a fallback crop; 2 pairs" in " ".join(page.text.split())
+    for name in report.fallback_images:
+        assert name in page.text
+    shown = sum(len(hardest_pairs(report, same=same)) for same in (False, True))
+    assert page.tags.count("img") == len(page.loads) == 2 * shown > 0
+    first = report.pairs.names_a[hardest_pairs(report, same=False)[0]]
+    assert first.split("/")[1] in page.text
+    assert "#010203" not in source
+    assert "currentColor" in source
+
+
+def test_pictures_keep_their_colours(report: VerificationReport, tmp_path: Path) -> None:
+    write_report(tmp_path, report, face_of=face_of)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    first = re.search(r"data:image/jpeg;base64,([^\"]+)", source)
+    assert first is not None
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(first[1]), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert decoded is not None
+    expected = face_of(report.pairs.names_a[hardest_pairs(report, same=False)[0]])
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded.astype(int).mean((0, 1)) - expected.mean((0, 1))).max() < 4
+
+
+def test_a_perfect_model_gets_a_report_without_mistakes(tmp_path: Path) -> None:
+    pairs, names, _ = people()
+    person_of = {name: person for person, name in enumerate(sorted({name.split("/")[0] for name in names}))}
+    embeddings = np.random.default_rng(1).normal(size=(len(names), 20)) * 1e-3
+    embeddings[np.arange(len(names)), [person_of[name.split("/")[0]] % 20 for name in names]] += 1
+    other = [name.endswith("9.jpg") for name in names]
+    embeddings[other] *= -1
+    perfect = evaluate_lfw(pairs, names, embeddings)
+    assert perfect.primary.accuracy == 1
+    write_report(tmp_path, perfect, face_of=face_of)
+    assert (tmp_path / "report.html").read_text("utf-8").count("<p>None.</p>") == 2
+
+
+def test_reports_are_replaced_whole(report: VerificationReport, tmp_path: Path) -> None:
+    write_report(tmp_path, report)
+    first = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+    write_report(tmp_path, report)
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == first  # nothing in it depends on the day
+    with pytest.raises(OSError, match="no such face"):
+        write_report(tmp_path, replace(report, note="later"), face_of=unreadable)
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def unreadable(name: str) -> np.ndarray:
+    raise OSError("no such face")
+
+
+def test_summary_is_short_plain_text(report: VerificationReport) -> None:
+    lines = report.summary().splitlines()
+    assert lines[0] == "96 pairs in 4 folds, 192 images, 3 of them fallback crops"
+    for line, row in zip(lines[1:6], [*report.verifications, report.baseline], strict=True):
+        assert row is not None
+        assert line.split()[-3:] == [f"{row.accuracy:.2%}", "±", f"{row.standard_error:.2%}"]
+        assert line.strip().startswith(row.variant.name)
+    curve = report.roc()
+    assert f"AUC {curve.area:.4f}, EER {curve.equal_error_rate:.2%}" in lines[6]
+    tar = report.true_accept_rates()[0]
+    assert lines[7] == f"  TAR {tar.rate:.2%} at FAR 0.1 ({tar.false_accepts} false accepts)"
+    assert lines[10:] == [f"Note: {NOTE}"]
