@@ -1,0 +1,60 @@
+"""The command line: a verb, and what it needs."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from facegm import __version__
+from facegm.errors import FacegmError, UsageError
+
+VERBS = {
+    "align": "find and align the faces of a data set of photos",
+    "train": "train a face network with the GM loss",
+    "verify-lfw": "verify the pairs of LFW, or of a set laid out like it, and write a report",
+    "demo": "walk the whole road on synthetic identities: align, train, verify",
+}
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given:
+        print(_usage(), file=sys.stderr)
+        return WRONG_USAGE
+    verb, rest = given[0], given[1:]
+    if verb in ("-h", "--help"):
+        print(_usage())
+        return DONE
+    if verb == "--version":
+        print(__version__)
+        return DONE
+    if verb not in VERBS:
+        print(f"facegm: no such command: {verb}\n\n{_usage()}", file=sys.stderr)
+        return WRONG_USAGE
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        importlib.import_module(f"facegm.cli.{verb.replace('-', '_')}").run(rest)
+    except FacegmError as error:
+        print(f"facegm {verb}: {error}", file=sys.stderr)
+        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    except KeyboardInterrupt:
+        print(f"facegm {verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:  # --help, or an option that the parser refused
+        return stop.code if isinstance(stop.code, int) else FAILED
+    return DONE
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {purpose}" for verb, purpose in VERBS.items())
+    return (
+        f"usage: facegm COMMAND [OPTION ...]\n\ncommands:\n{verbs}\n\n"
+        "`facegm COMMAND --help` shows a command's options."
+    )

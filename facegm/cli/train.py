@@ -1,0 +1,50 @@
+"""`facegm train`: aligned faces to a run folder with an embedder."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from facegm.config import add_config_arguments, find_config, parse_config
+from facegm.errors import FacegmError, UsageError
+from facegm.training.run import train_run
+from facegm.training.run_folder import CONFIG_FILE
+
+
+def parser() -> ArgumentParser:
+    """The options of the command."""
+    options = ArgumentParser(
+        prog="facegm train",
+        description="Train ResNet-27 with the GM loss on a store of aligned faces. On several GPUs or machines: "
+        "torchrun --nproc_per_node=N -m facegm train ...",
+        allow_abbrev=False,
+    )
+    options.add_argument("--run", help="run folder to make; default: runs/NAME-OF-CONFIG")
+    options.add_argument("--resume", help="run folder to go on with, by its own configuration")
+    add_config_arguments(options)
+    return options
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train a new run, or go on with one."""
+    places = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in ("--config", "--run", "--resume"):
+        places.add_argument(option)
+    try:
+        chosen, overrides = places.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    if "-h" in overrides or "--help" in overrides:
+        parser().parse_args(["--help"])
+    if (chosen.config is None) == (chosen.resume is None) or (chosen.resume and chosen.run):
+        raise UsageError("give either --config CONFIG, with --run FOLDER if you like, or --resume FOLDER")
+    if chosen.resume:
+        folder = Path(chosen.resume)
+        if not (folder / CONFIG_FILE).is_file():
+            raise FacegmError(f"{folder}: not a run folder (no {CONFIG_FILE})")
+        train_run(parse_config(folder / CONFIG_FILE, overrides), folder, is_new=False)
+    else:
+        path = find_config(chosen.config)
+        folder = Path(chosen.run) if chosen.run else Path("runs", path.stem)
+        train_run(parse_config(path, overrides), folder, is_new=True)

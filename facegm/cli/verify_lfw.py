@@ -1,0 +1,43 @@
+"""`facegm verify-lfw`: a model and the LFW photos to a report."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from facegm.cli.align import add_workers
+
+
+def parser() -> ArgumentParser:
+    """The options of the command."""
+    options = ArgumentParser(
+        prog="facegm verify-lfw",
+        description="Verify all pairs by the LFW protocol (unrestricted, labeled outside data): mirror-summed "
+        "embeddings, PCA and threshold from nine folds, accuracy on the tenth.",
+        allow_abbrev=False,
+    )
+    options.add_argument("model", type=Path, help="run folder or embedder.safetensors")
+    options.add_argument(
+        "--lfw",
+        type=Path,
+        required=True,
+        help="folder of LFW's photos, or a store that `facegm align --on-missing center-crop` made of them",
+    )
+    options.add_argument(
+        "--pairs", type=Path, help="protocol file (default: pairs.txt in the photos' folder or in the one above)"
+    )
+    options.add_argument(
+        "--output", type=Path, help="folder of the report and, for photos, their store (default: lfw beside the model)"
+    )
+    add_workers(options)
+    return options
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Verify, write the report and print its summary."""
+    options = parser().parse_args(arguments)
+    from facegm.eval.verify_lfw import verify_lfw
+
+    output = options.output or (options.model if options.model.is_dir() else options.model.parent) / "lfw"
+    report = verify_lfw(options.model, options.lfw, output, pairs_file=options.pairs, workers=options.workers)
+    print(report.summary())
+    print(f"report: {output / 'report.html'}")
