@@ -1,5 +1,6 @@
 """The alignment of a whole data set: every photo to a face in the store or a reason in the manifest."""
 
+import errno
 import json
 import os
 import signal
@@ -81,7 +82,7 @@ def align_photos(source: Path | list[Photo], output: Path, config: AlignConfig) 
         with progress:
             for record, face in _results(waiting, config):
                 if face is not None:
-                    write_face(output, record.key, face)
+                    record = _keep_face(output, record, face)
                 lines.write(encode_record(record))
                 lines.flush()
                 counts.update(_kinds([record]))
@@ -117,6 +118,19 @@ def _open_store(folder: Path, on_missing: str) -> None:
         raise FacegmError(f"{folder}: exists and is not a store of aligned faces; give an empty or new folder")
     folder.mkdir(parents=True, exist_ok=True)
     replace_atomically(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def _keep_face(folder: Path, record: FaceRecord, face: bytes) -> FaceRecord:
+    try:
+        write_face(folder, record.key, face)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        # The store's names are a little longer than the photos'.
+        return FaceRecord(
+            key=record.key, identity=record.identity, status="failed", reason="file name too long for the store"
+        )
+    return record
 
 
 def _kinds(records: Iterable[FaceRecord]) -> Iterator[str]:

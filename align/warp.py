@@ -19,8 +19,9 @@ TEMPLATE: Float[np.ndarray, "5 2"] = np.array(
 """Where left eye, right eye, nose and mouth corners come to lie, as (x, y) pixels of the 128x128 face: the usual
 112x112 five-point template, enlarged by 128/112."""
 
-FALLBACK_FRACTION = 0.5
-"""Share of the photo's shorter side that the centre crop of a photo without a found face shows."""
+FALLBACK_FRACTION = 0.53
+"""Share of the photo's shorter side that the centre crop of a photo without a found face shows: the median over LFW's
+aligned faces, so that the crop shows a face in the middle at the usual size."""
 
 
 def similarity_transform(
@@ -34,12 +35,14 @@ def similarity_transform(
     Raises:
         ValueError: the points coincide or are not finite, so that no scale is defined.
     """
+    if not np.isfinite(source).all():
+        raise ValueError("the landmarks are not finite")
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     x, y = (source - source_mean).T
     u, v = (target - target_mean).T
     spread = (x * x + y * y).sum()
-    if not np.isfinite(spread) or spread < 1e-12:
-        raise ValueError("the landmarks coincide or are not finite")
+    if spread < 1e-12:
+        raise ValueError("the landmarks coincide")
     a, b = (x * u + y * v).sum() / spread, (x * v - y * u).sum() / spread
     rotation = np.array([[a, -b], [b, a]])
     return np.column_stack([rotation, target_mean - rotation @ source_mean])
@@ -64,7 +67,8 @@ def center_crop(photo: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray,
     """The middle of a photo, at the size a face has in sets whose subject stands in the middle, such as LFW."""
     height, width = photo.shape[:2]
     scale = FACE_SIZE / (FALLBACK_FRACTION * min(height, width))
-    shift = FACE_SIZE / 2 - scale * np.array([width / 2, height / 2])
+    # Pixel centres lie at integers: the middle of n pixels is (n - 1) / 2.
+    shift = (FACE_SIZE - 1) / 2 - scale * np.array([(width - 1) / 2, (height - 1) / 2])
     return _warp(photo, np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]]))
 
 

@@ -20,7 +20,7 @@ def parser() -> ArgumentParser:
         "torchrun --nproc_per_node=N -m facegm train ...",
         allow_abbrev=False,
     )
-    options.add_argument("--run", help="run folder to make; default: runs/NAME-OF-CONFIG")
+    options.add_argument("--output", help="run folder to make; default: runs/NAME-OF-CONFIG")
     options.add_argument("--resume", help="run folder to go on with, by its own configuration")
     add_config_arguments(options)
     return options
@@ -29,7 +29,7 @@ def parser() -> ArgumentParser:
 def run(arguments: Sequence[str]) -> None:
     """Train a new run, or go on with one."""
     places = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("--config", "--run", "--resume"):
+    for option in ("--config", "--output", "--resume"):
         places.add_argument(option)
     try:
         chosen, overrides = places.parse_known_args(arguments)
@@ -37,14 +37,19 @@ def run(arguments: Sequence[str]) -> None:
         raise UsageError(str(error)) from error
     if "-h" in overrides or "--help" in overrides:
         parser().parse_args(["--help"])
-    if (chosen.config is None) == (chosen.resume is None) or (chosen.resume and chosen.run):
-        raise UsageError("give either --config CONFIG, with --run FOLDER if you like, or --resume FOLDER")
+    if (chosen.config is None) == (chosen.resume is None) or (chosen.resume and chosen.output):
+        raise UsageError("give either --config CONFIG, with --output FOLDER if you like, or --resume FOLDER")
     if chosen.resume:
         folder = Path(chosen.resume)
+        if overrides:
+            raise UsageError(
+                f"--resume goes by the run's own configuration; edit {folder / CONFIG_FILE} instead of giving "
+                f"{' '.join(overrides)}"
+            )
         if not (folder / CONFIG_FILE).is_file():
             raise FacegmError(f"{folder}: not a run folder (no {CONFIG_FILE})")
-        train_run(parse_config(folder / CONFIG_FILE, overrides), folder, is_new=False)
+        train_run(parse_config(folder / CONFIG_FILE), folder, is_new=False)
     else:
         path = find_config(chosen.config)
-        folder = Path(chosen.run) if chosen.run else Path("runs", path.stem)
+        folder = Path(chosen.output) if chosen.output else Path("runs", path.stem)
         train_run(parse_config(path, overrides), folder, is_new=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,6 +63,11 @@ class LabelledFaces(Dataset[Sample]):
         self._resident: UInt8[Tensor, "faces side side 3"] | None = None
         if len(kept) * preprocessing.face_size**2 * 3 <= RESIDENT_LIMIT:
             self._resident = self._load_all()
+
+    @property
+    def alignment(self) -> dict[str, Any]:
+        """How these faces were found and aligned: the settings of their store."""
+        return self._store.settings
 
     @property
     def is_resident(self) -> bool:

@@ -7,12 +7,22 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from facegm.errors import FacegmError
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture of each EXIF orientation upright."""
 
 
 class UnreadablePhotoError(FacegmError):
@@ -34,13 +44,22 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... a decompression bomb is
             with Image.open(path) as image:
                 image.load()
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+                return np.asarray(_to_rgb(_upright(image)))
     except UnreadablePhotoError:
         raise
     except MemoryError:
         raise UnreadablePhotoError("not enough memory to decode it") from None
     except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
         raise UnreadablePhotoError(_reason(path, error)) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and so refuses a good photo for a damaged tag.
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata raises anything from SyntaxError to struct.error
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -58,13 +77,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    if path.is_dir():
+    # os.path answers False where Path's own methods raise, as for a name that is too long.
+    if os.path.isdir(path):
         return "a folder, not a file"
-    if path.is_symlink() and not path.exists():
+    if os.path.islink(path) and not os.path.exists(path):
         return "a link to a missing file"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if path.stat().st_size == 0:
+    if os.path.isfile(path) and path.stat().st_size == 0:
         return "empty file"
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
@@ -126,7 +146,8 @@ def _unlistable(error: OSError) -> None:
 def _photos_of_list(listing: Path) -> list[Photo]:
     photos: dict[str, Photo] = {}
     try:
-        lines = listing.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        # Not splitlines(): it also splits at characters that names may hold, such as U+2028.
+        lines = listing.read_bytes().decode("utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise FacegmError(f"{listing}: cannot read this list: {error.strerror}") from error
     for number, line in enumerate(lines, start=1):
@@ -137,7 +158,7 @@ def _photos_of_list(listing: Path) -> list[Photo]:
             continue
         path = listing.parent / name
         key = PurePosixPath(os.path.normpath(name).lstrip("/")).as_posix()
-        if key.startswith(".."):
+        if key == ".." or key.startswith("../"):
             key = path.resolve().as_posix().lstrip("/")
         if key in photos:
             raise FacegmError(f"{listing}, line {number}: {name} is listed twice")

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from facegm.data.augment import augmented_input
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.faces import LabelledFaces, Sample
-from facegm.data.store import FaceStore
 from facegm.embedding.model_file import save_embedder
 from facegm.errors import FacegmError
 from facegm.training.config import OptimizerConfig, RunConfig
@@ -21,35 +20,25 @@ from facegm.training.distributed import Processes, autocast_dtype
 from facegm.training.progress_log import ProgressLog
 from facegm.training.run_folder import MODEL_FILE, forget_metrics_after
 from facegm.training.schedule import linear_warmup, step_decay
-from facegm.training.state import TrainingState, fingerprint
+from facegm.training.state import TrainingState
 from facegm.training.task import FaceTask
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, run: Path, processes: Processes) -> None:
+def train(config: RunConfig, faces: LabelledFaces, run: Path, processes: Processes) -> None:
     """Train from the newest checkpoint of the run folder, or from the beginning, to the end; export the embedder.
 
     Args:
         config: what to train.
+        faces: the training faces.
         run: an existing run folder; checkpoints, logs and `embedder.safetensors` are written there.
         processes: this process among those of the run.
 
     Raises:
-        FacegmError: unusable data, a checkpoint of another network or data set, or a loss that is not finite.
+        FacegmError: a checkpoint of another network or data set, or a loss that is not finite.
     """
-    store = FaceStore(config.data.store)
-    faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
-    processes.require_equal("data or configuration", f"{config} {fingerprint(faces)}")
-    plan = DrawPlan(
-        faces=len(faces),
-        batch_size=config.train.batch_size,
-        epochs=config.train.epochs,
-        seed=config.train.seed,
-        preprocessing=config.preprocessing,
-        jitter=config.data.jitter,
-    )
-
+    plan = draw_plan(config, faces)
     torch.manual_seed(config.train.seed)
     task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, len(faces.identities))
     task.to(processes.device).to(memory_format=memory_format(processes.device))
@@ -89,10 +78,11 @@ def train(config: RunConfig, run: Path, processes: Processes) -> None:
             gradient_norm = nn.utils.clip_grad_norm_(task.parameters(), config.optimizer.clip_gradient)
             if is_logged:
                 means = processes.mean(terms | {"gradient_norm": gradient_norm})
-                if not math.isfinite(means["loss"]):
+                if not (math.isfinite(means["loss"]) and math.isfinite(means["gradient_norm"])):
                     raise FacegmError(
-                        f"step {step}: the loss is {means['loss']}; lower optimizer.learning_rate or loss.alpha, or "
-                        f"give the learning rate a warm-up; the checkpoints in {run} are from before"
+                        f"step {step}: the loss is {means['loss']}, the norm of its gradient {means['gradient_norm']}; "
+                        "lower optimizer.learning_rate or loss.alpha, or give the learning rate a warm-up; "
+                        f"the checkpoints in {run} are from before"
                     )
                 if log:
                     log.write(step, means | task.settings(progress) | {"learning_rate": learning_rate})
@@ -101,9 +91,25 @@ def train(config: RunConfig, run: Path, processes: Processes) -> None:
                 state.save(step)
 
     if processes.is_main:
-        save_embedder(run / MODEL_FILE, task.network, config.model, config.preprocessing, store.settings)
+        save_embedder(run / MODEL_FILE, task.network, config.model, config.preprocessing, faces.alignment)
         logger.info(f"done: {run / MODEL_FILE}")
     processes.wait()
+
+
+def draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
+    """The numbers of a run that the order of its faces and their augmentation follow from.
+
+    Raises:
+        FacegmError: the faces do not fill one batch.
+    """
+    return DrawPlan(
+        faces=len(faces),
+        batch_size=config.train.batch_size,
+        epochs=config.train.epochs,
+        seed=config.train.seed,
+        preprocessing=config.preprocessing,
+        jitter=config.data.jitter,
+    )
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:

@@ -21,14 +21,18 @@ CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE = (
 _PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "opencv-python", "numpy", "scikit-learn")
 
 
-def create_run_folder(run: Path, config_yaml: str) -> None:
-    """Make a new run folder with the resolved config, the command line and the versions, before the first step.
+def refuse_used_folder(run: Path) -> None:
+    """Raise where a new run cannot have its folder.
 
     Raises:
         FacegmError: the folder exists and is not empty.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise FacegmError(f"{run}: exists already; go on by `facegm train --resume {run}`, or give another --run")
+        raise FacegmError(f"{run}: exists already; go on by `facegm train --resume {run}`, or give another --output")
+
+
+def create_run_folder(run: Path, config_yaml: str) -> None:
+    """Make a new run folder with the resolved config, the command line and the versions, before the first step."""
     run.mkdir(parents=True, exist_ok=True)
     environment = {
         "command": shlex.join(sys.argv),

@@ -1,0 +1,36 @@
+"""Alignment of synthetic demo photos, wall clock, against facenet-pytorch's own detector one photo at a time."""
+
+import tempfile
+from pathlib import Path
+
+from facenet_pytorch import MTCNN
+from interleaved import measure, write_results
+
+from facegm.align.pipeline import AlignConfig, align_photos
+from facegm.data.photos import find_photos, read_photo
+from facegm.demo.photos import write_photos
+
+PHOTOS = 160
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_photos(folder / "photos", identities=range(16), photos_per_identity=PHOTOS // 16, seed=0)
+        paths = [photo.path for photo in find_photos(folder / "photos")]
+        detector = MTCNN(keep_all=True, device="cpu")
+        store = iter(range(100))
+        ways = {
+            "facenet-pytorch detect, one by one": lambda: [detector.detect(read_photo(path)) for path in paths],
+            "facegm align, all workers": lambda: align_photos(
+                folder / "photos", folder / f"store-{next(store)}", AlignConfig()
+            ),
+        }
+        rows = measure(ways, runs=3)
+    write_results(
+        "align", [{"photos_per_second": round(PHOTOS / float(str(row["median_s"])), 1), **row} for row in rows]
+    )
+
+
+if __name__ == "__main__":
+    main()

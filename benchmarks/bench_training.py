@@ -1,0 +1,33 @@
+"""A training step of ResNet-27 on synthetic faces, in float32 and bfloat16, at the shapes of the shipped configurations."""
+
+import torch
+from interleaved import measure, write_results
+
+from facegm.config import find_config, parse_config
+from facegm.training.task import FaceTask
+
+BATCH, CLASSES = 32, 1_000
+
+
+def main() -> None:
+    rows = []
+    for name in ("demo.yaml", "celeba291.yaml", "casia.yaml"):
+        config = parse_config(find_config(name))
+        side = config.preprocessing.crop_size
+        task = FaceTask(config.model, config.loss, side, CLASSES)
+        images, labels = torch.randn(BATCH, 3, side, side), torch.randint(CLASSES, (BATCH,))
+
+        def step(
+            precision: torch.dtype | None, task: FaceTask = task, batch: tuple[torch.Tensor, ...] = (images, labels)
+        ) -> None:
+            task(*batch, 0.5, precision, False)["loss"].backward()
+
+        ways = {"float32": lambda step=step: step(None), "bfloat16": lambda step=step: step(torch.bfloat16)}
+        for row in measure(ways, runs=5):
+            rate = round(BATCH / float(str(row["median_s"])), 1)
+            rows.append({"config": name, "images_per_second": rate, **row})
+    write_results("training_step", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Time several ways to do the same thing in turn, A B A B ..., and write medians and ratios as CSV."""
+
+import csv
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measure(ways: Mapping[str, Callable[[], object]], *, runs: int) -> list[dict[str, object]]:
+    """Run every way once to warm up, then `runs` times in turn; ratios are to the first way, pair by pair."""
+    for way in ways.values():
+        way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(runs):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    first = next(iter(seconds.values()))
+    return [
+        {
+            "way": name,
+            "runs": runs,
+            "median_s": round(median(times), 6),
+            "min_s": round(min(times), 6),
+            "max_s": round(max(times), 6),
+            "ratio_to_first": round(median(a / b for a, b in zip(times, first, strict=True)), 3),
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def write_results(name: str, rows: list[dict[str, object]]) -> None:
+    """Write `results/NAME.csv` with the machine and versions in each row, and print it."""
+    machine = {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "facenet_pytorch": version("facenet-pytorch"),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*rows[0], *machine])
+        writer.writeheader()
+        writer.writerows(row | machine for row in rows)
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,428 @@
+"""Protects the alignment of a data set: every photo is accounted for once and in order, and no interruption shows.
+
+The stores of one worker, of two, and of an interrupted and continued run are the same bytes; the faces they hold lie on
+the template; and photos that hold no face, or are no photos, are recorded with the reason.
+"""
+
+import csv
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facegm.align import pipeline
+from facegm.align.detector import FaceDetector
+from facegm.align.face import align_face
+from facegm.align.pipeline import CHUNK, AlignConfig, align_photos
+from facegm.align.warp import TEMPLATE, center_crop, warp_face
+from facegm.data.photos import Photo, find_photos, read_photo
+from facegm.data.store import MANIFEST_FILE, FaceRecord, FaceStore, face_path
+from facegm.errors import FacegmError
+
+Landmarks = np.ndarray
+
+HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
+HOPPER_LANDMARKS = np.array([(222, 192), (310, 186), (270, 240), (234, 281), (306, 277)], float)
+"""Read off the photo by eye."""
+LONG_NAME = "zoe/" + "n" * 246 + ".jpg"  # as long as a file name may be
+ODD_NAME = os.fsdecode(b"zoe/caf\xe9\nphoto.jpg")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _noise(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(path)
+
+
+# Photos with a face, and where a point of the upright Hopper photo comes to lie in them.
+def _half(points: Landmarks) -> Landmarks:
+    return points / 2
+
+
+def _cropped(points: Landmarks) -> Landmarks:
+    return points - (100, 60)
+
+
+def _turned(points: Landmarks) -> Landmarks:
+    angle = np.deg2rad(20)  # counter-clockwise, with y downwards, about the middle of the 512x600 photo
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return np.asarray((points - (256, 300)) @ turn.T + (256, 300))
+
+
+def _same(points: Landmarks) -> Landmarks:
+    return points
+
+
+WITH_FACE: dict[str, Callable[[Landmarks], Landmarks]] = {
+    "ann/half.png": _half,
+    "ann/turned.webp": _turned,
+    "bob/cropped.jpg": _cropped,
+    "zoe/half by exif.png": _half,
+    ODD_NAME: _same,
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 5 photos with a face (and one more under too long a name), 60 without, and 5 that are no photos."""
+    root = tmp_path_factory.mktemp("photos")
+    for folder in ("ann", "bob", "bad/folder.jpg", "zoe"):
+        (root / folder).mkdir(parents=True)
+    with Image.open(HOPPER) as hopper:
+        half = hopper.resize((256, 300), Image.Resampling.BOX)
+        half.save(root / "ann/half.png")
+        hopper.rotate(20, Image.Resampling.BICUBIC).save(root / "ann/turned.webp", quality=95)
+        hopper.crop((100, 60, 420, 400)).save(root / "bob/cropped.jpg", quality=95)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        half.transpose(Image.Transpose.ROTATE_90).save(root / "zoe/half by exif.png", exif=exif)
+    shutil.copy(HOPPER, root / ODD_NAME)
+    shutil.copy(HOPPER, root / LONG_NAME)
+    for number in range(60):
+        _noise(root / f"noise/{number:03}.png", number)
+    (root / "bad/empty.jpg").touch()
+    (root / "bad/text.jpg").write_text("no photo")
+    (root / "bad/truncated.jpg").write_bytes(HOPPER.read_bytes()[:30_000])
+    (root / "bad/dangling.jpg").symlink_to("nowhere")
+    return root
+
+
+@pytest.fixture(scope="module")
+def aligned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
+    output = tmp_path_factory.mktemp("stores") / "one worker"
+    return output, align_photos(photos, output, AlignConfig(workers=1))
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector()
+
+
+# ------------------------------------------------------------------------------------------------- what is in a store
+
+
+def test_every_photo_is_accounted_for_once_and_in_order(photos: Path, aligned: tuple[Path, Counter[str]]) -> None:
+    lines = (aligned[0] / MANIFEST_FILE).read_text().splitlines()
+    keys = [path.relative_to(photos).as_posix() for path in photos.rglob("*.*")]
+    assert len(lines) == len(keys) == 71 > 3 * CHUNK
+    records = FaceStore(aligned[0]).records
+    assert list(records) == sorted(keys, key=os.fsencode)
+    assert {key: record.identity for key, record in records.items()} == {key: key.split("/")[0] for key in keys}
+
+
+def test_what_became_of_each_photo(aligned: tuple[Path, Counter[str]]) -> None:
+    store, counts = aligned
+    records = FaceStore(store).records
+    reasons = {key: record.reason for key, record in records.items() if record.status == "failed"}
+    assert {key for key, record in records.items() if record.status == "aligned"} == set(WITH_FACE)
+    assert {record.faces for key, record in records.items() if key in WITH_FACE} == {1}
+    assert reasons.pop("bad/truncated.jpg", "").startswith("OSError: image file is truncated")
+    assert reasons == {
+        "bad/empty.jpg": "empty file",
+        "bad/text.jpg": "not an image",
+        "bad/folder.jpg": "a folder, not a file",
+        "bad/dangling.jpg": "a link to a missing file",
+        LONG_NAME: "file name too long for the store",
+        **{f"noise/{number:03}.png": "no face found" for number in range(60)},
+    }
+    assert counts["aligned"] == 5
+    assert counts["failed"] == 66
+    assert counts["failed: no face found"] == 60
+    assert sum(number for kind, number in counts.items() if kind.startswith("failed: ")) == counts["failed"]
+    assert set(counts) == {"aligned", "failed"} | {kind for kind in counts if kind.startswith("failed: ")}
+
+
+def test_the_store_holds_the_pictures_of_the_aligned_photos_and_nothing_else(
+    photos: Path, aligned: tuple[Path, Counter[str]]
+) -> None:
+    store = FaceStore(aligned[0])
+    expected = {"store.json", "manifest.jsonl", *(f"faces/{key}.png" for key in WITH_FACE)}
+    assert set(_contents(aligned[0])) == expected
+    for key in WITH_FACE:
+        landmarks = store.records[key].landmarks
+        assert landmarks is not None
+        face = warp_face(read_photo(photos / key), np.array(landmarks))
+        # The record's landmarks are rounded to a thousandth of a pixel.
+        assert np.abs(store.read_face(key).astype(int) - face).max() <= 1
+
+
+@pytest.mark.parametrize("key", WITH_FACE)
+def test_landmarks_are_those_of_the_upright_photo_and_come_to_lie_on_the_template(
+    detector: FaceDetector, aligned: tuple[Path, Counter[str]], key: str
+) -> None:
+    store = FaceStore(aligned[0])
+    record = store.records[key]
+    assert record.landmarks is not None
+    assert record.box is not None
+    expected = WITH_FACE[key](HOPPER_LANDMARKS)
+    assert np.abs(np.array(record.landmarks) - expected).max() < 8
+    left, top, right, bottom = record.box
+    assert ((expected > (left, top)) & (expected < (right, bottom))).all()
+    assert record.probability is not None
+    assert 0.9 < record.probability <= 1
+
+    again = detector.detect(store.read_face(key))
+    assert len(again) == 1
+    assert np.hypot(*(again.landmarks[0] - TEMPLATE)[:2].T).max() < 3
+
+
+def test_a_photo_turned_by_exif_gives_the_very_face_of_the_upright_one(aligned: tuple[Path, Counter[str]]) -> None:
+    store = FaceStore(aligned[0])
+    np.testing.assert_array_equal(store.read_face("ann/half.png"), store.read_face("zoe/half by exif.png"))
+
+
+def test_the_embedders_step_is_the_pipelines(
+    detector: FaceDetector, photos: Path, aligned: tuple[Path, Counter[str]]
+) -> None:
+    face = align_face(detector, read_photo(photos / "bob/cropped.jpg"), crop_when_missing=False)
+    assert face.image is not None
+    np.testing.assert_array_equal(FaceStore(aligned[0]).read_face("bob/cropped.jpg"), face.image)
+
+
+# ------------------------------------------------------------------------------------------------- the same bytes
+
+
+def test_two_workers_and_an_interruption_give_the_same_store(
+    photos: Path, aligned: tuple[Path, Counter[str]], tmp_path: Path
+) -> None:
+    whole = _contents(aligned[0])
+
+    two = tmp_path / "two workers"
+    assert align_photos(photos, two, AlignConfig(workers=2)) == aligned[1]
+    assert _contents(two) == whole
+
+    # Interrupted in the middle of a line: of what comes later one picture is there already and one is not, nor its
+    # folder; a picture that was being written lies about.
+    keys = list(FaceStore(two).records)
+    manifest = two / MANIFEST_FILE
+    start = whole[MANIFEST_FILE].index(b'{"key":"bob/cropped.jpg"')
+    os.truncate(manifest, start + 25)
+    face_path(two, "bob/cropped.jpg").unlink()
+    face_path(two, "bob/cropped.jpg").parent.rmdir()
+    kept = {key: face_path(two, key).stat().st_mtime_ns for key in keys if key in WITH_FACE and key < "bob"}
+    face_path(two, ODD_NAME).write_bytes(b"half of a picture")
+
+    assert align_photos(photos, two, AlignConfig(workers=2)) == aligned[1]
+    assert _contents(two) == whole
+    assert len(kept) == 2
+    assert {key: face_path(two, key).stat().st_mtime_ns for key in kept} == kept
+
+
+def _no_pool(*_: Any, **__: Any) -> None:
+    raise AssertionError("a second run has nothing to do, and starts no workers")
+
+
+def test_a_second_run_does_nothing(
+    photos: Path, aligned: tuple[Path, Counter[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "ProcessPoolExecutor", _no_pool)
+    before = {path: path.stat().st_mtime_ns for path in aligned[0].rglob("*")}
+    assert align_photos(photos, aligned[0], AlignConfig(workers=2)) == aligned[1]
+    assert {path: path.stat().st_mtime_ns for path in aligned[0].rglob("*")} == before
+
+
+# ------------------------------------------------------------------------------------------------- no face
+
+
+def test_on_missing_center_crop_takes_the_middle_of_faceless_photos_alone(tmp_path: Path) -> None:
+    _noise(tmp_path / "set/noise.png", 7)
+    long_name = "n" * 250 + ".png"
+    _noise(tmp_path / "set" / long_name, 8)
+    shutil.copy(HOPPER, tmp_path / "set/hopper.jpg")
+    (tmp_path / "set/empty.jpg").touch()
+    listing = tmp_path / "list.txt"
+    names = ["noise.png\tNobody", "hopper.jpg", "empty.jpg", "gone.jpg", long_name]
+    listing.write_text("".join(f"set/{name}\n" for name in names))
+
+    counts = align_photos(listing, tmp_path / "store", AlignConfig(workers=1, on_missing="center-crop"))
+
+    store = FaceStore(tmp_path / "store")
+    found = {key: (record.status, record.reason, record.identity) for key, record in store.records.items()}
+    assert found == {
+        "set/empty.jpg": ("failed", "empty file", "set"),
+        "set/gone.jpg": ("failed", "No such file or directory", "set"),
+        "set/hopper.jpg": ("aligned", None, "set"),
+        f"set/{long_name}": ("failed", "file name too long for the store", "set"),
+        "set/noise.png": ("center-crop", "no face found", "Nobody"),
+    }
+    assert counts["aligned"] == counts["center-crop"] == 1
+    assert counts["failed"] == 3
+    assert store.records["set/noise.png"].faces == 0
+    middle = center_crop(read_photo(tmp_path / "set/noise.png"))
+    np.testing.assert_array_equal(store.read_face("set/noise.png"), middle)
+    assert store.settings["on_missing"] == "center-crop"
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("skip", "center-crop"), ("center-crop", "skip")])
+def test_a_store_is_not_continued_with_other_settings(
+    tmp_path: Path, stored: Literal["skip", "center-crop"], asked: Literal["skip", "center-crop"]
+) -> None:
+    assert align_photos([], tmp_path / "store", AlignConfig(on_missing=stored)) == Counter()
+    before = _contents(tmp_path / "store")
+    with pytest.raises(FacegmError, match=f"made with other settings .on_missing: {stored}, now {asked}"):
+        align_photos([], tmp_path / "store", AlignConfig(on_missing=asked))
+    assert _contents(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_an_output_that_is_something_else_is_left_alone(tmp_path: Path, kind: str) -> None:
+    output = tmp_path / "thesis"
+    if kind == "folder":
+        output.mkdir()
+        (output / "chapter.tex").write_text("years of work")
+    else:
+        output.write_text("years of work")
+    before = _contents(tmp_path)
+    with pytest.raises(FacegmError, match="exists and is not a store of aligned faces"):
+        align_photos([], output, AlignConfig())
+    assert _contents(tmp_path) == before
+
+
+def test_an_empty_folder_may_become_a_store_and_an_empty_input_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(FacegmError, match="no photo found"):
+        align_photos(tmp_path / "photos", tmp_path / "store", AlignConfig())
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "store").mkdir()
+    assert align_photos([], tmp_path / "store", AlignConfig()) == Counter()
+    assert FaceStore(tmp_path / "store").records == {}
+
+
+def test_a_damaged_manifest_stops_before_anything_is_added(tmp_path: Path) -> None:
+    align_photos([], tmp_path / "store", AlignConfig())
+    (tmp_path / "store" / MANIFEST_FILE).write_text("{}\n")
+    with pytest.raises(FacegmError, match=r"manifest\.jsonl, line 1: damaged"):
+        align_photos([], tmp_path / "store", AlignConfig())
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_there_is_at_least_one_worker(workers: int) -> None:
+    with pytest.raises(ValueError, match="workers"):
+        AlignConfig(workers=workers)
+
+
+# ------------------------------------------------------------------------------------------------- the queue
+
+
+class _PoolInThisProcess:
+    """Stands in for the process pool: work is done at once, and the `breaks_at`-th chunk kills its worker."""
+
+    breaks_at: int | None = None
+    chunks = 0
+
+    def __init__(self, workers: int, **_: Any) -> None:
+        self.workers = workers
+        type(self).chunks = 0
+
+    def __enter__(self) -> "_PoolInThisProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def shutdown(self, **_: Any) -> None: ...
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if type(self).chunks == type(self).breaks_at:
+            future.set_exception(BrokenProcessPool("killed"))
+        else:
+            future.set_result(work(*arguments))
+        type(self).chunks += 1
+        return future
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> type[_PoolInThisProcess]:
+    def fail(_: object, photo: Photo, __: bool) -> tuple[FaceRecord, None]:
+        return FaceRecord(key=photo.key, identity=photo.identity, status="failed", reason="a test"), None
+
+    monkeypatch.setattr(pipeline, "ProcessPoolExecutor", _PoolInThisProcess)
+    monkeypatch.setattr(pipeline, "_align_photo", fail)
+    monkeypatch.setattr(pipeline, "_detector", object())
+    monkeypatch.setattr(_PoolInThisProcess, "breaks_at", None)
+    return _PoolInThisProcess
+
+
+def _photos(count: int) -> list[Photo]:
+    return [Photo(path=Path(f"{number}.jpg"), key=f"{number:04}.jpg", identity="x") for number in range(count)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 23, 24, 25, 26, 47, 48, 49, 57, 120, 121, 300])
+def test_no_number_of_photos_loses_one(
+    pool: type[_PoolInThisProcess], tmp_path: Path, count: int, workers: int
+) -> None:
+    counts = align_photos(_photos(count), tmp_path / "store", AlignConfig(workers=workers))
+    assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(count)]
+    assert counts == {"failed": count, "failed: a test": count}
+    assert pool.chunks == -(-count // CHUNK)
+
+
+def test_a_killed_worker_says_what_to_do_and_the_rest_is_continued(
+    pool: type[_PoolInThisProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "breaks_at", 7)
+    with pytest.raises(FacegmError, match="worker was killed.*run again to go on"):
+        align_photos(_photos(100), tmp_path / "store", AlignConfig(workers=2))
+    assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(7 * CHUNK)]
+    monkeypatch.setattr(pool, "breaks_at", None)
+    assert align_photos(_photos(100), tmp_path / "store", AlignConfig(workers=2))["failed"] == 100
+    assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(100)]
+
+
+def test_only_new_photos_are_aligned_when_some_are_added(pool: type[_PoolInThisProcess], tmp_path: Path) -> None:
+    align_photos(_photos(20), tmp_path / "store", AlignConfig(workers=1))
+    assert align_photos(_photos(30), tmp_path / "store", AlignConfig(workers=1))["failed"] == 30
+    assert pool.chunks == 2
+    assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(30)]
+
+
+# ------------------------------------------------------------------------------------------------- real photos
+
+
+def test_celeba_faces_are_found_where_they_are(shared_data: Path, tmp_path: Path) -> None:
+    with (shared_data / "celeba291/faces.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))[::300][:20]
+    names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+    known = {row["file"]: np.array([(float(row[f"{n}_x"]), float(row[f"{n}_y"])) for n in names]) for row in rows}
+    listing = tmp_path / "list.txt"
+    listing.write_text("".join(f"{(shared_data / 'celeba291' / name).resolve()}\t{name[:4]}\n" for name in known))
+
+    align_photos(listing, tmp_path / "store", AlignConfig(workers=2))
+
+    store = FaceStore(tmp_path / "store")
+    found = {"/".join(key.split("/")[-2:]): record for key, record in store.records.items()}
+    assert len(found) == len(known) == 20
+    assert all(record.identity == name[:4] for name, record in found.items())
+    distances = [
+        np.hypot(*(np.array(record.landmarks) - known[name]).T) for name, record in found.items() if record.landmarks
+    ]
+    assert len(distances) >= 19
+    # The known landmarks are from the photo before it was cropped to 200x200, where the detector sees other scales.
+    assert float(np.median(distances)) < 3
+    assert max(float(np.median(distance)) for distance in distances) < 10
+    assert all(store.read_face(record.key).std() > 10 for record in found.values() if record.has_face_image)

@@ -1,0 +1,80 @@
+"""The command line: its verbs and options are a decision, wrong use speaks, and imports stay light."""
+
+import importlib
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from facegm.cli import VERBS, main
+from facegm.training.config import RunConfig
+
+OPTIONS = {
+    "align": {"--output", "--on-missing", "--workers"},
+    "train": {"--config", "--output", "--resume", "--print_config"},
+    "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
+    "demo": {"--output", "--seed"},
+}
+
+
+def test_verbs_and_options_are_these() -> None:
+    assert set(VERBS) == set(OPTIONS)
+    for verb, expected in OPTIONS.items():
+        parser = importlib.import_module(f"facegm.cli.{verb.replace('-', '_')}").parser()
+        options = {name for action in parser._actions for name in action.option_strings}
+        sections = {f"--{field.name}" for field in fields(RunConfig)} if verb == "train" else set()
+        keys = {name for name in options if "." in name}
+        assert options - keys - sections - {"-h", "--help"} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "usage: facegm COMMAND"),
+        (["verify"], 2, "no such command: verify"),
+        (["align", "photos"], 2, "required: --output"),
+        (["align", "missing", "--output", "store"], 1, "missing: no such folder or list file"),
+        (["align", "empty", "--output", "store"], 1, "empty: no photo found"),
+        (["align", "empty", "--output", "store", "--workers", "0"], 2, "--workers: 0, must be at least 1"),
+        (["train"], 2, "give either --config CONFIG"),
+        (["train", "--config", "nothing.yaml"], 2, "no such configuration file; shipped ones"),
+        (["train", "--config", "demo.yaml", "--train.epoch=1"], 2, "did you mean train.epochs?"),
+        (["train", "--config", "demo.yaml", "--data.store=empty"], 1, "not a store of aligned faces; make one by"),
+        (["train", "--resume", "empty"], 1, "not a run folder"),
+        (["train", "--resume", "empty", "--train.epochs=2"], 2, "goes by the run's own configuration"),
+        (["verify-lfw", "empty", "--lfw", "empty"], 1, "is it a run folder"),
+    ],
+)
+def test_wrong_use_speaks(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(arguments) == code
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"], "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["align", "--help"], ["train", "--help"], ["--version"]])
+def test_help_goes_to_standard_output(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert capsys.readouterr().out
+
+
+def test_help_of_train_shows_what_each_key_means(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "--help"])
+    assert "Weight lambda of the likelihood" in " ".join(capsys.readouterr().out.split())
+
+
+def test_importing_facegm_stays_light() -> None:
+    heavy = "{'torch', 'torchvision', 'cv2', 'facenet_pytorch', 'matplotlib', 'sklearn'}"
+    code = f"import sys, facegm, facegm.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "[]"

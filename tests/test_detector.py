@@ -1,0 +1,185 @@
+"""Protects the face detector: it finds what facenet-pytorch's MTCNN finds, and the subject among the faces."""
+
+import warnings
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import MTCNN
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facegm.align.detector import DetectedFaces, FaceDetector, choose_face
+from facegm.data.photos import read_photo
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads only get in each other's way at this size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector()
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    return MTCNN(keep_all=True, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def hopper() -> np.ndarray:
+    return read_photo(Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg")))
+
+
+# ------------------------------------------------------------------------------------------------- detection
+
+
+def _assert_same_faces(detector: FaceDetector, reference: Any, photo: np.ndarray) -> int:
+    found = detector.detect(photo)
+    boxes, probabilities, landmarks = reference.detect(photo, landmarks=True)
+    if boxes is None:
+        assert len(found) == 0
+        return 0
+    assert len(found) == len(boxes)
+    # facenet's `detect` puts the largest box first; ours keeps the network's order.
+    sizes = (found.boxes[:, 2] - found.boxes[:, 0]) * (found.boxes[:, 3] - found.boxes[:, 1])
+    order = np.argsort(sizes)[::-1]
+    np.testing.assert_allclose(found.boxes[order], boxes.astype(float), rtol=0, atol=0.01)
+    np.testing.assert_allclose(found.landmarks[order], landmarks.astype(float), rtol=0, atol=0.01)
+    np.testing.assert_allclose(found.probabilities[order], probabilities.astype(float), rtol=0, atol=1e-4)
+    return len(found)
+
+
+def _resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(600, 512), (300, 256), (171, 150), (90, 77), (25, 21)])
+def test_faces_are_those_of_facenet_pytorch(
+    detector: FaceDetector, reference: Any, hopper: np.ndarray, height: int, width: int
+) -> None:
+    found = _assert_same_faces(detector, reference, _resized(hopper, height, width))
+    assert found == 1 or height < 100
+
+
+def test_two_faces_in_one_photo(detector: FaceDetector, reference: Any, hopper: np.ndarray) -> None:
+    small = _resized(hopper, 300, 256)
+    assert _assert_same_faces(detector, reference, np.hstack([small, small[:, ::-1]])) == 2
+
+
+def test_landmarks_are_in_the_order_of_the_template(detector: FaceDetector, hopper: np.ndarray) -> None:
+    # Read off the photo by eye, in pixels of the 512x600 picture.
+    by_eye = np.array([(222, 192), (310, 186), (270, 240), (234, 281), (306, 277)])
+    found = detector.detect(hopper)
+    assert np.abs(found.landmarks[0] - by_eye).max() < 8
+    left, top, right, bottom = found.boxes[0]
+    assert left < by_eye[:, 0].min()
+    assert by_eye[:, 0].max() < right
+    assert top < by_eye[:, 1].min()
+    assert by_eye[:, 1].max() < bottom
+    assert found.probabilities[0] > 0.99
+
+
+def test_faces_of_ordinary_photos_are_those_of_facenet_pytorch(
+    detector: FaceDetector, reference: Any, shared_data: Path
+) -> None:
+    faces = {}
+    for path in sorted((shared_data / "photos").iterdir()):
+        photo = read_photo(path)
+        shrink = -(-max(photo.shape) // 800)  # the large ones smaller, so that the test is quick enough for every day
+        photo = _resized(photo, photo.shape[0] // shrink, photo.shape[1] // shrink)
+        faces[path.name] = _assert_same_faces(detector, reference, photo)
+    assert faces["couple.jpg"] == 2
+    assert faces["kate_siegel.jpg"] == 1
+    assert faces["several_faces.jpg"] > 4
+
+
+def test_faces_of_lfw_are_those_of_facenet_pytorch(detector: FaceDetector, reference: Any, shared_data: Path) -> None:
+    photos = sorted((shared_data / "lfw" / "lfw-deepfunneled").glob("*/*_0001.jpg"))[::430]
+    assert len(photos) >= 9
+    for path in photos:
+        assert _assert_same_faces(detector, reference, read_photo(path)) >= 1
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 3), (19, 19, 3), (19, 300, 3), (300, 19, 3), (20, 20, 3), (20, 400, 3), (64, 64, 3), (150, 90, 3)]
+)
+@pytest.mark.parametrize("grey", [0, 128, None])
+def test_no_face_is_an_empty_result_without_a_warning(
+    detector: FaceDetector, shape: tuple[int, ...], grey: int | None
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    photo = noise if grey is None else np.full(shape, grey, np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = detector.detect(photo)
+    assert len(found) == 0
+    assert (found.boxes.shape, found.probabilities.shape, found.landmarks.shape) == ((0, 4), (0,), (0, 5, 2))
+    assert choose_face(found, shape) is None
+
+
+def test_a_face_too_small_to_look_for_is_not_found(detector: FaceDetector, hopper: np.ndarray) -> None:
+    # The face is 181 of 512 pixels wide: at a ninth about 20, at a twentieth 9.
+    assert len(detector.detect(_resized(hopper, 30, 26))) == 0
+
+
+# ------------------------------------------------------------------------------------------------- choice
+
+
+def _faces(*boxes: tuple[float, float, float, float]) -> DetectedFaces:
+    count = len(boxes)
+    return DetectedFaces(
+        boxes=np.array(boxes, float).reshape(count, 4), probabilities=np.ones(count), landmarks=np.zeros((count, 5, 2))
+    )
+
+
+CENTRAL, LARGER_AT_THE_BORDER, SMALL_CENTRAL = (
+    (80.0, 70.0, 170.0, 180.0),
+    (0.0, 0.0, 110.0, 120.0),
+    (115, 115, 135, 135),
+)
+
+
+def test_the_subject_is_chosen_over_a_larger_bystander() -> None:
+    shape = (250, 250, 3)
+    assert choose_face(_faces(LARGER_AT_THE_BORDER, CENTRAL), shape) == 1
+    assert choose_face(_faces(CENTRAL, LARGER_AT_THE_BORDER), shape) == 0
+    assert choose_face(_faces(SMALL_CENTRAL, LARGER_AT_THE_BORDER, CENTRAL), shape) == 2
+    assert choose_face(_faces(LARGER_AT_THE_BORDER), shape) == 0
+    assert choose_face(_faces(), shape) is None
+
+
+@pytest.mark.parametrize(("shape", "chosen"), [((200, 620, 3), 1), ((200, 580, 3), 0), ((620, 200, 3), 0)])
+def test_of_equal_faces_the_one_nearer_the_middle_is_chosen(shape: tuple[int, ...], chosen: int) -> None:
+    near_the_left, near_the_right = (60.0, 60.0, 140.0, 140.0), (460.0, 60.0, 540.0, 140.0)
+    assert choose_face(_faces(near_the_left, near_the_right), shape) == chosen
+
+
+_COORDINATES = st.floats(0, 500)
+
+
+@given(
+    boxes=st.lists(st.tuples(_COORDINATES, _COORDINATES, st.floats(1, 300), st.floats(1, 300)), min_size=1, max_size=6),
+    height=st.integers(20, 600),
+    width=st.integers(20, 600),
+)
+def test_the_choice_is_facenets_rule(boxes: list[tuple[float, float, float, float]], height: int, width: int) -> None:
+    # align_dataset_mtcnn.py of davidsandberg/facenet: bounding_box_size - offset_dist_squared * 2.0, the largest wins.
+    scores = []
+    for x, y, box_width, box_height in boxes:
+        centre_x, centre_y = x + box_width / 2, y + box_height / 2
+        scores.append(box_width * box_height - 2.0 * ((centre_x - width / 2) ** 2 + (centre_y - height / 2) ** 2))
+    chosen = choose_face(_faces(*((x, y, x + w, y + h) for x, y, w, h in boxes)), (height, width, 3))
+    assert chosen is not None
+    assert scores[chosen] >= max(scores) - 1e-6

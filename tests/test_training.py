@@ -1,0 +1,176 @@
+"""Training runs on a small store: same seed same run, exact resume, one process equals two, and what is refused."""
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from facegm.data.preprocessing import Preprocessing
+from facegm.embedding.model_file import load_embedder
+from facegm.errors import FacegmError
+from facegm.losses.geometry import optimal_distance
+from facegm.models.face_resnet import FaceResNetConfig
+from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
+from facegm.training.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
+from facegm.training.loop import set_learning_rates
+from facegm.training.run import train_run
+from facegm.training.run_folder import read_metrics
+from facegm.training.schedule import linear_warmup, step_decay
+
+STEPS = 20  # 10 epochs of 48 // 24 steps
+
+
+def small_config(store: Path, **train: Any) -> RunConfig:
+    course = {"epochs": 10, "batch_size": 24, "precision": "float32", "log_every": 1, "checkpoint_every": 10}
+    return RunConfig(
+        data=DataConfig(store=store, jitter=0.2),
+        preprocessing=Preprocessing(face_size=56, crop_size=48),
+        model=FaceResNetConfig(width=0.1, embedding_dim=16),
+        optimizer=OptimizerConfig(warmup_fraction=0.1),
+        train=TrainConfig(**(course | train)),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One uninterrupted run."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train_run(small_config(small_store), folder, is_new=True)
+    return folder
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(folder)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_embedder(folder / "embedder.safetensors")[0].state_dict()
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    assert all(torch.equal(tensor, weights(b)[name]) for name, tensor in weights(a).items())
+
+
+def test_a_run_learns_and_leaves_its_records(run: Path, small_store: Path) -> None:
+    metrics = read_metrics(run)
+    assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
+    assert losses(run)[-1] < losses(run)[0]
+    assert metrics[-1]["optimal_distance"] == pytest.approx(optimal_distance(6, 0.001))
+    assert {"own_distance", "mean_distance", "posterior", "classification", "likelihood"} <= set(metrics[0])
+    assert f"store: {small_store}" in (run / "config.yaml").read_text()
+    assert "torch" in (run / "environment.json").read_text()
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == list(range(1, STEPS + 1))
+    assert [path.name for path in checkpoints(run)] == ["step-00000010.pt", "step-00000020.pt"]
+
+
+def test_same_seed_same_run_and_another_seed_another(run: Path, small_store: Path, tmp_path: Path) -> None:
+    train_run(small_config(small_store), tmp_path / "again", is_new=True)
+    train_run(small_config(small_store, seed=1), tmp_path / "other", is_new=True)
+    assert losses(tmp_path / "again") == losses(run)
+    assert_same_weights(tmp_path / "again", run)
+    assert losses(tmp_path / "other") != losses(run)
+
+
+def test_ten_steps_and_resume_equal_twenty(run: Path, small_store: Path, tmp_path: Path) -> None:
+    # What a kill after the first checkpoint leaves: step 10 saved, later lines of the log, a half-written file.
+    folder = tmp_path / "resumed"
+    train_run(small_config(small_store), folder, is_new=True)
+    (folder / "checkpoints" / "step-00000020.pt").unlink()
+    (folder / "checkpoints" / ".step-00000020.pt.1.partial").write_bytes(b"half")
+    (folder / "embedder.safetensors").unlink()
+    train_run(small_config(small_store), folder, is_new=False)
+    assert losses(folder) == losses(run)
+    assert_same_weights(folder, run)
+
+
+def test_resuming_a_finished_run_changes_nothing(small_store: Path, tmp_path: Path) -> None:
+    config = small_config(small_store, epochs=1)
+    train_run(config, tmp_path / "run", is_new=True)
+    before = losses(tmp_path / "run")
+    train_run(config, tmp_path / "run", is_new=False)
+    assert losses(tmp_path / "run") == before
+
+
+def torchrun(processes: int, arguments: list[str], folder: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    done = subprocess.run(
+        [*command, "-m", "facegm", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_gloo_processes_equal_one(run: Path, small_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(small_config(small_store).to_yaml())
+    torchrun(2, ["train", "--config", "config.yaml", "--output", "two"], tmp_path)
+    assert len(losses(run)) == STEPS
+    assert losses(tmp_path / "two") == pytest.approx(losses(run), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": FaceResNetConfig(width=0.2, embedding_dim=16)}, r"belongs to another run: model was .*width=0\.1"),
+        ({"data": "exclude"}, "the training data was 48 faces of 6 identities"),
+        ({"train": "seed"}, r"train\.seed was 0, now 5"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    run: Path, small_store: Path, change: dict[str, Any], message: str
+) -> None:
+    config = small_config(small_store)
+    if change.get("data"):
+        change = {"data": replace(config.data, exclude_identities=["person_0"])}
+    elif change.get("train"):
+        change = {"train": replace(config.train, seed=5)}
+    with pytest.raises(FacegmError, match=message):
+        train_run(replace(config, **change), run, is_new=False)
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('code in a checkpoint was run')",)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps(Malicious()), pickle.dumps({"format": 1})])
+def test_a_damaged_or_malicious_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000010.pt").write_bytes(content)
+    with pytest.raises(FacegmError, match=r"step-00000010\.pt: damaged or not a facegm checkpoint"):
+        load_newest_checkpoint(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store: Path, tmp_path: Path) -> None:
+    config = small_config(small_store, checkpoint_every=2)
+    wild = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, clip_gradient=float("inf")))
+    with pytest.raises(FacegmError, match=r"step \d+: the loss is .*(nan|inf).* lower optimizer\.learning_rate"):
+        train_run(wild, tmp_path / "run", is_new=True)
+    state = load_newest_checkpoint(tmp_path / "run")
+    assert state is None or all(tensor.isfinite().all() for tensor in state["task"].values())
+
+
+def test_a_run_folder_in_use_is_refused(run: Path, small_store: Path) -> None:
+    with pytest.raises(FacegmError, match="exists already; go on by `facegm train --resume"):
+        train_run(small_config(small_store), run, is_new=True)
+
+
+def test_schedules() -> None:
+    assert [linear_warmup(p, start=0.1, fraction=0.5) for p in (0, 0.25, 0.5, 1)] == pytest.approx([0.1, 0.55, 1, 1])
+    assert linear_warmup(0.0, start=0.1, fraction=0.0) == 1
+    rates = [step_decay(p, [0.5, 0.7, 0.8]) for p in (0, 0.49, 0.5, 0.7, 0.99)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.001])
+
+
+def test_learning_rates_of_the_groups() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [p], "factor": factor} for p, factor in zip(parameters, (1.0, 5.0), strict=True)]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    rate = set_learning_rates(optimizer, OptimizerConfig(learning_rate=0.2, milestones=[0.5]), progress=0.6)
+    assert rate == pytest.approx(0.02)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02, 0.1])
