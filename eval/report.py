@@ -68,6 +68,7 @@ def _variant_numbers(report: VerificationReport, verification: Verification) -> 
         "variant": asdict(verification.variant),
         "accuracy": verification.accuracy,
         "standard_error": verification.standard_error,
+        "mean_threshold": float(verification.fold_threshold.mean()),
         "oracle_accuracy": verification.oracle_accuracy,
         "area_under_roc": curve.area,
         "equal_error_rate": curve.equal_error_rate,

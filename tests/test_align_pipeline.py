@@ -25,7 +25,7 @@ from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
 from facegm.align.pipeline import CHUNK, AlignConfig, align_photos
 from facegm.align.warp import TEMPLATE, center_crop, warp_face
-from facegm.data.photos import Photo, find_photos, read_photo
+from facegm.data.photos import Photo, read_photo
 from facegm.data.store import MANIFEST_FILE, FaceRecord, FaceStore, face_path
 from facegm.errors import FacegmError
 
@@ -137,7 +137,7 @@ def test_what_became_of_each_photo(aligned: tuple[Path, Counter[str]]) -> None:
     reasons = {key: record.reason for key, record in records.items() if record.status == "failed"}
     assert {key for key, record in records.items() if record.status == "aligned"} == set(WITH_FACE)
     assert {record.faces for key, record in records.items() if key in WITH_FACE} == {1}
-    assert reasons.pop("bad/truncated.jpg", "").startswith("OSError: image file is truncated")
+    assert "image file is truncated" in str(reasons.pop("bad/truncated.jpg"))
     assert reasons == {
         "bad/empty.jpg": "empty file",
         "bad/text.jpg": "not an image",
@@ -182,9 +182,19 @@ def test_landmarks_are_those_of_the_upright_photo_and_come_to_lie_on_the_templat
     assert record.probability is not None
     assert 0.9 < record.probability <= 1
 
-    again = detector.detect(store.read_face(key))
-    assert len(again) == 1
-    assert np.hypot(*(again.landmarks[0] - TEMPLATE)[:2].T).max() < 3
+    # A similarity cannot bring five points exactly onto the template, but it keeps their mean.
+    away = _away_from_template(detector, store.read_face(key))
+    assert away is not None
+    assert np.hypot(*away[:2].T).max() < 4  # the eyes
+    assert np.hypot(*away.mean(axis=0)) < 1.5
+
+
+def _away_from_template(detector: FaceDetector, face: np.ndarray) -> Landmarks | None:
+    """How far the landmarks of an aligned face lie from the template, by looking for them again, if they are found."""
+    # In a picture as narrow as the face the detector itself is off by 3 pixels, so the face gets a border.
+    border = 32
+    again = detector.detect(np.pad(face, ((border, border), (border, border), (0, 0))))
+    return np.asarray(again.landmarks[0] - border - TEMPLATE) if len(again) == 1 else None
 
 
 def test_a_photo_turned_by_exif_gives_the_very_face_of_the_upright_one(aligned: tuple[Path, Counter[str]]) -> None:
@@ -203,30 +213,28 @@ def test_the_embedders_step_is_the_pipelines(
 # ------------------------------------------------------------------------------------------------- the same bytes
 
 
-def test_two_workers_and_an_interruption_give_the_same_store(
+def test_an_interrupted_store_continued_by_two_workers_is_the_store_of_one(
     photos: Path, aligned: tuple[Path, Counter[str]], tmp_path: Path
 ) -> None:
     whole = _contents(aligned[0])
+    store = tmp_path / "interrupted"
+    shutil.copytree(aligned[0], store)
 
-    two = tmp_path / "two workers"
-    assert align_photos(photos, two, AlignConfig(workers=2)) == aligned[1]
-    assert _contents(two) == whole
+    # Interrupted in the middle of the third line, with most of the work still to do: of the pictures that come later
+    # one is missing with its folder, one is half-written, and the others are there.
+    third = whole[MANIFEST_FILE].index(b'{"key":"bad/')
+    assert whole[MANIFEST_FILE][:third].count(b"\n") == 2
+    os.truncate(store / MANIFEST_FILE, third + 25)
+    shutil.rmtree(face_path(store, "bob/cropped.jpg").parent)
+    face_path(store, ODD_NAME).write_bytes(b"half of a picture")
+    early = [face_path(store, "ann/half.png"), face_path(store, "ann/turned.webp")]
+    before = [path.stat().st_mtime_ns for path in early]
 
-    # Interrupted in the middle of a line: of what comes later one picture is there already and one is not, nor its
-    # folder; a picture that was being written lies about.
-    keys = list(FaceStore(two).records)
-    manifest = two / MANIFEST_FILE
-    start = whole[MANIFEST_FILE].index(b'{"key":"bob/cropped.jpg"')
-    os.truncate(manifest, start + 25)
-    face_path(two, "bob/cropped.jpg").unlink()
-    face_path(two, "bob/cropped.jpg").parent.rmdir()
-    kept = {key: face_path(two, key).stat().st_mtime_ns for key in keys if key in WITH_FACE and key < "bob"}
-    face_path(two, ODD_NAME).write_bytes(b"half of a picture")
+    assert align_photos(photos, store, AlignConfig(workers=2)) == aligned[1]
 
-    assert align_photos(photos, two, AlignConfig(workers=2)) == aligned[1]
-    assert _contents(two) == whole
-    assert len(kept) == 2
-    assert {key: face_path(two, key).stat().st_mtime_ns for key in kept} == kept
+    assert len(FaceStore(store).records) - 2 > 3 * 2 * CHUNK
+    assert _contents(store) == whole
+    assert [path.stat().st_mtime_ns for path in early] == before
 
 
 def _no_pool(*_: Any, **__: Any) -> None:
@@ -386,7 +394,7 @@ def test_a_killed_worker_says_what_to_do_and_the_rest_is_continued(
     pool: type[_PoolInThisProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "breaks_at", 7)
-    with pytest.raises(FacegmError, match="worker was killed.*run again to go on"):
+    with pytest.raises(FacegmError, match=r"worker was killed.*run again to go on"):
         align_photos(_photos(100), tmp_path / "store", AlignConfig(workers=2))
     assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(7 * CHUNK)]
     monkeypatch.setattr(pool, "breaks_at", None)
@@ -404,7 +412,7 @@ def test_only_new_photos_are_aligned_when_some_are_added(pool: type[_PoolInThisP
 # ------------------------------------------------------------------------------------------------- real photos
 
 
-def test_celeba_faces_are_found_where_they_are(shared_data: Path, tmp_path: Path) -> None:
+def test_celeba_faces_are_found_where_they_are(detector: FaceDetector, shared_data: Path, tmp_path: Path) -> None:
     with (shared_data / "celeba291/faces.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))[::300][:20]
     names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
@@ -412,7 +420,7 @@ def test_celeba_faces_are_found_where_they_are(shared_data: Path, tmp_path: Path
     listing = tmp_path / "list.txt"
     listing.write_text("".join(f"{(shared_data / 'celeba291' / name).resolve()}\t{name[:4]}\n" for name in known))
 
-    align_photos(listing, tmp_path / "store", AlignConfig(workers=2))
+    align_photos(listing, tmp_path / "store", AlignConfig(workers=1))
 
     store = FaceStore(tmp_path / "store")
     found = {"/".join(key.split("/")[-2:]): record for key, record in store.records.items()}
@@ -425,4 +433,9 @@ def test_celeba_faces_are_found_where_they_are(shared_data: Path, tmp_path: Path
     # The known landmarks are from the photo before it was cropped to 200x200, where the detector sees other scales.
     assert float(np.median(distances)) < 3
     assert max(float(np.median(distance)) for distance in distances) < 10
-    assert all(store.read_face(record.key).std() > 10 for record in found.values() if record.has_face_image)
+    aligned = [store.read_face(key) for key, record in store.records.items() if record.status == "aligned"]
+    looked_for = [_away_from_template(detector, face) for face in aligned]
+    away = np.array([points for points in looked_for if points is not None])
+    assert len(away) >= 17
+    assert float(np.median(np.hypot(away[:, :2, 0], away[:, :2, 1]))) < 3  # the eyes
+    assert np.abs(away.mean(axis=(0, 1))).max() < 0.75

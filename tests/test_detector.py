@@ -14,7 +14,14 @@ from facenet_pytorch import MTCNN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facegm.align.detector import DetectedFaces, FaceDetector, choose_face
+from facegm.align.detector import (
+    MINIMUM_FACE,
+    PYRAMID_FACTOR,
+    STAGE_THRESHOLDS,
+    DetectedFaces,
+    FaceDetector,
+    choose_face,
+)
 from facegm.data.photos import read_photo
 
 
@@ -63,6 +70,11 @@ def _assert_same_faces(detector: FaceDetector, reference: Any, photo: np.ndarray
 
 def _resized(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def test_the_settings_are_those_of_facenet_pytorch(reference: Any) -> None:
+    ours = (MINIMUM_FACE, list(STAGE_THRESHOLDS), PYRAMID_FACTOR)
+    assert ours == (reference.min_face_size, list(reference.thresholds), reference.factor)
 
 
 @pytest.mark.parametrize(("height", "width"), [(600, 512), (300, 256), (171, 150), (90, 77), (25, 21)])

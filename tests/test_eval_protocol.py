@@ -153,9 +153,9 @@ def test_single_precision_input_is_computed_in_double() -> None:
     single = [x.astype(np.float32) for x in (a, b)]
     double = [x.astype(np.float64) for x in single]
     for variant in STANDARD_VARIANTS:
-        found = [verify(*sides, same, fold, variant=variant).distances for sides in (single, double)]
-        assert found[0].dtype == np.float64
-        assert np.array_equal(*found)
+        of_single, of_double = (verify(a, b, same, fold, variant=variant).distances for a, b in (single, double))
+        assert of_single.dtype == np.float64
+        assert np.array_equal(of_single, of_double)
 
 
 def test_pca_keeps_at_most_the_training_vectors_rank() -> None:

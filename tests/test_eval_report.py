@@ -137,6 +137,7 @@ def test_json_holds_every_number_strictly(report: VerificationReport, tmp_path: 
         assert verification is not None
         assert row["accuracy"] == verification.accuracy
         assert row["standard_error"] == verification.standard_error
+        assert row["mean_threshold"] == pytest.approx(verification.fold_threshold.mean())
         assert row["oracle_accuracy"] == verification.oracle_accuracy
         assert [fold["accuracy"] for fold in row["folds"]] == verification.fold_accuracy.tolist()
         assert [fold["threshold"] for fold in row["folds"]] == verification.fold_threshold.tolist()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from facegm.losses.gm import GMLoss
-from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig, ResidualUnit
 
 
 def test_paper_network_has_27_convolutions_and_28847520_parameters() -> None:
@@ -43,15 +43,14 @@ def test_initial_classification_loss_is_log_classes() -> None:
 
 
 def test_residual_unit_adds_to_its_input() -> None:
-    network = FaceResNet27(FaceResNetConfig(width=0.1), input_size=48)
-    x = torch.randn(2, network.trunk[5].body[0].in_channels, 6, 6)
-    unit = network.trunk[5]
+    unit, x = ResidualUnit(7), torch.randn(2, 7, 6, 6)
 
     def prelu(values: Tensor, slope: Tensor) -> Tensor:
         return torch.where(values > 0, values, slope[:, None, None] * values)
 
-    inner = prelu(nn.functional.conv2d(x, unit.body[0].weight, padding=1), unit.body[1].weight)
-    expected = x + prelu(nn.functional.conv2d(inner, unit.body[2].weight, padding=1), unit.body[3].weight)
+    conv_a, slope_a, conv_b, slope_b = unit.parameters()
+    inner = prelu(nn.functional.conv2d(x, conv_a, padding=1), slope_a)
+    expected = x + prelu(nn.functional.conv2d(inner, conv_b, padding=1), slope_b)
     torch.testing.assert_close(unit(x), expected)
 
 

@@ -334,6 +334,7 @@ def test_a_tree_is_followed_through_links(tmp_path: Path) -> None:
 
 def test_odd_names_in_a_tree_lead_back_to_the_file(tmp_path: Path) -> None:
     names = [b"J\xf6rg/caf\xe9.jpg", "Zoë/été\u2028.jpg".encode(), b"two\nlines/a\nb\tc.png", b" / .jpg"]
+    names += [b"\xc0/sorts before.jpg", "字/by its bytes.jpg".encode()]
     _touch(tmp_path, *names)
     photos = find_photos(tmp_path)
     assert [os.fsencode(photo.key) for photo in photos] == sorted(names)

@@ -27,7 +27,7 @@ STEPS = 20  # 10 epochs of 48 // 24 steps
 
 
 def small_config(store: Path, **train: Any) -> RunConfig:
-    course = {"epochs": 10, "batch_size": 24, "precision": "float32", "log_every": 1, "checkpoint_every": 10}
+    course: dict[str, Any] = {"epochs": 10, "batch_size": 24, "precision": "float32", "log_every": 1, "checkpoint_every": 10}
     return RunConfig(
         data=DataConfig(store=store, jitter=0.2),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
