@@ -29,7 +29,7 @@ format: install  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 
 bench: install  ## measure, and write the figures to benchmarks/results
-	for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark; done
+	for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
 
 install: $(VENV)/installed
 

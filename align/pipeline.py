@@ -1,7 +1,5 @@
 """The alignment of a whole data set: every photo to a face in the store or a reason in the manifest."""
 
-import errno
-import json
 import os
 import signal
 from collections import Counter, deque
@@ -18,24 +16,12 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from facegm.align.detector import MINIMUM_FACE, PYRAMID_FACTOR, STAGE_THRESHOLDS, FaceDetector
+from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
-from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
-from facegm.data.files import replace_atomically
-from facegm.data.photos import Photo, UnreadablePhotoError, find_photos, read_photo
-from facegm.data.store import (
-    FORMAT,
-    MANIFEST_FILE,
-    SETTINGS_FILE,
-    FaceRecord,
-    cut_torn_line,
-    encode_face,
-    encode_record,
-    is_store,
-    read_manifest,
-    read_settings,
-    write_face,
-)
+from facegm.align.growing_store import GrowingStore
+from facegm.data.find_photos import Photo, find_photos, in_order
+from facegm.data.photos import UnreadablePhotoError, read_photo
+from facegm.data.store import FaceRecord, encode_face
 from facegm.errors import FacegmError
 
 CHUNK = 8
@@ -56,88 +42,31 @@ class AlignConfig:
             raise ValueError(f"workers: {self.workers}, must be at least 1")
 
 
-def align_photos(source: Path | list[Photo], output: Path, config: AlignConfig) -> Counter[str]:
+def align_photos(
+    source: Path, output: Path, config: AlignConfig, *, photos: Iterable[Photo] | None = None
+) -> Counter[str]:
     """Align all photos of a folder tree or list into a store; photos that the store knows already are passed over.
 
     Args:
-        source: folder tree `identity/photo.jpg`, a list file, or the photos themselves.
+        source: folder tree `identity/photo.jpg`, or a list file.
         output: the store's folder, made when missing; an interrupted alignment goes on there.
         config: the options.
+        photos: the photos of the source to align; None for all that are found in it.
 
     Returns:
         How many photos of the store have each status, and under `failed: <reason>` how many failed for each reason.
 
     Raises:
-        FacegmError: no photos, or `output` is something else or was made with other options.
+        FacegmError: no photos, or `output` is something else, or a store of other photos or options.
     """
-    photos = find_photos(source) if isinstance(source, Path) else source
-    _open_store(output, config.on_missing)
-    manifest = output / MANIFEST_FILE
-    cut_torn_line(manifest)
-    known = {record.key: record for record in read_manifest(manifest)}
-    waiting = [photo for photo in photos if photo.key not in known]
-    counts = Counter(_kinds(known.values()))
-    with manifest.open("a", encoding="ascii") as lines:
-        progress = tqdm(desc="align", total=len(photos), initial=len(photos) - len(waiting), unit="photo", disable=None)
-        with progress:
-            for record, face in _results(waiting, config):
-                if face is not None:
-                    record = _keep_face(output, record, face)
-                lines.write(encode_record(record))
-                lines.flush()
-                counts.update(_kinds([record]))
-                progress.update()
-    return counts
-
-
-def _open_store(folder: Path, on_missing: str) -> None:
-    settings = {
-        "format": FORMAT,
-        "size": FACE_SIZE,
-        "color": "RGB",
-        "template": TEMPLATE.tolist(),
-        "detector": "facenet-pytorch MTCNN",
-        "minimum_face": MINIMUM_FACE,
-        "stage_thresholds": list(STAGE_THRESHOLDS),
-        "pyramid_factor": PYRAMID_FACTOR,
-        "choice": "largest central",
-        "on_missing": on_missing,
-        "fallback_fraction": FALLBACK_FRACTION,
-    }
-    if is_store(folder):
-        stored = read_settings(folder)
-        changed = [name for name, value in settings.items() if stored.get(name) != value]
-        if changed:
-            raise FacegmError(
-                f"{folder}: this store was made with other settings "
-                f"({', '.join(f'{name}: {stored.get(name)}, now {settings[name]}' for name in changed)}); "
-                "use the same, or another --output"
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FacegmError(f"{folder}: exists and is not a store of aligned faces; give an empty or new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
-
-
-def _keep_face(folder: Path, record: FaceRecord, face: bytes) -> FaceRecord:
-    try:
-        write_face(folder, record.key, face)
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        # The store's names are a little longer than the photos'.
-        return FaceRecord(
-            key=record.key, identity=record.identity, status="failed", reason="file name too long for the store"
-        )
-    return record
-
-
-def _kinds(records: Iterable[FaceRecord]) -> Iterator[str]:
-    for record in records:
-        yield record.status
-        if record.status == "failed":
-            yield f"failed: {record.reason}"
+    found = find_photos(source) if photos is None else in_order(photos)
+    store = GrowingStore(output, source, found, on_missing=config.on_missing)
+    done = len(found) - len(store.waiting)
+    with store, tqdm(desc="align", total=len(found), initial=done, unit="photo", disable=None) as progress:
+        for record, face in _results(store.waiting, config):
+            store.add(record, face)
+            progress.update()
+    return store.counts()
 
 
 Result = tuple[FaceRecord, bytes | None]

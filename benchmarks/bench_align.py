@@ -7,7 +7,8 @@ from facenet_pytorch import MTCNN
 from interleaved import measure, write_results
 
 from facegm.align.pipeline import AlignConfig, align_photos
-from facegm.data.photos import find_photos, read_photo
+from facegm.data.find_photos import find_photos
+from facegm.data.photos import read_photo
 from facegm.demo.photos import write_photos
 
 PHOTOS = 160

@@ -1,15 +1,15 @@
 """The LFW evaluation from photos to report: align what the pairs name, embed, score."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from facegm.align.pipeline import AlignConfig, align_photos
-from facegm.data.photos import Photo
+from facegm.data.find_photos import Photo
 from facegm.data.store import FaceStore, is_store
-from facegm.embedding.embedder import BATCH, FaceEmbedder
+from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.lfw import VerificationReport, evaluate_lfw
 from facegm.eval.pairs import Pairs, read_pairs
@@ -19,7 +19,13 @@ PAIRS_FILE = "pairs.txt"
 
 
 def verify_lfw(
-    model: Path, lfw: Path, output: Path, *, pairs_file: Path | None = None, workers: int | None = None, note: str = ""
+    model: Path,
+    lfw: Path,
+    output: Path,
+    *,
+    pairs_file: Path | None = None,
+    workers: int = os.cpu_count() or 1,
+    note: str = "",
 ) -> VerificationReport:
     """Verify all pairs of an LFW-like set with an exported embedder, and write `report.json` and `report.html`.
 
@@ -28,22 +34,25 @@ def verify_lfw(
         lfw: photos `Name/Name_0001.jpg`, or a store of their aligned faces.
         output: folder of the report and, where `lfw` holds photos, of their aligned faces.
         pairs_file: the protocol file; None for `pairs.txt` in the photos' folder or in the one above.
-        workers: worker processes of the alignment; None for one a processor.
+        workers: worker processes of the alignment.
         note: one line that the report shows beside the numbers.
 
     Raises:
         FacegmError: model, photos or pairs are missing or unusable, or a photo of the pairs cannot be read.
     """
     embedder = FaceEmbedder.load(model)
+    if not lfw.is_dir():
+        raise FacegmError(f"{lfw}: no such folder of photos or aligned faces")
     pairs_file = pairs_file or _find_pairs(lfw)
     pairs = read_pairs(pairs_file)
+    output.mkdir(parents=True, exist_ok=True)
     store, prefix = _aligned(lfw, pairs, output / "aligned", workers)
     faces = _faces(store, prefix, pairs)
 
     report = evaluate_lfw(
         pairs,
         list(faces),
-        _embed(embedder, list(faces.values())),
+        embedder.embed_aligned(list(faces.values()), progress=True),
         face_of=faces.__getitem__,
         fallback_images=[name for name in faces if store.records[prefix + name].status == "center-crop"],
         facts={"model": str(model), "photos": str(lfw), "pairs": str(pairs_file), "embedding": embedder.describe()},
@@ -60,20 +69,16 @@ def _find_pairs(lfw: Path) -> Path:
     raise FacegmError(f"{lfw}: no {PAIRS_FILE} here or in the folder above; give --pairs FILE")
 
 
-def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int | None) -> tuple[FaceStore, str]:
+def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int) -> tuple[FaceStore, str]:
     """The store with the pairs' faces, and what stands before LFW's own names in its keys."""
-    if not lfw.is_dir():
-        raise FacegmError(f"{lfw}: no such folder of photos or aligned faces")
     if is_store(lfw):
         store = FaceStore(lfw)
         return store, _prefix(store, pairs.images[0])
     root = next((root for root in (lfw, *sorted(lfw.iterdir())) if (root / pairs.images[0]).is_file()), None)
     if root is None:
         raise FacegmError(f"{lfw}: {pairs.images[0]}, which the pairs name, is not in this folder or one below")
-    photos = [Photo(path=root / name, key=name, identity=Path(name).parent.name) for name in sorted(pairs.images)]
-    align_photos(
-        photos, output, AlignConfig(on_missing="center-crop", **({} if workers is None else {"workers": workers}))
-    )
+    photos = [Photo(path=root / name, key=name, identity=Path(name).parent.name) for name in pairs.images]
+    align_photos(root, output, AlignConfig(on_missing="center-crop", workers=workers), photos=photos)
     return FaceStore(output), ""
 
 
@@ -99,8 +104,3 @@ def _faces(store: FaceStore, prefix: str, pairs: Pairs) -> dict[str, UInt8[np.nd
             + "; ".join(missing[:5])
         )
     return {name: store.read_face(prefix + name) for name in pairs.images}
-
-
-def _embed(embedder: FaceEmbedder, faces: list[UInt8[np.ndarray, "size size 3"]]) -> np.ndarray:
-    starts = tqdm(range(0, len(faces), BATCH), desc="embed", unit="batch", disable=None)
-    return np.concatenate([embedder.embed_aligned(faces[start : start + BATCH]) for start in starts])

@@ -23,16 +23,17 @@ def find_config(name: str) -> Path:
     Raises:
         UsageError: there is no such file; the shipped ones are named.
     """
-    shipped = {
-        Path(str(file)).name: Path(str(file))
-        for file in files("facegm.configs").iterdir()
-        if file.name.endswith(".yaml")
-    }
     if Path(name).is_file():
         return Path(name)
+    shipped = shipped_configs()
     if name in shipped:
         return shipped[name]
     raise UsageError(f"{name}: no such configuration file; shipped ones: {', '.join(sorted(shipped))}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configuration files that come with the package, by name."""
+    return {file.name: Path(str(file)) for file in files("facegm.configs").iterdir() if file.name.endswith(".yaml")}
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -59,9 +60,13 @@ def parse_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         values = parser.parse_args(["--config", str(path), *overrides])
     except ArgumentError as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path} or an option: {error}") from error
     hints = get_type_hints(RunConfig)
-    return RunConfig(**{name: _section(name, hints[name], values[name].as_dict()) for name in hints})
+    sections = {name: _section(name, hints[name], values[name].as_dict()) for name in hints}
+    try:
+        return RunConfig(**sections)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _section(name: str, section: type[Any], values: dict[str, Any]) -> Any:

@@ -25,7 +25,8 @@ from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
 from facegm.align.pipeline import CHUNK, AlignConfig, align_photos
 from facegm.align.warp import TEMPLATE, center_crop, warp_face
-from facegm.data.photos import Photo, read_photo
+from facegm.data.find_photos import Photo
+from facegm.data.photos import read_photo
 from facegm.data.store import MANIFEST_FILE, FaceRecord, FaceStore, face_path
 from facegm.errors import FacegmError
 
@@ -237,17 +238,37 @@ def test_an_interrupted_store_continued_by_two_workers_is_the_store_of_one(
     assert [path.stat().st_mtime_ns for path in early] == before
 
 
-def _no_pool(*_: Any, **__: Any) -> None:
-    raise AssertionError("a second run has nothing to do, and starts no workers")
-
-
-def test_a_second_run_does_nothing(
+def test_a_second_run_looks_at_unreadable_photos_alone_and_changes_nothing(
     photos: Path, aligned: tuple[Path, Counter[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "ProcessPoolExecutor", _no_pool)
-    before = {path: path.stat().st_mtime_ns for path in aligned[0].rglob("*")}
+    tried: list[str] = []
+
+    def try_again(waiting: list[Photo], _: AlignConfig) -> Iterator[tuple[FaceRecord, None]]:
+        for photo in waiting:
+            tried.append(photo.key)
+            yield FaceStore(aligned[0]).records.get(photo.key) or unreadable[photo.key], None
+
+    unreadable = {key: record for key, record in FaceStore(aligned[0]).records.items() if record.faces is None}
+    monkeypatch.setattr(pipeline, "_results", try_again)
+    before = _contents(aligned[0])
     assert align_photos(photos, aligned[0], AlignConfig(workers=2)) == aligned[1]
-    assert {path: path.stat().st_mtime_ns for path in aligned[0].rglob("*")} == before
+    assert tried == list(unreadable)
+    assert len(tried) > 1
+    assert _contents(aligned[0]) == before
+
+
+def test_a_mended_photo_is_aligned_and_comes_to_its_place(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        shutil.copy(HOPPER, tmp_path / "photos" / name)
+    expected = tmp_path / "expected"
+    align_photos(tmp_path / "photos", expected, AlignConfig(workers=1))
+    (tmp_path / "photos/b.jpg").write_bytes(b"torn")
+    store = tmp_path / "store"
+    assert align_photos(tmp_path / "photos", store, AlignConfig(workers=1))["failed"] == 1
+    shutil.copy(HOPPER, tmp_path / "photos/b.jpg")
+    assert align_photos(tmp_path / "photos", store, AlignConfig(workers=1)) == Counter(aligned=3)
+    assert _contents(store) == _contents(expected)
 
 
 # ------------------------------------------------------------------------------------------------- no face
@@ -289,10 +310,12 @@ def test_on_missing_center_crop_takes_the_middle_of_faceless_photos_alone(tmp_pa
 def test_a_store_is_not_continued_with_other_settings(
     tmp_path: Path, stored: Literal["skip", "center-crop"], asked: Literal["skip", "center-crop"]
 ) -> None:
-    assert align_photos([], tmp_path / "store", AlignConfig(on_missing=stored)) == Counter()
+    assert (
+        align_photos(Path("photos"), tmp_path / "store", photos=[], config=AlignConfig(on_missing=stored)) == Counter()
+    )
     before = _contents(tmp_path / "store")
-    with pytest.raises(FacegmError, match=f"made with other settings .on_missing: {stored}, now {asked}"):
-        align_photos([], tmp_path / "store", AlignConfig(on_missing=asked))
+    with pytest.raises(FacegmError, match=f"made otherwise .on_missing: {stored}, now {asked}"):
+        align_photos(Path("photos"), tmp_path / "store", photos=[], config=AlignConfig(on_missing=asked))
     assert _contents(tmp_path / "store") == before
 
 
@@ -306,7 +329,7 @@ def test_an_output_that_is_something_else_is_left_alone(tmp_path: Path, kind: st
         output.write_text("years of work")
     before = _contents(tmp_path)
     with pytest.raises(FacegmError, match="exists and is not a store of aligned faces"):
-        align_photos([], output, AlignConfig())
+        align_photos(tmp_path / "photos", output, AlignConfig(), photos=[])
     assert _contents(tmp_path) == before
 
 
@@ -316,15 +339,15 @@ def test_an_empty_folder_may_become_a_store_and_an_empty_input_is_an_error(tmp_p
         align_photos(tmp_path / "photos", tmp_path / "store", AlignConfig())
     assert not (tmp_path / "store").exists()
     (tmp_path / "store").mkdir()
-    assert align_photos([], tmp_path / "store", AlignConfig()) == Counter()
+    assert align_photos(Path("photos"), tmp_path / "store", photos=[], config=AlignConfig()) == Counter()
     assert FaceStore(tmp_path / "store").records == {}
 
 
 def test_a_damaged_manifest_stops_before_anything_is_added(tmp_path: Path) -> None:
-    align_photos([], tmp_path / "store", AlignConfig())
+    align_photos(Path("photos"), tmp_path / "store", photos=[], config=AlignConfig())
     (tmp_path / "store" / MANIFEST_FILE).write_text("{}\n")
     with pytest.raises(FacegmError, match=r"manifest\.jsonl, line 1: damaged"):
-        align_photos([], tmp_path / "store", AlignConfig())
+        align_photos(Path("photos"), tmp_path / "store", photos=[], config=AlignConfig())
 
 
 @pytest.mark.parametrize("workers", [0, -1])
@@ -366,7 +389,7 @@ class _PoolInThisProcess:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> type[_PoolInThisProcess]:
     def fail(_: object, photo: Photo, __: bool) -> tuple[FaceRecord, None]:
-        return FaceRecord(key=photo.key, identity=photo.identity, status="failed", reason="a test"), None
+        return FaceRecord(key=photo.key, identity=photo.identity, status="failed", reason="a test", faces=0), None
 
     monkeypatch.setattr(pipeline, "ProcessPoolExecutor", _PoolInThisProcess)
     monkeypatch.setattr(pipeline, "_align_photo", fail)
@@ -384,7 +407,7 @@ def _photos(count: int) -> list[Photo]:
 def test_no_number_of_photos_loses_one(
     pool: type[_PoolInThisProcess], tmp_path: Path, count: int, workers: int
 ) -> None:
-    counts = align_photos(_photos(count), tmp_path / "store", AlignConfig(workers=workers))
+    counts = align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=workers), photos=_photos(count))
     assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(count)]
     assert counts == {"failed": count, "failed: a test": count}
     assert pool.chunks == -(-count // CHUNK)
@@ -395,16 +418,31 @@ def test_a_killed_worker_says_what_to_do_and_the_rest_is_continued(
 ) -> None:
     monkeypatch.setattr(pool, "breaks_at", 7)
     with pytest.raises(FacegmError, match=r"worker was killed.*run again to go on"):
-        align_photos(_photos(100), tmp_path / "store", AlignConfig(workers=2))
+        align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=2), photos=_photos(100))
     assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(7 * CHUNK)]
     monkeypatch.setattr(pool, "breaks_at", None)
-    assert align_photos(_photos(100), tmp_path / "store", AlignConfig(workers=2))["failed"] == 100
+    assert (
+        align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=2), photos=_photos(100))["failed"] == 100
+    )
     assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(100)]
 
 
+def test_a_store_is_not_continued_with_other_photos(pool: type[_PoolInThisProcess], tmp_path: Path) -> None:
+    # The keys may be the same: the faces of one set must never be taken for those of another.
+    align_photos(tmp_path / "lfw", tmp_path / "store", AlignConfig(workers=1), photos=_photos(3))
+    with pytest.raises(FacegmError, match=r"made otherwise \(source: .*lfw, now .*lfw-deepfunneled\)"):
+        align_photos(tmp_path / "lfw-deepfunneled", tmp_path / "store", AlignConfig(workers=1), photos=_photos(3))
+
+
+def test_a_store_inside_the_photos_folder_is_refused(photos: Path) -> None:
+    with pytest.raises(FacegmError, match="lies inside the photos' own folder"):
+        align_photos(photos, photos / "store", AlignConfig(workers=1))
+    assert not (photos / "store").exists()
+
+
 def test_only_new_photos_are_aligned_when_some_are_added(pool: type[_PoolInThisProcess], tmp_path: Path) -> None:
-    align_photos(_photos(20), tmp_path / "store", AlignConfig(workers=1))
-    assert align_photos(_photos(30), tmp_path / "store", AlignConfig(workers=1))["failed"] == 30
+    align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(20))
+    assert align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(30))["failed"] == 30
     assert pool.chunks == 2
     assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(30)]
 

@@ -37,7 +37,11 @@ def test_verbs_and_options_are_these() -> None:
         (["align", "photos"], 2, "required: --output"),
         (["align", "missing", "--output", "store"], 1, "missing: no such folder or list file"),
         (["align", "empty", "--output", "store"], 1, "empty: no photo found"),
-        (["align", "empty", "--output", "store", "--workers", "0"], 2, "--workers: 0, must be at least 1"),
+        (
+            ["align", "empty", "--output", "store", "--workers", "0"],
+            2,
+            "--workers: 0, must be a whole number, at least 1",
+        ),
         (["train"], 2, "give either --config CONFIG"),
         (["train", "--config", "nothing.yaml"], 2, "no such configuration file; shipped ones"),
         (["train", "--config", "demo.yaml", "--train.epoch=1"], 2, "did you mean train.epochs?"),
@@ -45,6 +49,8 @@ def test_verbs_and_options_are_these() -> None:
         (["train", "--resume", "empty"], 1, "not a run folder"),
         (["train", "--resume", "empty", "--train.epochs=2"], 2, "goes by the run's own configuration"),
         (["verify-lfw", "empty", "--lfw", "empty"], 1, "is it a run folder"),
+        (["demo", "--seed", "-1"], 2, "--seed: -1, must be a whole number, at least 0"),
+        (["align", "empty", "--output", "store", "--workers", "two"], 2, "two, must be a whole number"),
     ],
 )
 def test_wrong_use_speaks(
@@ -60,6 +66,14 @@ def test_wrong_use_speaks(
     assert main(arguments) == code
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["empty"], "a refused command leaves nothing behind"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    assert main(["align", str(tmp_path / "photos"), "--output", str(tmp_path / "file" / "store")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["align", "--help"], ["train", "--help"], ["--version"]])

@@ -116,6 +116,12 @@ def test_photos_without_a_face_are_named_or_cropped(embedder: FaceEmbedder, port
     assert embedder.embed([blank], on_missing="center-crop").shape == (1, 24)
 
 
+def test_a_single_photo_is_not_a_list(embedder: FaceEmbedder, portrait: Path) -> None:
+    for photo in (str(portrait), portrait, np.zeros((9, 9, 3), np.uint8)):
+        with pytest.raises(TypeError, match="takes a list of photos"):
+            embedder.embed(photo)  # type: ignore[arg-type]
+
+
 def test_unusable_model_files_are_refused(model_file: Path, tmp_path: Path) -> None:
     with pytest.raises(FacegmError, match="no such model file"):
         FaceEmbedder.load(tmp_path / "missing.safetensors")

@@ -1,6 +1,8 @@
 """The GM loss against hand-computed values, naive float64 loops and finite differences."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -108,6 +110,20 @@ def test_matmul_precision_is_restored() -> None:
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9 has one setting"
+)
+def test_works_where_the_process_chose_tf32_by_the_newer_setting() -> None:
+    # torch refuses to mix its two ways to allow TF32; an application may have used either.
+    code = (
+        "import torch; from facegm.losses.gm import gm_loss; torch.backends.cuda.matmul.fp32_precision = 'tf32';"
+        "x = torch.ones(2, 3); gm_loss(x, torch.eye(3), torch.tensor([0, 1]), alpha=0.1, likelihood_weight=0.1);"
+        "print(torch.backends.cuda.matmul.fp32_precision)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "tf32"
 
 
 def test_logits_rank_classes_by_distance() -> None:

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facegm.data.photos import UnreadablePhotoError, find_photos, read_photo
+from facegm.data.find_photos import find_photos
+from facegm.data.photos import UnreadablePhotoError, read_photo
 from facegm.errors import FacegmError
 
 
@@ -437,3 +438,11 @@ def test_any_names_survive_a_list(
         identity = entries[photo.key]
         assert photo.path == folder / photo.key
         assert photo.identity == ((folder / photo.key).parent.name if identity is None else identity.strip())
+
+
+def test_links_are_followed_but_not_in_a_loop(tmp_path: Path) -> None:
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "1.jpg").touch()
+    (tmp_path / "ann" / "loop").symlink_to(tmp_path)
+    (tmp_path / "bob").symlink_to(tmp_path / "ann")
+    assert [photo.key for photo in find_photos(tmp_path)] == ["ann/1.jpg", "bob/1.jpg"]

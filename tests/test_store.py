@@ -18,7 +18,6 @@ from facegm.data.store import (
     SETTINGS_FILE,
     FaceRecord,
     FaceStore,
-    cut_torn_line,
     encode_face,
     encode_record,
     face_path,
@@ -144,7 +143,7 @@ _STATUSES = ["aligned", "center-crop", "failed"]
 _LINES = tuple(FaceRecord(key=f"Ann/{n}.jpg", identity="Ann", status="aligned", box=[0, 1, 2, 3]) for n in range(3))
 
 
-def test_wherever_the_last_line_is_torn_the_others_are_read_and_can_be_continued(tmp_path: Path) -> None:
+def test_wherever_the_last_line_is_torn_the_others_are_read(tmp_path: Path) -> None:
     store = _make_store(tmp_path / "store", records=_LINES)
     manifest = store / MANIFEST_FILE
     whole = manifest.read_bytes()
@@ -153,15 +152,9 @@ def test_wherever_the_last_line_is_torn_the_others_are_read_and_can_be_continued
         complete = sum(end <= cut for end in ends) - 1
         manifest.write_bytes(whole[:cut])
         assert list(read_manifest(manifest)) == list(_LINES[:complete])
-        cut_torn_line(manifest)
-        assert manifest.read_bytes() == whole[: ends[complete]]
-        with manifest.open("a") as lines:
-            lines.write(encode_record(_LINES[0]))
-        assert list(read_manifest(manifest)) == [*_LINES[:complete], _LINES[0]]
 
 
 def test_no_manifest_is_an_empty_one(tmp_path: Path) -> None:
-    cut_torn_line(tmp_path / MANIFEST_FILE)
     assert list(read_manifest(tmp_path / MANIFEST_FILE)) == []
     assert not (tmp_path / MANIFEST_FILE).exists()
 

@@ -10,24 +10,35 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
+from facegm.data import faces as faces_module
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import load_embedder
 from facegm.errors import FacegmError
+from facegm.losses.config import GMLossConfig
 from facegm.losses.geometry import optimal_distance
 from facegm.models.face_resnet import FaceResNetConfig
-from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
+from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
 from facegm.training.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
+from facegm.training.distributed import autocast_dtype
 from facegm.training.loop import set_learning_rates
 from facegm.training.run import train_run
 from facegm.training.run_folder import read_metrics
 from facegm.training.schedule import linear_warmup, step_decay
+from facegm.training.task import FaceTask
 
 STEPS = 20  # 10 epochs of 48 // 24 steps
 
 
 def small_config(store: Path, **train: Any) -> RunConfig:
-    course: dict[str, Any] = {"epochs": 10, "batch_size": 24, "precision": "float32", "log_every": 1, "checkpoint_every": 10}
+    course: dict[str, Any] = {
+        "epochs": 10,
+        "batch_size": 24,
+        "precision": "float32",
+        "log_every": 1,
+        "checkpoint_every": 10,
+    }
     return RunConfig(
         data=DataConfig(store=store, jitter=0.2),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
@@ -90,6 +101,56 @@ def test_ten_steps_and_resume_equal_twenty(run: Path, small_store: Path, tmp_pat
     assert_same_weights(folder, run)
 
 
+def test_streamed_faces_train_like_resident_ones(
+    run: Path, small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faces_module, "RESIDENT_LIMIT", 0)  # as for a set too large for memory: worker processes decode
+    config = small_config(small_store)
+    train_run(replace(config, data=replace(config.data, workers=2)), tmp_path / "run", is_new=True)
+    assert losses(tmp_path / "run") == losses(run)
+
+
+def test_bfloat16_trains_near_float32(run: Path, small_store: Path, tmp_path: Path) -> None:
+    train_run(small_config(small_store, precision="bfloat16", epochs=1), tmp_path / "run", is_new=True)
+    assert losses(tmp_path / "run") == pytest.approx(losses(run)[:2], rel=0.02)
+    assert losses(tmp_path / "run") != losses(run)[:2]
+
+
+def test_precision_is_bfloat16_where_the_processor_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert autocast_dtype("float32", cpu) is None
+    assert autocast_dtype("bfloat16", cpu) is torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert autocast_dtype("auto", cpu) is torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert autocast_dtype("auto", cpu) is None
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert autocast_dtype("auto", cpu) is None
+
+
+def test_decay_is_for_weights_alone() -> None:
+    loss = GMLossConfig(means_learning_rate_factor=5.0, means_weight_decay=0.25)
+    task = FaceTask(FaceResNetConfig(width=0.1, embedding_dim=16), loss, input_size=48, classes=3)
+    decay, factor = {}, {}
+    for group in task.parameter_groups(OptimizerConfig(weight_decay=0.5)):
+        for parameter in group["params"]:
+            decay[parameter], factor[parameter] = group["weight_decay"], group["factor"]
+    assert set(decay) == set(task.parameters())
+    for module in task.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_weight = isinstance(module, nn.Conv2d | nn.Linear) and name == "weight"
+            expected = 0.25 if name == "means" else 0.5 if is_weight else 0.0
+            assert decay[parameter] == expected
+            assert factor[parameter] == (5.0 if name == "means" else 1.0)
+
+
+def test_a_kill_while_saving_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {}, keep=1)
+    (tmp_path / "checkpoints" / ".step-00000002.pt.77.partial").write_bytes(b"half")
+    save_checkpoint(tmp_path, 2, {}, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.pt"]
+
+
 def test_resuming_a_finished_run_changes_nothing(small_store: Path, tmp_path: Path) -> None:
     config = small_config(small_store, epochs=1)
     train_run(config, tmp_path / "run", is_new=True)
@@ -113,12 +174,32 @@ def test_two_gloo_processes_equal_one(run: Path, small_store: Path, tmp_path: Pa
     assert losses(tmp_path / "two") == pytest.approx(losses(run), abs=1e-4)
 
 
+def test_ranks_with_other_data_stop_with_one_message(small_store: Path, tmp_path: Path) -> None:
+    script = """
+import os
+from pathlib import Path
+from facegm.config import parse_config
+from facegm.training.run import train_run
+
+seed = os.environ["RANK"]
+train_run(parse_config(Path("config.yaml"), [f"--train.seed={seed}"]), Path("run"), is_new=True)
+"""
+    (tmp_path / "config.yaml").write_text(small_config(small_store).to_yaml())
+    (tmp_path / "unequal.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "unequal.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "the processes of this run differ in data or configuration" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model": FaceResNetConfig(width=0.2, embedding_dim=16)}, r"belongs to another run: model was .*width=0\.1"),
         ({"data": "exclude"}, "the training data was 48 faces of 6 identities"),
         ({"train": "seed"}, r"train\.seed was 0, now 5"),
+        ({"optimizer": OptimizerConfig(warmup_fraction=0.1, weight_decay=0.1)}, "optimizer was .*weight_decay=0"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -149,7 +230,9 @@ def test_a_damaged_or_malicious_checkpoint_is_refused(tmp_path: Path, content: b
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store: Path, tmp_path: Path) -> None:
     config = small_config(small_store, checkpoint_every=2)
     wild = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, clip_gradient=float("inf")))
-    with pytest.raises(FacegmError, match=r"step \d+: the loss is .*(nan|inf).* lower optimizer\.learning_rate"):
+    with pytest.raises(
+        FacegmError, match=r"at step \d+, .* the loss became .*(nan|inf).* lower optimizer\.learning_rate"
+    ):
         train_run(wild, tmp_path / "run", is_new=True)
     state = load_newest_checkpoint(tmp_path / "run")
     assert state is None or all(tensor.isfinite().all() for tensor in state["task"].values())

@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FacegmError as error:
         print(f"facegm {verb}: {error}", file=sys.stderr)
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    except OSError as error:  # a full disk, a folder that may not be written: the message names the file
+        print(f"facegm {verb}: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print(f"facegm {verb}: interrupted", file=sys.stderr)
         return INTERRUPTED

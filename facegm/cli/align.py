@@ -1,10 +1,11 @@
 """`facegm align`: photos to a store of aligned faces."""
 
-import os
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+from facegm.cli.options import add_workers
 
 
 def parser() -> ArgumentParser:
@@ -29,23 +30,6 @@ def parser() -> ArgumentParser:
     )
     add_workers(options)
     return options
-
-
-def add_workers(options: ArgumentParser) -> None:
-    """Add `--workers` to a command that aligns."""
-    options.add_argument(
-        "--workers",
-        type=_positive,
-        default=os.cpu_count() or 1,
-        help="worker processes (default: one a processor, %(default)s)",
-    )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ArgumentTypeError(f"{text}, must be at least 1")
-    return number
 
 
 def run(arguments: Sequence[str]) -> None:

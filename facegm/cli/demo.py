@@ -4,6 +4,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from facegm.cli.options import whole_number
+
 
 def parser() -> ArgumentParser:
     """The options of the command."""
@@ -14,7 +16,9 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     options.add_argument("--output", type=Path, default=Path("facegm-demo"), help="folder for all of it (%(default)s)")
-    options.add_argument("--seed", type=int, default=0, help="another seed, other people (%(default)s)")
+    options.add_argument(
+        "--seed", type=whole_number(minimum=0), default=0, help="another seed, other people (%(default)s)"
+    )
     return options
 
 

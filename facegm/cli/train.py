@@ -17,7 +17,7 @@ def parser() -> ArgumentParser:
     options = ArgumentParser(
         prog="facegm train",
         description="Train ResNet-27 with the GM loss on a store of aligned faces. On several GPUs or machines: "
-        "torchrun --nproc_per_node=N -m facegm train ...",
+        "torchrun --nproc_per_node=N --no-python facegm train ...",
         allow_abbrev=False,
     )
     options.add_argument("--output", help="run folder to make; default: runs/NAME-OF-CONFIG")
@@ -43,8 +43,8 @@ def run(arguments: Sequence[str]) -> None:
         folder = Path(chosen.resume)
         if overrides:
             raise UsageError(
-                f"--resume goes by the run's own configuration; edit {folder / CONFIG_FILE} instead of giving "
-                f"{' '.join(overrides)}"
+                f"--resume goes by the run's own configuration, not {' '.join(overrides)}; what may change, such as "
+                f"data.store or train.log_every, is to be edited in {folder / CONFIG_FILE}"
             )
         if not (folder / CONFIG_FILE).is_file():
             raise FacegmError(f"{folder}: not a run folder (no {CONFIG_FILE})")

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.align import add_workers
+from facegm.cli.options import add_workers
 
 
 def parser() -> ArgumentParser:

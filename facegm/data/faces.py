@@ -66,8 +66,8 @@ class LabelledFaces(Dataset[Sample]):
 
     @property
     def alignment(self) -> dict[str, Any]:
-        """How these faces were found and aligned: the settings of their store."""
-        return self._store.settings
+        """How these faces were found and aligned: the settings of their store, without where the photos lay."""
+        return {name: value for name, value in self._store.settings.items() if name != "source"}
 
     @property
     def is_resident(self) -> bool:

@@ -1,9 +1,8 @@
-"""Photos as people have them, decoded to 8-bit RGB; and the folders and lists that name them."""
+"""Photos as people have them, decoded to 8-bit RGB."""
 
 import os
 import warnings
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,7 +10,6 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from facegm.errors import FacegmError
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,78 +87,3 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     return f"{type(error).__name__}: {error}".replace(str(path), path.name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Photo:
-    """One input photo: where it is, its name in the data set, and whose face it shows."""
-
-    path: Path
-    key: str
-    """Relative POSIX path that names the photo within its data set, such as `Ann/Ann_0001.jpg`."""
-    identity: str
-
-
-def find_photos(source: Path) -> list[Photo]:
-    """List the photos of a folder tree `identity/.../photo.jpg`, or of a list file, sorted by key.
-
-    A list file holds one photo a line: its path (relative to the list's folder, or absolute), and optionally a tab
-    and the identity. Without one, the identity is the name of the photo's folder.
-
-    Raises:
-        FacegmError: the source is missing, holds no photo, or names a photo twice.
-    """
-    if source.is_dir():
-        photos = _photos_of_tree(source)
-    elif source.is_file():
-        photos = _photos_of_list(source)
-    else:
-        raise FacegmError(f"{source}: no such folder or list file")
-    if not photos:
-        raise FacegmError(
-            f"{source}: no photo found; expected a folder tree identity/photo.jpg "
-            f"({', '.join(sorted(PHOTO_SUFFIXES))}) or a list file with one photo a line"
-        )
-    return sorted(photos, key=lambda photo: os.fsencode(photo.key))
-
-
-def _photos_of_tree(root: Path) -> list[Photo]:
-    photos = []
-    for folder, folders, files in os.walk(root, onerror=_unlistable, followlinks=True):
-        # A folder called x.jpg holds no identity of its own: it is passed on, and recorded as unreadable.
-        posing = [name for name in folders if Path(name).suffix.lower() in PHOTO_SUFFIXES]
-        folders[:] = [name for name in folders if name not in posing and not name.startswith(".")]
-        for name in [*files, *posing]:
-            if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith("."):
-                path = Path(folder, name)
-                key = path.relative_to(root)
-                identity = key.parts[0] if len(key.parts) > 1 else root.resolve().name
-                photos.append(Photo(path=path, key=key.as_posix(), identity=identity))
-    return photos
-
-
-def _unlistable(error: OSError) -> None:
-    raise FacegmError(f"{error.filename}: cannot list this folder: {error.strerror}")
-
-
-def _photos_of_list(listing: Path) -> list[Photo]:
-    photos: dict[str, Photo] = {}
-    try:
-        # Not splitlines(): it also splits at characters that names may hold, such as U+2028.
-        lines = listing.read_bytes().decode("utf-8-sig", errors="surrogateescape").split("\n")
-    except OSError as error:
-        raise FacegmError(f"{listing}: cannot read this list: {error.strerror}") from error
-    for number, line in enumerate(lines, start=1):
-        if "\0" in line:
-            raise FacegmError(f"{listing}, line {number}: not text; expected a folder or a list of photos")
-        name, _, identity = line.rstrip("\r").partition("\t")
-        if not name.strip():
-            continue
-        path = listing.parent / name
-        key = PurePosixPath(os.path.normpath(name).lstrip("/")).as_posix()
-        if key == ".." or key.startswith("../"):
-            key = path.resolve().as_posix().lstrip("/")
-        if key in photos:
-            raise FacegmError(f"{listing}, line {number}: {name} is listed twice")
-        photos[key] = Photo(path=path, key=key, identity=identity.strip() or path.absolute().parent.name)
-    return list(photos.values())

@@ -4,7 +4,6 @@ PNG keeps the pixels exactly, so that the embedding of a photo is the same wheth
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -41,6 +40,11 @@ class FaceRecord:
     """The detector's probability that the chosen box is a face."""
     faces: int | None = None
     """Number of faces found in the photo."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether another look at the photo would change nothing; one that could not be read may be mended."""
+        return self.status != "failed" or self.faces is not None
 
     @property
     def has_face_image(self) -> bool:
@@ -145,12 +149,3 @@ def read_manifest(path: Path) -> Iterator[FaceRecord]:
                 yield FaceRecord(**json.loads(line))
             except (ValueError, TypeError) as error:
                 raise FacegmError(f"{path}, line {number}: damaged manifest ({error}); align again") from error
-
-
-def cut_torn_line(path: Path) -> None:
-    """Drop what follows the last complete line, so that new lines can be appended."""
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    if not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from facegm.align.pipeline import AlignConfig, align_photos
-from facegm.config import find_config, parse_config
+from facegm.config import parse_config, shipped_configs
 from facegm.demo.photos import write_pairs, write_photos
 from facegm.eval.lfw import VerificationReport
 from facegm.eval.verify_lfw import verify_lfw
@@ -53,7 +53,7 @@ def walk(folder: Path, *, seed: int) -> tuple[VerificationReport, Path]:
     align_photos(training, store, AlignConfig())
 
     logger.info("3/4 train")
-    config = parse_config(find_config("demo.yaml"), [f"--data.store={store}", f"--train.seed={seed}"])
+    config = parse_config(shipped_configs()["demo.yaml"], [f"--data.store={store}", f"--train.seed={seed}"])
     train_run(config, run, is_new=not (run / CONFIG_FILE).exists())
 
     logger.info("4/4 align and verify the held-out identities")

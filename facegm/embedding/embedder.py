@@ -8,21 +8,20 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from tqdm import tqdm
 
 from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
 from facegm.align.warp import FACE_SIZE, TEMPLATE
 from facegm.data.photos import UnreadablePhotoError, read_photo
 from facegm.data.preprocessing import Preprocessing
-from facegm.embedding.model_file import load_embedder
+from facegm.embedding.model_file import MODEL_FILE, load_embedder
 from facegm.embedding.network import embed_faces
 from facegm.errors import FacegmError
 from facegm.models.face_resnet import FaceResNet27
 
 BATCH = 64
 """Faces that go through the network at a time."""
-MODEL_FILE = "embedder.safetensors"
-"""Name of the exported embedder in a run folder."""
 
 PhotoLike = str | Path | UInt8[np.ndarray, "height width 3"]
 
@@ -67,7 +66,7 @@ class FaceEmbedder:
             if not file.is_file():
                 raise FacegmError(f"{path}: no {MODEL_FILE} here; is it a run folder, and is the run at its end?")
         network, preprocessing, alignment = load_embedder(file)
-        if alignment.get("size") != FACE_SIZE or not np.allclose(alignment.get("template", 0), TEMPLATE):
+        if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
         return cls(network.to(device), preprocessing)
 
@@ -96,7 +95,10 @@ class FaceEmbedder:
 
         Raises:
             FacegmError: unreadable photos, or photos without a face, all of them named.
+            TypeError: one photo in place of a list.
         """
+        if isinstance(photos, str | Path | np.ndarray):
+            raise TypeError("embed takes a list of photos; put a single one in brackets")
         faces, troubles = [], []
         for number, photo in enumerate(photos):
             name = f"photo {number}" if isinstance(photo, np.ndarray) else str(photo)
@@ -108,11 +110,13 @@ class FaceEmbedder:
             raise FacegmError("\n".join(troubles))
         return normalised(self.embed_aligned(faces))
 
-    def embed_aligned(self, faces: Sequence[UInt8[np.ndarray, "side side 3"]]) -> Float[np.ndarray, "faces dim"]:
+    def embed_aligned(
+        self, faces: Sequence[UInt8[np.ndarray, "side side 3"]], *, progress: bool = False
+    ) -> Float[np.ndarray, "faces dim"]:
         """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised."""
+        starts = tqdm(range(0, len(faces), BATCH), desc="embed", unit="batch", disable=None if progress else True)
         batches = [
-            embed_faces(self._network, self._preprocessing, np.stack(faces[start : start + BATCH]))
-            for start in range(0, len(faces), BATCH)
+            embed_faces(self._network, self._preprocessing, np.stack(faces[start : start + BATCH])) for start in starts
         ]
         return np.concatenate([np.empty((0, self.dim), np.float32), *batches])
 

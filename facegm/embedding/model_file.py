@@ -15,6 +15,8 @@ from facegm.errors import FacegmError
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
 
 FORMAT = 1
+MODEL_FILE = "embedder.safetensors"
+"""Name of the exported embedder in a run folder."""
 _KEY = "facegm"
 
 
@@ -74,9 +76,10 @@ def load_embedder(path: Path) -> tuple[FaceResNet27, Preprocessing, dict[str, An
         preprocessing = Preprocessing(**description["preprocessing"])
         network = FaceResNet27(FaceResNetConfig(**description["model"]), preprocessing.crop_size)
         network.load_state_dict(tensors)
+        alignment = dict(description["alignment"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FacegmError(f"{path}: this facegm cannot use the embedder ({error})") from error
     unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if unsound:
         raise FacegmError(f"{path}: weights that are not finite in {', '.join(unsound[:3])}")
-    return network.eval(), preprocessing, description["alignment"]
+    return network.eval(), preprocessing, alignment

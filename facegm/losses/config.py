@@ -1,5 +1,6 @@
 """Which loss a run minimises."""
 
+import math
 from dataclasses import dataclass
 
 from facegm.losses.geometry import COLLAPSE_LIKELIHOOD_WEIGHT
@@ -25,8 +26,9 @@ class GMLossConfig:
     """Weight decay of the means; 0 is faithful to the Gaussian model, 0.0005 to the authors' optimiser."""
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise ValueError(f"alpha: {self.alpha}, must not be negative")
+        for name in ("alpha", "means_learning_rate_factor", "means_weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be a number from 0 on")
         if not 0 <= self.likelihood_weight < COLLAPSE_LIKELIHOOD_WEIGHT:
             raise ValueError(
                 f"likelihood_weight: {self.likelihood_weight}, must be at least 0 and below "
@@ -35,6 +37,3 @@ class GMLossConfig:
         for name in ("warmup_fraction", "alpha_start", "likelihood_start"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to 1")
-        for name in ("means_learning_rate_factor", "means_weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)}, must not be negative")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -35,7 +35,7 @@ def gm_loss(
     mean of ||x_i - mu_k||^2 over samples and all classes (Eq. 7). ||x_i||^2 / 2 is common to all logits of a sample
     and left out; features and means are shifted by the mean of the means first, which changes no distance and keeps
     the matrix product exact in single precision. Half-precision input is computed in float32, whatever autocast or
-    TF32 would do: a product in bfloat16 errs by more than a margin of 0.001 is worth.
+    (forward) TF32 would do: a product in bfloat16 errs by more than a margin of 0.001 is worth.
 
     Args:
         features: embeddings x, not normalised.
@@ -84,14 +84,25 @@ def _logits(x: Tensor, mu: Tensor) -> Tensor:
 
 @contextmanager
 def exact_products(device_type: str) -> Iterator[None]:
-    """No autocast and no TF32 inside: the products of the loss keep float32."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """No autocast and no TF32 inside: the forward products of the loss keep float32."""
+    # torch 2.9 replaced one global setting by one for each backend, and refuses a mix of the two.
+    matmuls: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    backends = [backend for backend in matmuls if hasattr(backend, "fp32_precision")]
+    before = [backend.fp32_precision for backend in backends] or torch.get_float32_matmul_precision()
+    _set_precision(backends, ["ieee"] * len(backends) or "highest")
     try:
         with torch.autocast(device_type, enabled=False):
             yield
     finally:
+        _set_precision(backends, before)
+
+
+def _set_precision(backends: list[Any], precision: list[str] | str) -> None:
+    if isinstance(precision, str):
         torch.set_float32_matmul_precision(precision)
+        return
+    for backend, value in zip(backends, precision, strict=True):
+        backend.fp32_precision = value
 
 
 class GMLoss(nn.Module):

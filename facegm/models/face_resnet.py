@@ -8,6 +8,8 @@ from torch import Tensor, nn
 STAGES = ((64, 1), (128, 2), (256, 5), (512, 3))
 """Channels of each stage's convolution at full width, and the number of residual units behind it."""
 STEM_CHANNELS = 32
+MINIMUM_INPUT = 48
+"""Side in pixels of the smallest input that survives the four poolings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +47,15 @@ class FaceResNet27(nn.Module):
         self.input_size = input_size
         stem, *channels = (max(1, round(c * config.width)) for c in (STEM_CHANNELS, *(c for c, _ in STAGES)))
         layers: list[nn.Module] = [_conv(3, stem), nn.PReLU(stem)]
+        if input_size < MINIMUM_INPUT:
+            raise ValueError(
+                f"input size {input_size} is too small: the face network needs at least {MINIMUM_INPUT} pixels"
+            )
         side = input_size - 2
         for incoming, outgoing, (_, units) in zip([stem, *channels], channels, STAGES, strict=False):
             layers += [_conv(incoming, outgoing), nn.PReLU(outgoing), nn.MaxPool2d(2)]
             layers += [ResidualUnit(outgoing) for _ in range(units)]
             side = (side - 2) // 2
-        if side < 1:
-            raise ValueError(f"input size {input_size} is too small: the face network needs at least 48 pixels")
         self.trunk = nn.Sequential(*layers)
         self.embedding = nn.Linear(channels[-1] * side * side, config.embedding_dim)
         _xavier_(self.embedding)

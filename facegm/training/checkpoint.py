@@ -14,8 +14,8 @@ FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
-def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` steps, and delete all but the `keep` newest checkpoints."""
+def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> None:
+    """Write the state after `step` steps; delete all but the `keep` newest checkpoints, and what a kill left of one."""
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
@@ -23,7 +23,8 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> P
         torch.save({"format": FORMAT, "step": step, **state}, file)
     for old in checkpoints(run)[:-keep]:
         old.unlink()
-    return path
+    for partial in folder.glob(".step-*.partial"):
+        partial.unlink()
 
 
 def checkpoints(run: Path) -> list[Path]:

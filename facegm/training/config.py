@@ -1,5 +1,6 @@
 """The configuration of a training run: one dataclass a section, each field's docstring being its help."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,7 @@ import yaml
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.losses.config import GMLossConfig
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_resnet import MINIMUM_INPUT, FaceResNetConfig
 
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -23,7 +24,7 @@ class DataConfig:
     store: Path
     """Store of aligned faces, made by `facegm align`."""
     exclude_identities: list[str] = field(default_factory=list)
-    """Identities to leave out, such as those that the evaluation set holds too."""
+    """Identities to leave out, such as those that the evaluation set holds too; put names of digits in quotes."""
     jitter: float = 0.0
     """Largest random change of contrast and brightness."""
     workers: int = 4
@@ -49,13 +50,13 @@ class OptimizerConfig:
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.8])
     """Shares of the run at which the learning rate is divided by 10."""
     clip_gradient: float = 2.0
-    """Largest L2 norm of the gradient, network and means together; inf for no clipping. A network without
+    """Largest L2 norm of the gradient, network and means together; .inf for no clipping. A network without
     normalisation layers needs one: single steep batches have thrown runs at learning rate 0.1 off for good."""
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "above 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         _require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "at least 0 and below 1")
         _require(self.clip_gradient > 0, "clip_gradient", self.clip_gradient, "above 0")
         ordered = sorted(self.milestones) == self.milestones and all(0 < share < 1 for share in self.milestones)
@@ -84,7 +85,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,12 @@ class RunConfig:
     """The optimiser and its schedule."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The course of the run."""
+
+    def __post_init__(self) -> None:
+        if self.preprocessing.crop_size < MINIMUM_INPUT:
+            raise ValueError(
+                f"preprocessing.crop_size: {self.preprocessing.crop_size}, the network needs at least {MINIMUM_INPUT}"
+            )
 
     def to_yaml(self) -> str:
         """The resolved configuration, with absolute paths, so that it holds wherever it is read."""

@@ -5,6 +5,7 @@ import math
 from contextlib import ExitStack
 from pathlib import Path
 
+import cv2
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -13,12 +14,12 @@ from torch.utils.data import DataLoader
 from facegm.data.augment import augmented_input
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.faces import LabelledFaces, Sample
-from facegm.embedding.model_file import save_embedder
+from facegm.embedding.model_file import MODEL_FILE, save_embedder
 from facegm.errors import FacegmError
 from facegm.training.config import OptimizerConfig, RunConfig
 from facegm.training.distributed import Processes, autocast_dtype
 from facegm.training.progress_log import ProgressLog
-from facegm.training.run_folder import MODEL_FILE, forget_metrics_after
+from facegm.training.run_folder import forget_metrics_after
 from facegm.training.schedule import linear_warmup, step_decay
 from facegm.training.state import TrainingState
 from facegm.training.task import FaceTask
@@ -41,17 +42,24 @@ def train(config: RunConfig, faces: LabelledFaces, run: Path, processes: Process
     plan = draw_plan(config, faces)
     torch.manual_seed(config.train.seed)
     task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, len(faces.identities))
-    task.to(processes.device).to(memory_format=memory_format(processes.device))
+    task.to(processes.device).to(memory_format=torch.channels_last)  # as the input lies in memory
     optimizer = torch.optim.SGD(
         task.parameter_groups(config.optimizer), lr=config.optimizer.learning_rate, momentum=config.optimizer.momentum
     )
     state = TrainingState(run, config, faces, task, optimizer)
     first_step = state.restore()
-
     precision = autocast_dtype(config.train.precision, processes.device)
+    processes.require_equal("the checkpoint they go on from, or in their precision", f"{first_step} {precision}")
+
     module = DistributedDataParallel(task) if processes.world_size > 1 else task
     sampler = StepSampler(plan, first_step=first_step, rank=processes.rank, world_size=processes.world_size)
-    batches = DataLoader(faces, batch_sampler=sampler, num_workers=0 if faces.is_resident else config.data.workers)
+    batches = DataLoader(
+        faces,
+        batch_sampler=sampler,
+        num_workers=0 if faces.is_resident else config.data.workers,
+        worker_init_fn=_start_worker,
+        pin_memory=processes.device.type == "cuda",
+    )
 
     with ExitStack() as stack:
         log = None
@@ -80,9 +88,9 @@ def train(config: RunConfig, faces: LabelledFaces, run: Path, processes: Process
                 means = processes.mean(terms | {"gradient_norm": gradient_norm})
                 if not (math.isfinite(means["loss"]) and math.isfinite(means["gradient_norm"])):
                     raise FacegmError(
-                        f"step {step}: the loss is {means['loss']}, the norm of its gradient {means['gradient_norm']}; "
-                        "lower optimizer.learning_rate or loss.alpha, or give the learning rate a warm-up; "
-                        f"the checkpoints in {run} are from before"
+                        f"at step {step}, or since the line before, the loss became {means['loss']} and its gradient's "
+                        f"norm {means['gradient_norm']}; lower optimizer.learning_rate or loss.alpha, or give the "
+                        f"learning rate a warm-up; the checkpoints in {run} are from before"
                     )
                 if log:
                     log.write(step, means | task.settings(progress) | {"learning_rate": learning_rate})
@@ -121,6 +129,5 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig
     return rate
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """The layout of images in which the device's convolutions are fastest."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers share the processors among themselves

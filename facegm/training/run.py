@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from facegm.data.draws import StepSampler
 from facegm.data.faces import LabelledFaces
 from facegm.data.store import FaceStore
 from facegm.training.config import RunConfig
@@ -27,8 +28,9 @@ def train_run(config: RunConfig, folder: Path, *, is_new: bool) -> None:
         refuse_used_folder(folder)
     store = FaceStore(config.data.store)
     faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
-    draw_plan(config, faces)  # refuses what no batch can be made of, before anything is written
     with join_processes() as processes:
+        # Refuses, before anything is written, what no batch can be made of.
+        StepSampler(draw_plan(config, faces), world_size=processes.world_size)
         processes.require_equal("data or configuration", f"{config} {fingerprint(faces)}")
         if is_new and processes.is_main:
             create_run_folder(folder, config.to_yaml())

@@ -9,16 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError
 
-CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE = (
-    "config.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "embedder.safetensors",
-)
-_PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "opencv-python", "numpy", "scikit-learn")
+CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json", "metrics.jsonl"
+_PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "numpy", "scikit-learn")
 
 
 def refuse_used_folder(run: Path) -> None:
@@ -38,11 +35,11 @@ def create_run_folder(run: Path, config_yaml: str) -> None:
         "command": shlex.join(sys.argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {"opencv": cv2.__version__} | {name: version(name) for name in _PACKAGES},
         "code": _code_version(),
     }
-    replace_atomically(run / ENVIRONMENT_FILE, (json.dumps(environment, indent=2) + "\n").encode())
     replace_atomically(run / CONFIG_FILE, config_yaml.encode())
+    replace_atomically(run / ENVIRONMENT_FILE, (json.dumps(environment, indent=2) + "\n").encode())
 
 
 def _code_version() -> str | None:

@@ -72,6 +72,9 @@ def _identity(config: RunConfig, faces: LabelledFaces) -> dict[str, str]:
     return {
         "model": str(config.model),
         "preprocessing": str(config.preprocessing),
+        "loss": str(config.loss),
+        "optimizer": str(config.optimizer),
+        "data.jitter": str(config.data.jitter),
         "train.epochs": str(config.train.epochs),
         "train.batch_size": str(config.train.batch_size),
         "train.seed": str(config.train.seed),

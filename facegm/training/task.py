@@ -1,5 +1,6 @@
 """What a run trains: the network and the loss as one module that returns named terms."""
 
+import math
 from typing import Any
 
 import torch
@@ -67,11 +68,9 @@ class FaceTask(nn.Module):
     def settings(self, progress: float) -> dict[str, float]:
         """What to log beside the terms: the schedule's values and the distance between means that theory expects."""
         alpha, likelihood_weight = self.margin_and_weight(progress)
-        return {
-            "alpha": alpha,
-            "lambda": likelihood_weight,
-            "optimal_distance": optimal_distance(len(self.loss.means), likelihood_weight),
-        }
+        distance = optimal_distance(len(self.loss.means), likelihood_weight)
+        known = {"optimal_distance": distance} if math.isfinite(distance) else {}  # without lambda there is none
+        return {"alpha": alpha, "lambda": likelihood_weight, **known}
 
     def parameter_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
         """Weights with decay; biases and PReLU slopes without; the means with their own decay and learning rate.
