@@ -2,11 +2,13 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from facegm.align.warp import TEMPLATE
 from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record, write_face
@@ -30,6 +32,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"SKIPPED for want of real data at {DATA} (set FACEGM_DATA): {', '.join(_skipped_for_data)}", yellow=True
         )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: more only get in each other's way on small photos."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from facegm.align import pipeline
@@ -30,6 +29,8 @@ from facegm.data.photos import read_photo
 from facegm.data.store import MANIFEST_FILE, FaceRecord, FaceStore, face_path
 from facegm.errors import FacegmError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Landmarks = np.ndarray
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
@@ -37,14 +38,6 @@ HOPPER_LANDMARKS = np.array([(222, 192), (310, 186), (270, 240), (234, 281), (30
 """Read off the photo by eye."""
 LONG_NAME = "zoe/" + "n" * 246 + ".jpg"  # as long as a file name may be
 ODD_NAME = os.fsdecode(b"zoe/caf\xe9\nphoto.jpg")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

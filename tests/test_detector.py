@@ -1,7 +1,6 @@
 """Protects the face detector: it finds what facenet-pytorch's MTCNN finds, and the subject among the faces."""
 
 import warnings
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 from facenet_pytorch import MTCNN
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,14 +22,7 @@ from facegm.align.detector import (
 )
 from facegm.data.photos import read_photo
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads only get in each other's way at this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
