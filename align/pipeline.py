@@ -2,13 +2,14 @@
 
 import os
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,10 +77,19 @@ _detector: FaceDetector | None = None
 def _start_worker() -> None:
     """Give this process its own detector and one thread."""
     global _detector
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     _detector = FaceDetector()
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work for ever, even when its parent was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _align_chunk(photos: list[Photo], crop_when_missing: bool) -> list[Result]:

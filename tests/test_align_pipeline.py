@@ -7,6 +7,9 @@ the template; and photos that hold no face, or are no photos, are recorded with 
 import csv
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -229,6 +232,39 @@ def test_an_interrupted_store_continued_by_two_workers_is_the_store_of_one(
     assert len(FaceStore(store).records) - 2 > 3 * 2 * CHUNK
     assert _contents(store) == whole
     assert [path.stat().st_mtime_ns for path in early] == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
+def test_killed_in_the_middle_it_leaves_no_worker_and_goes_on_to_the_same_store(
+    photos: Path, aligned: tuple[Path, Counter[str]], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "facegm", "align", str(photos), "--output", str(tmp_path / "store"), "--workers=2"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    manifest = tmp_path / "store" / MANIFEST_FILE
+    _wait_for(lambda: manifest.is_file() and manifest.read_bytes().count(b"\n") >= 1)
+    workers = [
+        Path("/proc", child) for child in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    ]
+    running.kill()
+    running.wait()
+    assert len(workers) >= 2
+    _wait_for(lambda: not any("spawn_main" in _command_line(worker) for worker in workers))
+    assert align_photos(photos, tmp_path / "store", AlignConfig(workers=1)) == aligned[1]
+    assert _contents(tmp_path / "store") == _contents(aligned[0])
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def _command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def test_a_second_run_looks_at_unreadable_photos_alone_and_changes_nothing(

@@ -94,7 +94,7 @@ def test_ten_steps_and_resume_equal_twenty(run: Path, small_store: Path, tmp_pat
     folder = tmp_path / "resumed"
     train_run(small_config(small_store), folder, is_new=True)
     (folder / "checkpoints" / "step-00000020.pt").unlink()
-    (folder / "checkpoints" / ".step-00000020.pt.1.partial").write_bytes(b"half")
+    (folder / "checkpoints" / ".step-00000020.pt.partial").write_bytes(b"half")
     (folder / "embedder.safetensors").unlink()
     train_run(small_config(small_store), folder, is_new=False)
     assert losses(folder) == losses(run)
@@ -146,7 +146,7 @@ def test_decay_is_for_weights_alone() -> None:
 
 def test_a_kill_while_saving_leaves_nothing_for_ever(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, {}, keep=1)
-    (tmp_path / "checkpoints" / ".step-00000002.pt.77.partial").write_bytes(b"half")
+    (tmp_path / "checkpoints" / ".step-00000003.pt.partial").write_bytes(b"half")
     save_checkpoint(tmp_path, 2, {}, keep=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.pt"]
 

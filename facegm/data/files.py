@@ -11,13 +11,14 @@ from typing import BinaryIO
 def atomic_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     """Open a file beside `path` for writing, and rename it to `path` when the block ends without an error.
 
-    Readers see the old file or the new one, never a part.
+    Readers see the old file or the new one, never a part. What a kill leaves beside it has a fixed name, so that the
+    next attempt at the same file takes its place.
 
     Args:
         path: the file to create or replace; its folder exists.
         sync: wait until the disk holds the content, so that it also survives a power cut.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = path.with_name(f".{path.name}.partial")
     try:
         with aside.open("wb") as file:
             yield file
