@@ -11,13 +11,13 @@ from facegm.data.find_photos import find_photos
 from facegm.data.photos import read_photo
 from facegm.demo.photos import write_photos
 
-PHOTOS = 160
+PHOTOS = 480  # enough that the start of the workers, some seconds, does not decide
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_photos(folder / "photos", identities=range(16), photos_per_identity=PHOTOS // 16, seed=0)
+        write_photos(folder / "photos", identities=range(40), photos_per_identity=PHOTOS // 40, seed=0)
         paths = [photo.path for photo in find_photos(folder / "photos")]
         detector = MTCNN(keep_all=True, device="cpu")
         store = iter(range(100))
