@@ -12,11 +12,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -385,95 +383,10 @@ def test_there_is_at_least_one_worker(workers: int) -> None:
         AlignConfig(workers=workers)
 
 
-# ------------------------------------------------------------------------------------------------- the queue
-
-
-class _PoolInThisProcess:
-    """Stands in for the process pool: work is done at once, and the `breaks_at`-th chunk kills its worker."""
-
-    breaks_at: int | None = None
-    chunks = 0
-
-    def __init__(self, workers: int, **_: Any) -> None:
-        self.workers = workers
-        type(self).chunks = 0
-
-    def __enter__(self) -> "_PoolInThisProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def shutdown(self, **_: Any) -> None: ...
-
-    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        if type(self).chunks == type(self).breaks_at:
-            future.set_exception(BrokenProcessPool("killed"))
-        else:
-            future.set_result(work(*arguments))
-        type(self).chunks += 1
-        return future
-
-
-@pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> type[_PoolInThisProcess]:
-    def fail(_: object, photo: Photo, __: bool) -> tuple[FaceRecord, None]:
-        return FaceRecord(key=photo.key, identity=photo.identity, status="failed", reason="a test", faces=0), None
-
-    monkeypatch.setattr(pipeline, "ProcessPoolExecutor", _PoolInThisProcess)
-    monkeypatch.setattr(pipeline, "_align_photo", fail)
-    monkeypatch.setattr(pipeline, "_detector", object())
-    monkeypatch.setattr(_PoolInThisProcess, "breaks_at", None)
-    return _PoolInThisProcess
-
-
-def _photos(count: int) -> list[Photo]:
-    return [Photo(path=Path(f"{number}.jpg"), key=f"{number:04}.jpg", identity="x") for number in range(count)]
-
-
-@pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 23, 24, 25, 26, 47, 48, 49, 57, 120, 121, 300])
-def test_no_number_of_photos_loses_one(
-    pool: type[_PoolInThisProcess], tmp_path: Path, count: int, workers: int
-) -> None:
-    counts = align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=workers), photos=_photos(count))
-    assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(count)]
-    assert counts == {"failed": count, "failed: a test": count}
-    assert pool.chunks == -(-count // CHUNK)
-
-
-def test_a_killed_worker_says_what_to_do_and_the_rest_is_continued(
-    pool: type[_PoolInThisProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pool, "breaks_at", 7)
-    with pytest.raises(FacegmError, match=r"worker was killed.*run again to go on"):
-        align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=2), photos=_photos(100))
-    assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(7 * CHUNK)]
-    monkeypatch.setattr(pool, "breaks_at", None)
-    assert (
-        align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=2), photos=_photos(100))["failed"] == 100
-    )
-    assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(100)]
-
-
-def test_a_store_is_not_continued_with_other_photos(pool: type[_PoolInThisProcess], tmp_path: Path) -> None:
-    # The keys may be the same: the faces of one set must never be taken for those of another.
-    align_photos(tmp_path / "lfw", tmp_path / "store", AlignConfig(workers=1), photos=_photos(3))
-    with pytest.raises(FacegmError, match=r"made otherwise \(source: .*lfw, now .*lfw-deepfunneled\)"):
-        align_photos(tmp_path / "lfw-deepfunneled", tmp_path / "store", AlignConfig(workers=1), photos=_photos(3))
-
-
 def test_a_store_inside_the_photos_folder_is_refused(photos: Path) -> None:
     with pytest.raises(FacegmError, match="lies inside the photos' own folder"):
         align_photos(photos, photos / "store", AlignConfig(workers=1))
     assert not (photos / "store").exists()
-
-
-def test_only_new_photos_are_aligned_when_some_are_added(pool: type[_PoolInThisProcess], tmp_path: Path) -> None:
-    align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(20))
-    assert align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(30))["failed"] == 30
-    assert pool.chunks == 2
-    assert list(FaceStore(tmp_path / "store").records) == [photo.key for photo in _photos(30)]
 
 
 # ------------------------------------------------------------------------------------------------- real photos
