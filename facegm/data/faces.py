@@ -1,7 +1,9 @@
 """The labelled faces of a store as a data set for training."""
 
+import hashlib
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +70,14 @@ class LabelledFaces(Dataset[Sample]):
     def alignment(self) -> dict[str, Any]:
         """How these faces were found and aligned: the settings of their store, without where the photos lay."""
         return {name: value for name, value in self._store.settings.items() if name != "source"}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short digest of the names and identities of all faces."""
+        digest = hashlib.sha256()
+        for key, label in zip(self.keys, self.labels, strict=True):
+            digest.update(f"{key}\0{self.identities[label]}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()[:16]
 
     @property
     def is_resident(self) -> bool:

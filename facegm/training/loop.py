@@ -27,19 +27,19 @@ from facegm.training.task import FaceTask
 logger = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, faces: LabelledFaces, run: Path, processes: Processes) -> None:
+def train(config: RunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, processes: Processes) -> None:
     """Train from the newest checkpoint of the run folder, or from the beginning, to the end; export the embedder.
 
     Args:
         config: what to train.
         faces: the training faces.
+        plan: what the order of the faces and their augmentation follow from.
         run: an existing run folder; checkpoints, logs and `embedder.safetensors` are written there.
         processes: this process among those of the run.
 
     Raises:
         FacegmError: a checkpoint of another network or data set, or a loss that is not finite.
     """
-    plan = draw_plan(config, faces)
     torch.manual_seed(config.train.seed)
     task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, len(faces.identities))
     task.to(processes.device).to(memory_format=torch.channels_last)  # as the input lies in memory
@@ -102,22 +102,6 @@ def train(config: RunConfig, faces: LabelledFaces, run: Path, processes: Process
         save_embedder(run / MODEL_FILE, task.network, config.model, config.preprocessing, faces.alignment)
         logger.info(f"done: {run / MODEL_FILE}")
     processes.wait()
-
-
-def draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
-    """The numbers of a run that the order of its faces and their augmentation follow from.
-
-    Raises:
-        FacegmError: the faces do not fill one batch.
-    """
-    return DrawPlan(
-        faces=len(faces),
-        batch_size=config.train.batch_size,
-        epochs=config.train.epochs,
-        seed=config.train.seed,
-        preprocessing=config.preprocessing,
-        jitter=config.data.jitter,
-    )
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from facegm.data.draws import StepSampler
+from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.faces import LabelledFaces
 from facegm.data.store import FaceStore
 from facegm.training.config import RunConfig
 from facegm.training.distributed import join_processes
-from facegm.training.loop import draw_plan, train
+from facegm.training.loop import train
 from facegm.training.run_folder import create_run_folder, refuse_used_folder
-from facegm.training.state import fingerprint
 
 
 def train_run(config: RunConfig, folder: Path, *, is_new: bool) -> None:
@@ -29,10 +28,26 @@ def train_run(config: RunConfig, folder: Path, *, is_new: bool) -> None:
     store = FaceStore(config.data.store)
     faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
     with join_processes() as processes:
-        # Refuses, before anything is written, what no batch can be made of.
-        StepSampler(draw_plan(config, faces), world_size=processes.world_size)
-        processes.require_equal("data or configuration", f"{config} {fingerprint(faces)}")
+        plan = _draw_plan(config, faces)
+        StepSampler(plan, world_size=processes.world_size)  # refuses, before anything is written, an indivisible batch
+        processes.require_equal("data or configuration", f"{config} {faces.fingerprint}")
         if is_new and processes.is_main:
             create_run_folder(folder, config.to_yaml())
         processes.wait()
-        train(config, faces, folder, processes)
+        train(config, faces, plan, folder, processes)
+
+
+def _draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
+    """The numbers of a run that the order of its faces and their augmentation follow from.
+
+    Raises:
+        FacegmError: the faces do not fill one batch.
+    """
+    return DrawPlan(
+        faces=len(faces),
+        batch_size=config.train.batch_size,
+        epochs=config.train.epochs,
+        seed=config.train.seed,
+        preprocessing=config.preprocessing,
+        jitter=config.data.jitter,
+    )

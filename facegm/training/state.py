@@ -1,6 +1,5 @@
 """What a checkpoint holds, and whether it belongs to the run that wants to go on from it."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -56,17 +55,6 @@ class TrainingState:
         return int(state["step"])
 
 
-def fingerprint(faces: LabelledFaces) -> str:
-    """A short digest of the names and identities of all training faces."""
-    digest = hashlib.sha256()
-    for key, label in zip(faces.keys, faces.labels, strict=True):
-        digest.update(
-            key.encode(errors="surrogateescape") + b"\0" + faces.identities[label].encode(errors="surrogateescape")
-        )
-        digest.update(b"\n")
-    return digest.hexdigest()[:16]
-
-
 def _identity(config: RunConfig, faces: LabelledFaces) -> dict[str, str]:
     """What must be equal for a checkpoint to fit, by config key."""
     return {
@@ -78,5 +66,5 @@ def _identity(config: RunConfig, faces: LabelledFaces) -> dict[str, str]:
         "train.epochs": str(config.train.epochs),
         "train.batch_size": str(config.train.batch_size),
         "train.seed": str(config.train.seed),
-        "the training data": f"{len(faces)} faces of {len(faces.identities)} identities ({fingerprint(faces)})",
+        "the training data": f"{len(faces)} faces of {len(faces.identities)} identities ({faces.fingerprint})",
     }
