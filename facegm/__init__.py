@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from facegm.embedding.embedder import FaceEmbedder as FaceEmbedder
-    from facegm.losses.gm import GMLoss as GMLoss
     from facegm.losses.gm import gm_loss as gm_loss
+    from facegm.losses.gm_module import GMLoss as GMLoss
+    from facegm.losses.gm_module import GMLossConfig as GMLossConfig
 
 __version__ = version("facegm")
-__all__ = ["FaceEmbedder", "GMLoss", "__version__", "gm_loss"]
+__all__ = ["FaceEmbedder", "GMLoss", "GMLossConfig", "__version__", "gm_loss"]
 
 _HOMES = {
     "FaceEmbedder": "facegm.embedding.embedder",
-    "GMLoss": "facegm.losses.gm",
+    "GMLoss": "facegm.losses.gm_module",
+    "GMLossConfig": "facegm.losses.gm_module",
     "gm_loss": "facegm.losses.gm",
 }
 

@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,9 @@ from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record, wr
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 _skipped_for_data: list[str] = []
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run as Python; has to be said before triton is imported
 
 
 @pytest.fixture
@@ -41,6 +46,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Torchrun:
+    """Run a script, or `-m MODULE`, with its arguments as so many gloo processes in a folder; the caller checks."""
+
+    def run(processes: int, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -23,34 +23,37 @@ def test_optimal_distance_at_its_ends() -> None:
     assert optimal_distance(10, 0.4999) > 0
 
 
-def test_free_means_and_features_descend_to_the_optimum() -> None:
+@pytest.mark.parametrize("likelihood_weight", [0.1, 0.01])
+@pytest.mark.parametrize(("classes", "dim"), [(10, 12), (100, 99)])
+def test_free_means_and_features_descend_to_the_optimum(classes: int, dim: int, likelihood_weight: float) -> None:
     # Independent of the closed form: only the loss is minimised, from small random points with dim >= classes - 1.
     generator = torch.Generator().manual_seed(0)
-    x, mu = (0.1 * torch.randn(10, 12, generator=generator, dtype=torch.float64) for _ in range(2))
-    labels = torch.arange(10)
+    x, mu = (0.01 * torch.randn(classes, dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.arange(classes)
     x.requires_grad_()
     mu.requires_grad_()
-    optimizer = torch.optim.LBFGS([x, mu], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
+    optimizer = torch.optim.LBFGS([x, mu], max_iter=800, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
 
     def closure() -> float:
         optimizer.zero_grad()
-        loss = gm_loss(x, mu, labels, alpha=0.3, likelihood_weight=0.1).total
+        loss = gm_loss(x, mu, labels, alpha=0.3, likelihood_weight=likelihood_weight).total
         loss.backward()
         return loss.item()
 
     optimizer.step(closure)
-    distances = torch.pdist(mu.detach())
-    assert distances.min().item() == pytest.approx(optimal_distance(10, 0.1), abs=1e-3)
-    assert distances.max().item() == pytest.approx(optimal_distance(10, 0.1), abs=1e-3)
+    distances, expected = torch.pdist(mu.detach()), optimal_distance(classes, likelihood_weight)
+    assert distances.min().item() == pytest.approx(expected, abs=1e-3)
+    assert distances.max().item() == pytest.approx(expected, abs=1e-3)
     measured = measure_geometry(x.detach(), mu.detach(), labels)
     assert measured["own_distance"].item() == pytest.approx(0, abs=1e-3)
-    assert measured["posterior"].item() == pytest.approx(1 - 2 * 0.1 * 9 / 10, abs=1e-3)
+    assert measured["posterior"].item() == pytest.approx(1 - 2 * likelihood_weight * (classes - 1) / classes, abs=1e-3)
 
 
-def test_monitors_equal_plain_formulas() -> None:
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_monitors_equal_plain_formulas(shift: float) -> None:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(20, 6, generator=generator)
-    mu = torch.randn(7, 6, generator=generator)
+    x = torch.randn(20, 6, generator=generator) + shift
+    mu = torch.randn(7, 6, generator=generator) + shift
     labels = torch.randint(7, (20,), generator=generator)
     measured = {name: value.item() for name, value in measure_geometry(x, mu, labels).items()}
     distances = torch.cdist(x, mu)

@@ -1,33 +1,62 @@
-"""The GM loss against hand-computed values, naive float64 loops and finite differences."""
+"""The GM loss, by every implementation, against hand-computed values, naive float64 loops and finite differences."""
 
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from facegm.losses.gm import GMLoss, gm_logits, gm_loss, mean_squared_distance
+from facegm.losses import implementation
+from facegm.losses.gm import gm_logits, gm_loss
+from facegm.losses.gm_function import Regularizer
+from facegm.losses.gm_module import GMLoss, GMLossConfig
+from facegm.losses.implementation import Implementation
+from facegm.losses.interface import Progress
 
 X = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
 MU = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]], dtype=torch.float64)
 Y = torch.tensor([1, 2])
+by_each = pytest.mark.parametrize("by", ["dense", "chunked"])
 
 
-def naive_terms(x: Tensor, mu: Tensor, y: Tensor, alpha: float) -> tuple[float, float]:
-    """Eq. 19 and Eq. 7, one distance at a time."""
-    classification, likelihood = 0.0, 0.0
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    """Blocks of 7 classes, so that small cases have several, and a last one that is not full."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(implementation, "block_size", lambda _: 7)
+        yield
+
+
+def naive_terms(x: Tensor, mu: Tensor, y: Tensor, alpha: float) -> tuple[float, float, float]:
+    """Eq. 19, Eq. 7 and its part of the own classes, one distance at a time."""
+    classification, mixture, own = 0.0, 0.0, 0.0
     for feature, label in zip(x.tolist(), y.tolist(), strict=True):
         logits = []
         for k, mean in enumerate(mu.tolist()):
             squared = math.fsum((a - b) ** 2 for a, b in zip(feature, mean, strict=True))
             logits.append(-(1 + alpha * (k == label)) * squared / 2)
-            likelihood += squared / len(x) / len(mu)
+            mixture += squared / len(x) / len(mu)
+            own += squared / len(x) * (k == label)
         top = max(logits)
         log_sum = top + math.log(math.fsum(math.exp(logit - top) for logit in logits))
         classification += (log_sum - logits[label]) / len(x)
-    return classification, likelihood
+    return classification, mixture, own
+
+
+def plain_total(
+    x: Tensor, mu: Tensor, y: Tensor, alpha: float, likelihood_weight: float, regularizer: Regularizer = "mixture"
+) -> Tensor:
+    """The loss by broadcasting and automatic differentiation."""
+    squared = (x[:, None] - mu).square().sum(dim=2)
+    is_own = torch.nn.functional.one_hot(y, len(mu)).to(x)
+    likelihood = squared.mean() if regularizer == "mixture" else (squared * is_own).sum() / len(x)
+    return cross_entropy(-0.5 * (1 + alpha * is_own) * squared, y) + likelihood_weight * likelihood
 
 
 def random_case(batch: int, classes: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,10 +66,17 @@ def random_case(batch: int, classes: int, dim: int, seed: int = 0) -> tuple[Tens
     return x, mu, torch.randint(classes, (batch,), generator=generator)
 
 
-def test_golden_values_and_gradients() -> None:
+def relative_error(found: Tensor | None, expected: Tensor | None) -> float:
+    assert found is not None
+    assert expected is not None
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+@by_each
+def test_golden_values_and_gradients(by: Implementation) -> None:
     # Worked out by hand in float64 for two samples, three classes, alpha 0.5, lambda 0.1.
     x, mu = X.clone().requires_grad_(), MU.clone().requires_grad_()
-    terms = gm_loss(x, mu, Y, alpha=0.5, likelihood_weight=0.1)
+    terms = gm_loss(x, mu, Y, alpha=0.5, likelihood_weight=0.1, implementation=by)
     terms.total.backward()
     assert terms.likelihood.item() == pytest.approx(11 / 3, abs=1e-9)
     assert terms.classification.item() == pytest.approx(1.8543982705, abs=1e-9)
@@ -53,51 +89,119 @@ def test_golden_values_and_gradients() -> None:
     torch.testing.assert_close(mu.grad, torch.tensor(d_mu, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
-def test_golden_values_without_margin() -> None:
-    x = X.clone().requires_grad_()
-    terms = gm_loss(x, MU, Y, alpha=0.0, likelihood_weight=0.0)
+@by_each
+def test_golden_values_without_margin(by: Implementation) -> None:
+    x, mu = X.clone().requires_grad_(), MU.clone().requires_grad_()
+    terms = gm_loss(x, mu, Y, alpha=0.0, likelihood_weight=0.0, implementation=by)
     terms.total.backward()
     assert terms.total.item() == pytest.approx(1.2395447662, abs=1e-9)
+    d_x = [[0.0, -0.1065069789], [-0.8402395316, 0.0532534895]]
+    d_mu = [[0.0532534895, -0.2869860422], [-0.0532534895, -0.2130139578], [0.8402395316, 0.5532534895]]
     assert x.grad is not None
-    d_x = torch.tensor([[0.0, -0.1065069789], [-0.8402395316, 0.0532534895]], dtype=torch.float64)
-    torch.testing.assert_close(x.grad, d_x, atol=1e-9, rtol=0)
+    assert mu.grad is not None
+    torch.testing.assert_close(x.grad, torch.tensor(d_x, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(mu.grad, torch.tensor(d_mu, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.01, 1.0])
-@pytest.mark.parametrize(("batch", "classes", "dim"), [(1, 2, 1), (7, 5, 3), (16, 33, 8)])
-def test_equals_a_naive_loop(batch: int, classes: int, dim: int, alpha: float) -> None:
-    x, mu, y = random_case(batch, classes, dim)
-    terms = gm_loss(x, mu, y, alpha=alpha, likelihood_weight=0.1)
-    classification, likelihood = naive_terms(x, mu, y, alpha)
-    assert terms.classification.item() == pytest.approx(classification, rel=1e-12)
-    assert terms.likelihood.item() == pytest.approx(likelihood, rel=1e-12)
-    assert terms.total.item() == pytest.approx(classification + 0.1 * likelihood, rel=1e-12)
+@by_each
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_shape_equals_a_naive_loop(by: Implementation, data: st.DataObject) -> None:
+    # Ragged sizes, one sample, one class, classes without a sample, several samples of a class, features far off.
+    batch, classes, dim = (data.draw(st.integers(1, most)) for most in (9, 30, 6))
+    x, mu, _ = random_case(batch, classes, dim, seed=data.draw(st.integers(0, 2**30)))
+    y = torch.tensor(data.draw(st.lists(st.integers(0, classes - 1), min_size=batch, max_size=batch)))
+    alpha, weight = data.draw(st.sampled_from([0.0, 0.01, 1.0])), data.draw(st.sampled_from([0.0, 0.1, 0.49]))
+    regularizer: Regularizer = data.draw(st.sampled_from(["mixture", "own"]))
+    shift, spread = data.draw(st.sampled_from([0.0, 3.0, 100.0])), data.draw(st.sampled_from([0.01, 1.0, 10.0]))
+    x, mu = (shift + spread * x).requires_grad_(), (shift + mu).requires_grad_()
+
+    terms = gm_loss(x, mu, y, alpha=alpha, likelihood_weight=weight, regularizer=regularizer, implementation=by)
+    classification, mixture, own = naive_terms(x, mu, y, alpha)
+    likelihood = mixture if regularizer == "mixture" else own
+    assert terms.classification.item() == pytest.approx(classification, rel=1e-10, abs=1e-10)
+    assert terms.likelihood.item() == pytest.approx(likelihood, rel=1e-10)
+    assert terms.total.item() == pytest.approx(classification + weight * likelihood, rel=1e-10, abs=1e-10)
+
+    found = torch.autograd.grad(terms.total, (x, mu))
+    expected = torch.autograd.grad(plain_total(x, mu, y, alpha, weight, regularizer), (x, mu))
+    scale = 1 + x.detach().abs().max().item()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11 * scale)
 
 
-def test_gradcheck() -> None:
-    x, mu, y = random_case(5, 4, 3)
+@by_each
+@pytest.mark.parametrize("regularizer", ["mixture", "own"])
+def test_gradcheck(by: Implementation, regularizer: Regularizer) -> None:
+    x, mu, y = random_case(5, 9, 3)
 
-    def loss(x: Tensor, mu: Tensor) -> Tensor:
-        return gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1).total
+    def terms(x: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:  # each by itself, so that each may be used alone
+        found = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, regularizer=regularizer, implementation=by)
+        return found.classification, found.likelihood
 
-    assert torch.autograd.gradcheck(loss, (x.requires_grad_(), mu.requires_grad_()))
+    assert torch.autograd.gradcheck(terms, (x.requires_grad_(), mu.requires_grad_()))
 
 
-def test_single_precision_survives_a_common_offset() -> None:
+@by_each
+def test_backward_can_be_repeated(by: Implementation) -> None:
+    # The first backward overwrites the buffer that the forward pass kept; the second must not read it.
+    x, mu, y = random_case(6, 20, 4)
+    x, mu = x.requires_grad_(), mu.requires_grad_()
+    total = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, implementation=by).total
+    first = torch.autograd.grad(total, (x, mu), retain_graph=True)
+    second = torch.autograd.grad(total, (x, mu))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@by_each
+def test_single_precision_survives_a_common_offset(by: Implementation) -> None:
     # Without centring, the products of features shifted by +3 in 512 dimensions cancel catastrophically.
     x, mu, y = random_case(64, 1000, 512)
-    x, mu = 0.3 * x + 3, 0.1 * mu + 3
-    exact = gm_loss(x, mu, y, alpha=0.01, likelihood_weight=0.001)
-    single = gm_loss(x.float(), mu.float(), y, alpha=0.01, likelihood_weight=0.001)
-    assert single.total.item() == pytest.approx(exact.total.item(), rel=1e-5)
+    x, mu = (0.3 * x + 3).requires_grad_(), (0.1 * mu + 3).requires_grad_()
+    exact = plain_total(x, mu, y, 0.01, 0.001)
+    exact.backward()
+    x_single, mu_single = (tensor.detach().float().requires_grad_() for tensor in (x, mu))
+    total = gm_loss(x_single, mu_single, y, alpha=0.01, likelihood_weight=0.001, implementation=by).total
+    total.backward()
+    assert total.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert relative_error(x_single.grad, x.grad) < 1e-5
+    assert relative_error(mu_single.grad, mu.grad) < 1e-5
 
 
-def test_autocast_and_half_precision_features_do_not_reach_the_products() -> None:
+@by_each
+def test_the_margin_counts_where_the_posterior_is_nearly_one(by: Implementation) -> None:
+    # At log odds of -30 single precision rounds the posterior to 1; loss and gradient must still be right.
+    mu = torch.eye(20, dtype=torch.float64) * 5.7
+    x, y = mu[:6] * 0.9, torch.arange(6)
+    exact, _, _ = naive_terms(x, mu, y, alpha=0.5)
+    assert exact < 1e-11
+    x_single = x.float().requires_grad_()
+    terms = gm_loss(x_single, mu.float(), y, alpha=0.5, likelihood_weight=0.0, implementation=by)
+    assert terms.classification.item() == pytest.approx(exact, rel=1e-4)
+    terms.total.backward()
+    x.requires_grad_()
+    plain_total(x, mu, y, 0.5, 0.0).backward()
+    assert relative_error(x_single.grad, x.grad) < 1e-4
+
+
+@by_each
+def test_nothing_overflows_for_features_far_from_all_means(by: Implementation) -> None:
+    x, mu, y = random_case(8, 30, 16)
+    x = (1e4 * x).float().requires_grad_()
+    terms = gm_loss(x, mu.float(), y, alpha=1.0, likelihood_weight=0.1, implementation=by)
+    terms.total.backward()
+    assert terms.classification.item() == pytest.approx(naive_terms(x, mu.float(), y, 1.0)[0], rel=1e-5)
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@by_each
+def test_autocast_and_half_precision_features_do_not_reach_the_products(by: Implementation) -> None:
     x, mu, y = random_case(32, 50, 64)
     half = x.bfloat16()
     expected = gm_loss(half.double(), mu, y, alpha=0.01, likelihood_weight=0.001)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = gm_loss(half, mu.float(), y, alpha=0.01, likelihood_weight=0.001)
+        terms = gm_loss(half, mu.float(), y, alpha=0.01, likelihood_weight=0.001, implementation=by)
     assert terms.total.dtype == torch.float32
     assert terms.total.item() == pytest.approx(expected.total.item(), rel=1e-5)
 
@@ -126,6 +230,34 @@ def test_works_where_the_process_chose_tf32_by_the_newer_setting() -> None:
     assert done.stdout.strip() == "tf32"
 
 
+def test_the_implementation_follows_from_size_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    features = torch.zeros(256, 8)
+    assert type(implementation.choose_engine("auto", features, 10_575)).__name__ == "Dense"
+    assert type(implementation.choose_engine("auto", features, 1_000_000)).__name__ == "Chunked"
+    with pytest.raises(ValueError, match=r"implementation: fused, but the device is cpu, not cuda; take auto"):
+        implementation.choose_engine("fused", features, 10_575)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_refused(label: int) -> None:
+    with pytest.raises(ValueError, match=rf"labels must be from 0 to 2, found .*{label}"):
+        gm_loss(X, MU, torch.tensor([1, label]), alpha=0.0, likelihood_weight=0.0)
+
+
+def test_a_lambda_that_makes_everything_collapse_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be below 0\.5: from there on the minimum .* on one point"):
+        gm_loss(X, MU, Y, alpha=0.0, likelihood_weight=0.5)
+    gm_loss(X, MU, Y, alpha=0.0, likelihood_weight=0.5, regularizer="own")  # which has no such point
+    with pytest.raises(ValueError, match="likelihood_weight: nan, must be a number from 0 on"):
+        GMLossConfig(likelihood_weight=math.nan)
+
+
+def test_a_lambda_that_may_collapse_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"likelihood_weight 0\.3 is above 0\.2"):
+        GMLoss(3, 2, GMLossConfig(likelihood_weight=0.3))
+
+
 def test_logits_rank_classes_by_distance() -> None:
     x, mu, _ = random_case(40, 9, 4)
     distances = torch.cdist(x, mu)
@@ -135,14 +267,20 @@ def test_logits_rank_classes_by_distance() -> None:
     torch.testing.assert_close(logits.softmax(dim=1), posterior)
 
 
-def test_mean_squared_distance_equals_all_pairs() -> None:
-    x, mu, _ = random_case(12, 7, 5)
-    torch.testing.assert_close(mean_squared_distance(x, mu), torch.cdist(x, mu).square().mean())
-
-
 def test_module_holds_small_means_and_calls_the_function() -> None:
     torch.manual_seed(0)
-    loss = GMLoss(classes=1000, dim=256)
+    loss = GMLoss(5000, 256, GMLossConfig(alpha=0.1, likelihood_weight=0.01, regularizer="own"))
     assert loss.means.std().item() == pytest.approx(math.sqrt(2 / 3 / 256), rel=0.01)
     x, y = torch.randn(8, 256), torch.arange(8)
-    assert torch.equal(loss(x, y, 0.1, 0.01).total, gm_loss(x, loss.means, y, alpha=0.1, likelihood_weight=0.01).total)
+    expected = gm_loss(x, loss.means, y, alpha=0.1, likelihood_weight=0.01, regularizer="own")
+    assert loss(x, y) == expected
+
+
+def test_module_warms_alpha_and_lambda_up() -> None:
+    config = GMLossConfig(alpha=0.5, likelihood_weight=0.1, warmup_fraction=0.2, alpha_start=0.01, likelihood_start=0.1)
+    loss = GMLoss(6, 4, config)
+    x, y = torch.randn(8, 4), torch.randint(6, (8,))
+    for step, alpha, weight in ((0, 0.005, 0.01), (10, 0.2525, 0.055), (20, 0.5, 0.1), (99, 0.5, 0.1)):
+        expected = gm_loss(x, loss.means, y, alpha=alpha, likelihood_weight=weight)
+        assert loss(x, y, Progress(step, 100)).total.item() == pytest.approx(expected.total.item(), rel=1e-6)
+        assert loss.settings(Progress(step, 100))["alpha"] == pytest.approx(alpha)

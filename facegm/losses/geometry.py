@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from facegm.losses.gm import gm_logits
-
-COLLAPSE_LIKELIHOOD_WEIGHT = 0.5
-"""From this lambda on, the loss is least with all features and means on one point, however many classes there are."""
+from facegm.losses.gm import COLLAPSE_LIKELIHOOD_WEIGHT
+from facegm.losses.gm_function import compare
+from facegm.losses.implementation import choose_engine
+from facegm.losses.precision import exact_products
+from facegm.losses.shard import Shard
 
 
 def optimal_distance(classes: int, likelihood_weight: float) -> float:
@@ -27,23 +28,35 @@ def optimal_distance(classes: int, likelihood_weight: float) -> float:
 
 @torch.no_grad()
 def measure_geometry(
-    features: Float[Tensor, "batch dim"], means: Float[Tensor, "classes dim"], labels: Int[Tensor, " batch"]
+    features: Float[Tensor, "batch dim"],
+    means: Float[Tensor, "classes dim"],
+    labels: Int[Tensor, " batch"],
+    shard: Shard | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """What to watch while training: a collapse shows as `feature_radius` near 0 and accuracy at chance.
+
+    Args:
+        features: embeddings; of the whole batch where the classes are split over processes.
+        means: class means, of this process's classes.
+        labels: class of each sample.
+        shard: the classes of this process, where other processes hold the others.
 
     Returns:
         `own_distance`: mean ||x_i - mu_zi||; `mean_distance`: root mean square of ||mu_j - mu_k|| over pairs j != k;
         `feature_radius`: mean ||x_i - mean of means||; `posterior`: mean probability of the true class, and
         `accuracy`: share of samples whose nearest mean is their own, both without the margin.
     """
-    x, mu = features.to(means.dtype), means
-    center = mu.mean(dim=0)
-    logits = gm_logits(x, mu)
-    classes = len(mu)
+    shard = shard or Shard.whole(len(means))
+    x = features.to(means.dtype)
+    with exact_products(features.device.type):
+        batch, center, position, others, _ = compare(
+            x, means, labels.long(), choose_engine("auto", x, len(means)), shard
+        )
+    spread = others.spread - shard.classes * center.square().sum()
     return {
-        "own_distance": (x - mu[labels]).norm(dim=1).mean(),
-        "mean_distance": ((mu - center).square().sum() * 2 / max(classes - 1, 1)).sqrt(),
-        "feature_radius": (x - center).norm(dim=1).mean(),
-        "posterior": logits.softmax(dim=1).gather(1, labels[:, None]).mean(),
-        "accuracy": (logits.argmax(dim=1) == labels).float().mean(),
+        "own_distance": position.own_squared_distance.sqrt().mean(),
+        "mean_distance": (spread * 2 / max(shard.classes - 1, 1)).sqrt(),
+        "feature_radius": (batch.x - center).norm(dim=1).mean(),
+        "posterior": (position.own_logit - others.log_sum_exp).sigmoid().mean(),
+        "accuracy": (position.own_logit > others.maximum).float().mean(),
     }

@@ -1,13 +1,20 @@
 """The Gaussian mixture (GM) loss of Wan et al., "Shaping Deep Feature Space towards Gaussian Mixture"."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
+
+from facegm.losses.gm_function import GMFunction, Regularizer
+from facegm.losses.implementation import Implementation, choose_engine
+from facegm.losses.negatives import Negatives
+from facegm.losses.precision import exact_products, precision_of
+from facegm.losses.shard import Shard
+
+COLLAPSE_LIKELIHOOD_WEIGHT = 0.5
+"""From this lambda on, the loss is least with all features and means on one point, however many classes there are."""
 
 
 class GMLossTerms(NamedTuple):
@@ -18,7 +25,7 @@ class GMLossTerms(NamedTuple):
     classification: Float[Tensor, ""]
     """Cross-entropy of the margin logits (Eq. 19)."""
     likelihood: Float[Tensor, ""]
-    """Mean squared distance to all means (Eq. 7, un-halved)."""
+    """Mean squared distance, un-halved, to all means (Eq. 7) or to the own mean."""
 
 
 def gm_loss(
@@ -28,40 +35,61 @@ def gm_loss(
     *,
     alpha: float,
     likelihood_weight: float,
+    regularizer: Regularizer = "mixture",
+    implementation: Implementation = "auto",
+    shard: Shard | None = None,
+    negatives: Negatives | None = None,
 ) -> GMLossTerms:
     """GM loss with identity covariance and uniform prior.
 
-    With s_ik = ||x_i - mu_k||^2 / 2, the logits are -(1 + alpha [k = z_i]) s_ik (Eq. 19) and the regulariser is the
-    mean of ||x_i - mu_k||^2 over samples and all classes (Eq. 7). ||x_i||^2 / 2 is common to all logits of a sample
-    and left out; features and means are shifted by the mean of the means first, which changes no distance and keeps
-    the matrix product exact in single precision. Half-precision input is computed in float32, whatever autocast or
-    (forward) TF32 would do: a product in bfloat16 errs by more than a margin of 0.001 is worth.
+    With s_ik = ||x_i - mu_k||^2 / 2, the logits are -(1 + alpha [k = z_i]) s_ik (Eq. 19). ||x_i||^2 / 2 is common to
+    all logits of a sample and left out; where the means do not lie around 0, features and means are shifted by the mean
+    of the means first, which changes no distance and keeps the products exact in single precision. The own class is
+    kept apart from the others, so that the margin counts also where the posterior is 1 but for rounding. Half-precision
+    input is computed in float32, whatever autocast or TF32 would do: a product in bfloat16 errs by more than a margin
+    of 0.001 is worth.
 
     Args:
-        features: embeddings x, not normalised.
-        means: class means mu.
+        features: embeddings x, not normalised; of the whole batch where the classes are split over processes.
+        means: class means mu; of this process's classes where they are split.
         labels: class z of each sample, 0 to classes - 1.
         alpha: margin; 0 gives the linear softmax with tied bias.
-        likelihood_weight: lambda; below 0.5, where everything would collapse into one point.
+        likelihood_weight: lambda; below 0.5 for `mixture`, else everything collapses into one point.
+        regularizer: the likelihood term.
+        implementation: how to compute it; all give the same values.
+        shard: the classes of this process, where other processes hold the others. The terms are then those over all
+            classes; the features' gradient is this process's part, to be summed over the processes.
+        negatives: the classes to look at for the classification term, by default all; see `draw_negatives`.
 
     Returns:
         The loss and its parts, in float32 or, for such features, float64.
+
+    Raises:
+        ValueError: a label is not a class, lambda makes everything collapse, or the implementation cannot run here.
     """
-    with exact_products(features.device.type):
-        x, mu = _centred(features, means)
-        half_squared_distance_to_own = 0.5 * (x - mu[labels]).square().sum(dim=1, keepdim=True)
-        margin_logits = _logits(x, mu).scatter_add(1, labels[:, None], -alpha * half_squared_distance_to_own)
-        classification = cross_entropy(margin_logits, labels)
-        likelihood = mean_squared_distance(x, mu)
-        return GMLossTerms(classification + likelihood_weight * likelihood, classification, likelihood)
+    check_likelihood_weight(likelihood_weight, regularizer)
+    precision = precision_of(features, means)
+    x, mu = features.to(precision), means.to(precision)
+    engine = choose_engine(implementation, x, len(mu) if negatives is None else len(negatives.classes))
+    classification, likelihood = GMFunction.apply(
+        x, mu, labels.long(), alpha, regularizer, engine, shard or Shard.whole(len(mu)), negatives
+    )
+    return GMLossTerms(classification + likelihood_weight * likelihood, classification, likelihood)
 
 
-def mean_squared_distance(
-    features: Float[Tensor, "batch dim"], means: Float[Tensor, "classes dim"]
-) -> Float[Tensor, ""]:
-    """Mean of ||x_i - mu_k||^2 over all pairs in O((batch + classes) dim): the spreads around the common centre add."""
-    center = means.mean(dim=0)
-    return (features - center).square().sum(dim=1).mean() + (means - center).square().sum(dim=1).mean()
+def check_likelihood_weight(likelihood_weight: float, regularizer: Regularizer) -> None:
+    """Refuse a lambda with which the loss has no use.
+
+    Raises:
+        ValueError: lambda is negative or no number, or it is one that makes everything collapse.
+    """
+    if not 0 <= likelihood_weight < math.inf:
+        raise ValueError(f"likelihood_weight: {likelihood_weight}, must be a number from 0 on")
+    if regularizer == "mixture" and likelihood_weight >= COLLAPSE_LIKELIHOOD_WEIGHT:
+        raise ValueError(
+            f"likelihood_weight: {likelihood_weight}, must be below {COLLAPSE_LIKELIHOOD_WEIGHT}: from there on the "
+            "minimum of the loss puts all features and means on one point"
+        )
 
 
 def gm_logits(
@@ -69,60 +97,7 @@ def gm_logits(
 ) -> Float[Tensor, "batch classes"]:
     """Logits without margin, up to a constant per sample: for prediction, which knows no label."""
     with exact_products(features.device.type):
-        return _logits(*_centred(features, means))
-
-
-def _centred(features: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    precision = torch.promote_types(features.dtype, torch.float32)
-    origin = means.detach().to(precision).mean(dim=0)
-    return features.to(precision) - origin, means.to(precision) - origin
-
-
-def _logits(x: Tensor, mu: Tensor) -> Tensor:
-    return torch.addmm(-0.5 * mu.square().sum(dim=1), x, mu.T)
-
-
-@contextmanager
-def exact_products(device_type: str) -> Iterator[None]:
-    """No autocast and no TF32 inside: the forward products of the loss keep float32."""
-    # torch 2.9 replaced one global setting by one for each backend, and refuses a mix of the two.
-    matmuls: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    backends = [backend for backend in matmuls if hasattr(backend, "fp32_precision")]
-    before = [backend.fp32_precision for backend in backends] or torch.get_float32_matmul_precision()
-    _set_precision(backends, ["ieee"] * len(backends) or "highest")
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        _set_precision(backends, before)
-
-
-def _set_precision(backends: list[Any], precision: list[str] | str) -> None:
-    if isinstance(precision, str):
-        torch.set_float32_matmul_precision(precision)
-        return
-    for backend, value in zip(backends, precision, strict=True):
-        backend.fp32_precision = value
-
-
-class GMLoss(nn.Module):
-    """The class means as parameters, and `gm_loss` on them.
-
-    The means start small (standard deviation sqrt(2/3)/sqrt(dim)): means far outside the optimal radius can fall into
-    the collapsed saddle, where the loss is log(classes) and has no gradient.
-    """
-
-    def __init__(self, classes: int, dim: int) -> None:
-        super().__init__()
-        self.means = nn.Parameter(torch.empty(classes, dim))
-        nn.init.normal_(self.means, std=(2 / 3 / dim) ** 0.5)
-
-    def forward(
-        self,
-        features: Float[Tensor, "batch dim"],
-        labels: Int[Tensor, " batch"],
-        alpha: float,
-        likelihood_weight: float,
-    ) -> GMLossTerms:
-        """Compute `gm_loss` of the features against the means."""
-        return gm_loss(features, self.means, labels, alpha=alpha, likelihood_weight=likelihood_weight)
+        precision = precision_of(features, means)
+        origin = means.detach().to(precision).mean(dim=0)
+        x, mu = features.to(precision) - origin, means.to(precision) - origin
+        return torch.addmm(-0.5 * mu.square().sum(dim=1), x, mu.T)

@@ -1,0 +1,99 @@
+"""What an implementation of the GM loss computes, and in which terms."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+LEAST = torch.finfo(torch.float32).min
+"""Logit of a class that is to count for nothing: unlike -inf, it can be subtracted from itself."""
+
+
+class Batch(NamedTuple):
+    """Samples and class means, with x = features - origin and m = means - origin; no origin is 0.
+
+    The logit of class k is x . m_k - ||m_k||^2 / 2: minus half the squared distance, up to a constant of the sample.
+    """
+
+    features: Tensor
+    """Shape [batch, dim]."""
+    means: Tensor
+    """Shape [classes, dim]."""
+    origin: Tensor | None
+    """A point amid the means, which keeps the products exact in single precision. Shape [dim]."""
+    own: Tensor
+    """Own class of each sample, as a row of the means; outside 0 to classes - 1 where it is none of these. [batch]."""
+    log_weights: Tensor | None = None
+    """Added to the logits of the classes. Shape [classes]."""
+
+    @property
+    def x(self) -> Tensor:
+        """Features relative to the origin. Shape [batch, dim]."""
+        return self.features if self.origin is None else self.features - self.origin
+
+
+class Position(NamedTuple):
+    """Where samples are, relative to the origin and to their own class."""
+
+    squared_radius: Tensor
+    """||x||^2. Shape [batch]."""
+    own_squared_distance: Tensor
+    """||x - m_z||^2; 0 where class z is none of these. Shape [batch]."""
+    own_logit: Tensor
+    """x . m_z - ||m_z||^2 / 2; 0 where class z is none of these. Shape [batch]."""
+
+
+class Others(NamedTuple):
+    """What the classes other than a sample's own say of it; its own is left out, so that nothing cancels."""
+
+    maximum: Tensor
+    """Largest logit of another class. Shape [batch]."""
+    log_sum_exp: Tensor
+    """Log of the sum of their exponentials; hugely negative where there is no other class. Shape [batch]."""
+    spread: Tensor
+    """Sum over all classes, own ones too, of ||m_k||^2. Shape []."""
+
+
+class Weights(NamedTuple):
+    """How strongly each class acts on each sample, and what acts on the means alone.
+
+    w_ik is the posterior exp(logit_ik - log_normalizer_i) of the other classes, and `own` of the own class.
+    """
+
+    log_normalizer: Tensor
+    """Log of each sample's sum of exponentials over all classes. Shape [batch]."""
+    own: Tensor
+    """Shape [batch]."""
+    scale: Tensor
+    """Factor of the weights in the means' gradient. Shape []."""
+    pull: Tensor
+    """Strength of the means' pull towards `center`. Shape []."""
+    center: Tensor
+    """Relative to the origin. Shape [dim]."""
+
+
+class Engine(ABC):
+    """An implementation."""
+
+    @abstractmethod
+    def locate(self, batch: Batch) -> Position:
+        """Compare samples with their own class."""
+
+    @abstractmethod
+    def compare(self, batch: Batch) -> tuple[Others, Any]:
+        """Compare samples with all other classes; the second part is what `gradients` needs of it."""
+
+    @abstractmethod
+    def gradients(self, batch: Batch, kept: Any, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Sum up what samples and classes do to each other.
+
+        Args:
+            batch: as in `compare`.
+            kept: what `compare` kept, which is overwritten; None to compute it anew.
+            weights: w_ik, and the pull.
+
+        Returns:
+            sum_k w_ik m_k, shape [batch, dim], and scale * sum_i w_ik (x_i - m_k) + pull * (m_k - center), shape
+            [classes, dim].
+        """
