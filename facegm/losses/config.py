@@ -1,39 +1,62 @@
-"""Which loss a run minimises."""
+"""Which loss a run minimises, and the settings of each."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from facegm.losses.geometry import COLLAPSE_LIKELIHOOD_WEIGHT
+from facegm.losses.angular import ArcFaceConfig, ArcFaceLoss, CosFaceConfig, CosFaceLoss
+from facegm.losses.center import CenterLoss, CenterLossConfig
+from facegm.losses.gm_module import GMLoss, GMLossConfig
+from facegm.losses.interface import Loss
+from facegm.losses.l_softmax import LSoftmaxConfig, LSoftmaxLoss
+from facegm.losses.rce import RCELoss
+from facegm.losses.softmax import SoftmaxLoss
+
+LossName = Literal["gm", "softmax", "center", "l_softmax", "rce", "cosface", "arcface"]
+_LOSSES: dict[LossName, Callable[..., Loss]] = {
+    "gm": GMLoss,
+    "softmax": SoftmaxLoss,
+    "center": CenterLoss,
+    "l_softmax": LSoftmaxLoss,
+    "rce": RCELoss,
+    "cosface": CosFaceLoss,
+    "arcface": ArcFaceLoss,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMLossConfig:
-    """The GM loss, with its regulariser over all means (Eq. 7), and how its means are learned."""
+class LossConfig:
+    """The loss, by name, and the settings of each that has any, so that comparing losses is to change the name."""
 
-    alpha: float = 0.01
-    """Margin: the true class's squared distance counts 1 + alpha times."""
-    likelihood_weight: float = 0.001
-    """Weight lambda of the likelihood regulariser, below 0.5."""
-    warmup_fraction: float = 0.05
-    """Share of the run over which alpha and lambda rise linearly to their values."""
-    alpha_start: float = 0.01
-    """Share of alpha at the first step."""
-    likelihood_start: float = 0.1
-    """Share of lambda at the first step."""
-    means_learning_rate_factor: float = 1.0
-    """Learning rate of the means over that of the network."""
-    means_weight_decay: float = 0.0
-    """Weight decay of the means; 0 is faithful to the Gaussian model, 0.0005 to the authors' optimiser."""
+    name: LossName = "gm"
+    """The loss: gm, softmax, center, l_softmax, rce (reverse cross-entropy), cosface or arcface."""
+    gm: GMLossConfig = field(default_factory=GMLossConfig)
+    """Settings of gm."""
+    center: CenterLossConfig = field(default_factory=CenterLossConfig)
+    """Settings of center."""
+    l_softmax: LSoftmaxConfig = field(default_factory=LSoftmaxConfig)
+    """Settings of l_softmax."""
+    cosface: CosFaceConfig = field(default_factory=CosFaceConfig)
+    """Settings of cosface."""
+    arcface: ArcFaceConfig = field(default_factory=ArcFaceConfig)
+    """Settings of arcface."""
 
-    def __post_init__(self) -> None:
-        for name in ("alpha", "means_learning_rate_factor", "means_weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be a number from 0 on")
-        if not 0 <= self.likelihood_weight < COLLAPSE_LIKELIHOOD_WEIGHT:
-            raise ValueError(
-                f"likelihood_weight: {self.likelihood_weight}, must be at least 0 and below "
-                f"{COLLAPSE_LIKELIHOOD_WEIGHT}: from there on the minimum puts all features on one point"
-            )
-        for name in ("warmup_fraction", "alpha_start", "likelihood_start"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to 1")
+    @property
+    def chosen(self) -> Any:
+        """Settings of the loss of that name; None where it has none."""
+        return getattr(self, self.name, None)
+
+    def __str__(self) -> str:
+        return self.name if self.chosen is None else str(self.chosen)
+
+
+def build_loss(config: LossConfig, classes: int, dim: int) -> Loss:
+    """The loss that a configuration asks for, with new class vectors.
+
+    Args:
+        config: which loss, and its settings.
+        classes: number of identities or categories.
+        dim: length of a feature.
+    """
+    settings = () if config.chosen is None else (config.chosen,)
+    return _LOSSES[config.name](classes, dim, *settings)

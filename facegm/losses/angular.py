@@ -1,0 +1,132 @@
+"""Losses on the angle between features and class vectors: CosFace (CVPR 2018) and ArcFace (CVPR 2019)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from facegm.losses.interface import LossTerms, Progress
+from facegm.losses.linear import ClassVectorLoss, linear_scores
+from facegm.losses.precision import precision_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AngularConfig:
+    scale: float = 64.0
+    """Factor on the cosines: the length that all features are given."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale: {self.scale}, must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosFaceConfig(_AngularConfig):
+    """CosFace: a margin on the cosine."""
+
+    margin: float = 0.35
+    """Subtracted from the true class's cosine."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.margin < 2:
+            raise ValueError(f"margin: {self.margin}, must be at least 0 and below 2, the range of the cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArcFaceConfig(_AngularConfig):
+    """ArcFace: a margin on the angle."""
+
+    margin: float = 0.5
+    """Added to the true class's angle, in radians."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.margin < math.pi:
+            raise ValueError(f"margin: {self.margin}, must be at least 0 and below pi")
+
+
+def cosines(
+    features: Float[Tensor, "batch dim"], weight: Float[Tensor, "classes dim"]
+) -> Float[Tensor, "batch classes"]:
+    """Cosine of the angle between each feature and each class vector."""
+    precision = precision_of(features, weight)
+    return linear_scores(normalize(features.to(precision)), normalize(weight.to(precision)))
+
+
+def cosface_loss(
+    features: Float[Tensor, "batch dim"],
+    weight: Float[Tensor, "classes dim"],
+    labels: Int[Tensor, " batch"],
+    *,
+    scale: float,
+    margin: float,
+) -> LossTerms:
+    """Mean cross-entropy of scale * (cos(theta_ik) - margin * [k = z_i])."""
+    own = labels[:, None]
+    logits = cosines(features, weight)
+    return LossTerms(cross_entropy(scale * logits.scatter_add(1, own, torch.full_like(logits[:, :1], -margin)), labels))
+
+
+def arcface_loss(
+    features: Float[Tensor, "batch dim"],
+    weight: Float[Tensor, "classes dim"],
+    labels: Int[Tensor, " batch"],
+    *,
+    scale: float,
+    margin: float,
+) -> LossTerms:
+    """Mean cross-entropy of scale * cos(theta_ik + margin * [k = z_i]).
+
+    Where theta + margin passes pi, and the cosine would rise again, the true class's logit is
+    cos(theta) - margin * sin(margin), as in the authors' code.
+    """
+    own = labels[:, None]
+    logits = cosines(features, weight)
+    cosine = logits.gather(1, own)
+    sine = (1 - cosine.square()).clamp_min(torch.finfo(cosine.dtype).eps).sqrt()  # its slope is infinite at 0
+    widened = cosine * math.cos(margin) - sine * math.sin(margin)
+    passes_pi = cosine <= math.cos(math.pi - margin)
+    widened = torch.where(passes_pi, cosine - margin * math.sin(margin), widened)
+    return LossTerms(cross_entropy(scale * logits.scatter(1, own, widened), labels))
+
+
+class _AngularLoss(ClassVectorLoss):
+    def logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
+        """Cosines, without scale and margin."""
+        return cosines(features, self.weight)
+
+
+class CosFaceLoss(_AngularLoss):
+    """Class vectors, and `cosface_loss` with them."""
+
+    def __init__(self, classes: int, dim: int, config: CosFaceConfig = CosFaceConfig()) -> None:
+        super().__init__(classes, dim)
+        self._config = config
+
+    def forward(
+        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+    ) -> LossTerms:
+        """Compute `cosface_loss` of the features."""
+        del progress
+        c = self._config
+        return cosface_loss(features, self.weight, labels, scale=c.scale, margin=c.margin)
+
+
+class ArcFaceLoss(_AngularLoss):
+    """Class vectors, and `arcface_loss` with them."""
+
+    def __init__(self, classes: int, dim: int, config: ArcFaceConfig = ArcFaceConfig()) -> None:
+        super().__init__(classes, dim)
+        self._config = config
+
+    def forward(
+        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+    ) -> LossTerms:
+        """Compute `arcface_loss` of the features."""
+        del progress
+        c = self._config
+        return arcface_loss(features, self.weight, labels, scale=c.scale, margin=c.margin)
