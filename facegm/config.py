@@ -3,7 +3,7 @@
 import difflib
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -61,19 +61,20 @@ def parse_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         values = parser.parse_args(["--config", str(path), *overrides])
     except ArgumentError as error:
         raise UsageError(f"{path} or an option: {error}") from error
-    hints = get_type_hints(RunConfig)
-    sections = {name: _section(name, hints[name], values[name].as_dict()) for name in hints}
-    try:
-        return RunConfig(**sections)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    config: RunConfig = _build(RunConfig, {name: values[name].as_dict() for name in get_type_hints(RunConfig)})
+    return config
 
 
-def _section(name: str, section: type[Any], values: dict[str, Any]) -> Any:
+def _build(section: type[Any], values: Mapping[str, Any], path: str = "") -> Any:
+    hints = get_type_hints(section)
+    parts = {
+        key: _build(hints[key], value, f"{path}{key}.") if is_dataclass(hints[key]) else value
+        for key, value in values.items()
+    }
     try:
-        return section(**values)
+        return section(**parts)
     except ValueError as error:
-        raise UsageError(f"{name}.{error}") from error
+        raise UsageError(f"{path}{error}") from error
 
 
 def _keys_of_file(path: Path) -> list[str]:
@@ -82,23 +83,30 @@ def _keys_of_file(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: not a readable YAML file: {error}") from error
     if not isinstance(content, Mapping):
-        raise UsageError(f"{path}: expected sections {', '.join(_sections())}, found {type(content).__name__}")
-    return [key for name, section in content.items() for key in _dotted(str(name), section)]
+        sections = ", ".join(get_type_hints(RunConfig))
+        raise UsageError(f"{path}: expected sections {sections}, found {type(content).__name__}")
+    return list(_dotted(content))
 
 
-def _dotted(name: str, section: object) -> Iterator[str]:
-    if isinstance(section, Mapping):
-        yield from (f"{name}.{key}" for key in section)
-    else:
-        yield name
+def _dotted(content: Mapping[Any, Any], path: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
 
 
-def _sections() -> dict[str, list[str]]:
-    return {name: [field.name for field in fields(section)] for name, section in get_type_hints(RunConfig).items()}
+def _valid_keys(section: type[Any] = RunConfig, path: str = "") -> Iterator[str]:
+    for key, hint in get_type_hints(section).items():
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield from _valid_keys(hint, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
 
 
 def _check_keys(keys: Iterator[str] | list[str], prefix: str) -> None:
-    valid = [f"{section}.{key}" for section, names in _sections().items() for key in names]
+    valid = list(_valid_keys())
     for key in keys:
         if key.rstrip("+") not in valid and key not in ("help", "print_config"):
             nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]

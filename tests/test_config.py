@@ -26,7 +26,7 @@ def test_shipped_configurations_are_installed_and_valid(name: str) -> None:
 
 def test_casia_is_the_paper() -> None:
     config = parse_config(find_config("casia.yaml"))
-    assert (config.loss.alpha, config.loss.likelihood_weight) == (0.01, 0.001)
+    assert (config.loss.name, config.loss.gm.alpha, config.loss.gm.likelihood_weight) == ("gm", 0.01, 0.001)
     assert (config.train.batch_size, config.train.epochs, config.optimizer.learning_rate) == (256, 20, 0.1)
     assert [share * config.train.epochs for share in config.optimizer.milestones] == [10, 14, 16]
     assert (config.preprocessing.face_size, config.preprocessing.crop_size, config.model.width) == (128, 120, 1.0)
@@ -43,17 +43,23 @@ def test_overrides_and_numbers_as_yaml_writes_them(tmp_path: Path) -> None:
     ("text", "overrides", "message"),
     [
         ("data: {store: x}\ntrain: {epoch: 3}\n", [], r"train\.epoch: no such .* did you mean train\.epochs\?"),
-        ("data: {store: x}\nlos: {alpha: 1.0}\n", [], r"los\.alpha: no such .* did you mean loss\.alpha\?"),
+        ("data: {store: x}\nloss: {alpha: 1.0}\n", [], r"loss\.alpha: no such .* did you mean loss\.gm\.alpha\?"),
+        ("data: {store: x}\nloss: {name: arkface}\n", [], r"loss\.name\"[\s\S]*'arcface'"),
+        ("data: {store: x}\nloss: {l_softmax: {margin: 5}}\n", [], r"loss\.l_softmax\.margin: 5, must be 2, 3 or 4"),
         ("data: {store: x}\nseed: 3\n", [], r"seed: no such .* did you mean train\.seed\?"),
         ("data: {store: x}\n", ["--train.epohcs=3"], r"--train\.epohcs: no such .* did you mean train\.epochs\?"),
         ("data: {store: x}\n", ["--train.epochs=three"], r"train\.epochs"),
         ("data: {store: x}\ntrain: {epochs: 2.5}\n", [], r"train\.epochs"),
-        ("data: {store: x}\nloss: {likelihood_weight: 0.5}\n", [], r"loss\.likelihood_weight: 0\.5, .* below 0\.5"),
+        (
+            "data: {store: x}\nloss: {gm: {likelihood_weight: 0.5}}\n",
+            [],
+            r"loss\.gm\.likelihood_weight: 0\.5, .* below 0\.5",
+        ),
         ("data: {store: x}\noptimizer: {milestones: [0.5, 0.4]}\n", [], r"optimizer\.milestones: .* rising"),
         ("data: {store: x}\npreprocessing: {crop_size: 200}\n", [], r"preprocessing\.crop_size: 200"),
         ("train: {epochs: 2}\n", [], r"data\.store"),
         ("data: {store: x}\npreprocessing: {crop_size: 40}\n", [], r"crop_size: 40, the network needs at least 48"),
-        ("data: {store: x}\nloss: {alpha: .nan}\n", [], r"loss\.alpha: nan"),
+        ("data: {store: x}\nloss: {gm: {alpha: .nan}}\n", [], r"loss\.gm\.alpha: nan"),
         ("data: {store: x}\n", ["--train.seed=99999999999999999999"], r"train\.seed"),
         ("- a\n- b\n", [], "expected sections data, preprocessing"),
         ("data: [unclosed\n", [], "not a readable YAML file"),
@@ -63,6 +69,11 @@ def test_overrides_and_numbers_as_yaml_writes_them(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_config(write(tmp_path, text), overrides)
+
+
+def test_another_loss_is_one_line_and_keeps_the_settings_of_each() -> None:
+    config = parse_config(find_config("casia.yaml"), ["--loss.name=arcface", "--loss.arcface.margin=0.3"])
+    assert (config.loss.name, config.loss.chosen.margin, config.loss.gm.alpha) == ("arcface", 0.3, 0.01)
 
 
 def test_an_unknown_configuration_names_the_shipped_ones() -> None:

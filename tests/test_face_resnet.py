@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facegm.losses.gm import GMLoss
+from facegm.losses.gm_module import GMLoss
+from facegm.losses.interface import Progress
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig, ResidualUnit
 
 
@@ -38,7 +39,7 @@ def test_initial_classification_loss_is_log_classes() -> None:
     smooth = nn.functional.interpolate(torch.rand(8, 3, 8, 8), size=120, mode="bicubic").clamp(0, 1) * 2 - 1
     network, loss = FaceResNet27(FaceResNetConfig(), input_size=120), GMLoss(10_575, 512)
     with torch.no_grad():
-        terms = loss(network(smooth), torch.arange(8), 0.0001, 0.0001)  # the paper's values at their warm-up's start
+        terms = loss(network(smooth), torch.arange(8), Progress(0, 100))  # alpha and lambda are at their lowest
     assert terms.classification.item() == pytest.approx(math.log(10_575), rel=0.05)
 
 

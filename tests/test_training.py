@@ -1,8 +1,9 @@
 """Training runs on a small store: same seed same run, exact resume, one process equals two, and what is refused."""
 
 import pickle
+import shutil
 import subprocess
-import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from facegm.data import faces as faces_module
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import load_embedder
 from facegm.errors import FacegmError
-from facegm.losses.config import GMLossConfig
+from facegm.losses.config import LossConfig, LossName
 from facegm.losses.geometry import optimal_distance
+from facegm.losses.gm_module import GMLossConfig
+from facegm.losses.schedule import linear_warmup
 from facegm.models.face_resnet import FaceResNetConfig
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
 from facegm.training.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
@@ -25,9 +28,10 @@ from facegm.training.distributed import autocast_dtype
 from facegm.training.loop import set_learning_rates
 from facegm.training.run import train_run
 from facegm.training.run_folder import read_metrics
-from facegm.training.schedule import linear_warmup, step_decay
+from facegm.training.schedule import step_decay
 from facegm.training.task import FaceTask
 
+Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]]
 STEPS = 20  # 10 epochs of 48 // 24 steps
 
 
@@ -129,7 +133,7 @@ def test_precision_is_bfloat16_where_the_processor_computes_in_it(monkeypatch: p
 
 
 def test_decay_is_for_weights_alone() -> None:
-    loss = GMLossConfig(means_learning_rate_factor=5.0, means_weight_decay=0.25)
+    loss = LossConfig(gm=GMLossConfig(means_learning_rate_factor=5.0, means_weight_decay=0.25))
     task = FaceTask(FaceResNetConfig(width=0.1, embedding_dim=16), loss, input_size=48, classes=3)
     decay, factor = {}, {}
     for group in task.parameter_groups(OptimizerConfig(weight_decay=0.5)):
@@ -159,22 +163,84 @@ def test_resuming_a_finished_run_changes_nothing(small_store: Path, tmp_path: Pa
     assert losses(tmp_path / "run") == before
 
 
-def torchrun(processes: int, arguments: list[str], folder: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run(
-        [*command, "-m", "facegm", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_two_gloo_processes_equal_one(run: Path, small_store: Path, tmp_path: Path) -> None:
+def test_two_gloo_processes_equal_one(run: Path, small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     (tmp_path / "config.yaml").write_text(small_config(small_store).to_yaml())
-    torchrun(2, ["train", "--config", "config.yaml", "--output", "two"], tmp_path)
+    done = torchrun(2, ["-m", "facegm", "train", "--config", "config.yaml", "--output", "two"], tmp_path)
+    assert done.returncode == 0, done.stderr
     assert len(losses(run)) == STEPS
     assert losses(tmp_path / "two") == pytest.approx(losses(run), abs=1e-4)
 
 
-def test_ranks_with_other_data_stop_with_one_message(small_store: Path, tmp_path: Path) -> None:
+def calm_config(store: Path, *, shard_means: bool) -> RunConfig:
+    """At a learning rate that does not blow rounding up."""
+    return replace(
+        small_config(store),
+        loss=LossConfig(gm=GMLossConfig(shard_means=shard_means)),
+        optimizer=OptimizerConfig(learning_rate=0.02, weight_decay=0.001),
+    )
+
+
+@pytest.fixture(scope="module")
+def calm_run(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process that has all means."""
+    folder = tmp_path_factory.mktemp("runs") / "calm"
+    train_run(calm_config(small_store, shard_means=False), folder, is_new=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharded_run(small_store: Path, tmp_path_factory: pytest.TempPathFactory, torchrun: Torchrun) -> Path:
+    """One run of four processes that share the means of six identities: two, one, two and one."""
+    folder = tmp_path_factory.mktemp("sharded")
+    (folder / "config.yaml").write_text(calm_config(small_store, shard_means=True).to_yaml())
+    done = torchrun(4, ["-m", "facegm", "train", "--config", "config.yaml", "--output", "run"], folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def test_processes_that_share_the_means_equal_one_that_has_all(calm_run: Path, sharded_run: Path) -> None:
+    assert losses(sharded_run) == pytest.approx(losses(calm_run), abs=1e-4)
+    for name in ("mean_distance", "own_distance", "posterior", "gradient_norm"):
+        found, expected = ([line[name] for line in read_metrics(folder)] for folder in (sharded_run, calm_run))
+        assert found == pytest.approx(expected, rel=1e-3)
+    state, expected_state = load_newest_checkpoint(sharded_run), load_newest_checkpoint(calm_run)
+    assert state is not None
+    assert expected_state is not None
+    torch.testing.assert_close(state["task"], expected_state["task"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(state["optimizer"], expected_state["optimizer"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_checkpoint_of_four_processes_resumes_on_other_numbers(
+    calm_run: Path, sharded_run: Path, tmp_path: Path, torchrun: Torchrun, processes: int
+) -> None:
+    folder = tmp_path / "resumed"
+    shutil.copytree(sharded_run, folder)
+    (folder / "checkpoints" / "step-00000020.pt").unlink()
+    done = torchrun(processes, ["-m", "facegm", "train", "--resume", "resumed"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "steps 10 to 20" in done.stdout
+    assert losses(folder) == pytest.approx(losses(calm_run), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["softmax", "center", "l_softmax", "rce", "cosface", "arcface"])
+def test_every_loss_trains_by_its_name_alone(small_store: Path, tmp_path: Path, name: LossName) -> None:
+    config = replace(small_config(small_store), loss=LossConfig(name=name))
+    train_run(config, tmp_path / "run", is_new=True)
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    assert "accuracy" in read_metrics(tmp_path / "run")[-1]
+
+
+def test_centers_are_the_same_on_two_processes_as_on_one(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
+    config = replace(small_config(small_store), loss=LossConfig(name="center"))
+    train_run(config, tmp_path / "one", is_new=True)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    done = torchrun(2, ["-m", "facegm", "train", "--config", "config.yaml", "--output", "two"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+
+
+def test_ranks_with_other_data_stop_with_one_message(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     script = """
 import os
 from pathlib import Path
@@ -186,8 +252,7 @@ train_run(parse_config(Path("config.yaml"), [f"--train.seed={seed}"]), Path("run
 """
     (tmp_path / "config.yaml").write_text(small_config(small_store).to_yaml())
     (tmp_path / "unequal.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "unequal.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = torchrun(2, ["unequal.py"], tmp_path)
     assert done.returncode != 0
     assert "the processes of this run differ in data or configuration" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -244,7 +309,9 @@ def test_a_run_folder_in_use_is_refused(run: Path, small_store: Path) -> None:
 
 
 def test_schedules() -> None:
-    assert [linear_warmup(p, start=0.1, fraction=0.5) for p in (0, 0.25, 0.5, 1)] == pytest.approx([0.1, 0.55, 1, 1])
+    assert [linear_warmup(p, start=0.1, fraction=0.5) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx(
+        [0.1, 0.55, 1, 1]
+    )
     assert linear_warmup(0.0, start=0.1, fraction=0.0) == 1
     rates = [step_decay(p, [0.5, 0.7, 0.8]) for p in (0, 0.49, 0.5, 0.7, 0.99)]
     assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.001])

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from facegm.data.preprocessing import Preprocessing
-from facegm.losses.config import GMLossConfig
+from facegm.losses.config import LossConfig
 from facegm.models.face_resnet import MINIMUM_INPUT, FaceResNetConfig
 
 
@@ -90,7 +90,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A training run of a face network with the GM loss."""
+    """A training run of a face network."""
 
     data: DataConfig
     """The faces to train on."""
@@ -98,7 +98,7 @@ class RunConfig:
     """From aligned faces to the network's input."""
     model: FaceResNetConfig = field(default_factory=FaceResNetConfig)
     """The network."""
-    loss: GMLossConfig = field(default_factory=GMLossConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     """The loss."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimiser and its schedule."""

@@ -15,12 +15,13 @@ CONSOLE_TERMS = (
     ("loss", "loss", 8, 4),
     ("classification", "cls", 8, 4),
     ("likelihood", "lkd", 8, 2),
+    ("center", "center", 8, 2),
     ("accuracy", "acc", 6, 3),
     ("own_distance", "own", 6, 2),
     ("mean_distance", "means", 6, 2),
     ("learning_rate", "lr", 7, 4),
 )
-"""Term, its short name, width and digits on the console line."""
+"""Term, its short name, width and digits on the console line, where the loss has it."""
 
 
 class ProgressLog:
@@ -53,6 +54,7 @@ class ProgressLog:
             self._board.add_scalar(name, value, step)
         epoch = round(step / self._plan.steps_per_epoch, 4)
         append_metrics(self._run, {"step": step, "epoch": epoch, **terms, "images_per_second": round(rate, 1)})
-        shown = "  ".join(f"{title} {terms[name]:{width}.{digits}f}" for name, title, width, digits in CONSOLE_TERMS)
+        known = [term for term in CONSOLE_TERMS if term[0] in terms]
+        shown = "  ".join(f"{title} {terms[name]:{width}.{digits}f}" for name, title, width, digits in known)
         left = timedelta(seconds=round((steps - step) * seconds_a_step))
         logger.info(f"step {step:>{len(str(steps))}}/{steps}  {shown}  {rate:6.0f} img/s  {left} left")

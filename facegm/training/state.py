@@ -6,14 +6,17 @@ import torch
 
 from facegm.data.faces import LabelledFaces
 from facegm.errors import FacegmError
+from facegm.losses.shard import Shard
 from facegm.training.checkpoint import load_newest_checkpoint, save_checkpoint
 from facegm.training.config import RunConfig
+from facegm.training.shards import change_shards
 from facegm.training.task import FaceTask
 
 
 class TrainingState:
-    """The network, the means and the optimiser of a run, saved and restored together.
+    """The network, the loss and the optimiser of a run, saved and restored together.
 
+    A checkpoint holds all of a parameter that is split over the processes, and can be restored by any number of them.
     Learning rate, margin, data order and augmentation follow from the step and the seed, and need no saving.
     """
 
@@ -24,14 +27,12 @@ class TrainingState:
         self._keep = config.train.keep_checkpoints
         self._identity = _identity(config, faces)
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint after `step` steps."""
-        state = {
-            "identity": self._identity,
-            "task": self._task.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-        }
-        save_checkpoint(self._run, step, state, self._keep)
+    def save(self, step: int, *, is_main: bool) -> None:
+        """Write a checkpoint after `step` steps: called by all processes, written by the main one."""
+        state = {"task": self._task.state_dict(), "optimizer": self._optimizer.state_dict()}
+        state = change_shards(state, self._task, self._optimizer, Shard.whole_of)
+        if is_main:
+            save_checkpoint(self._run, step, {"identity": self._identity, **state}, self._keep)
 
     def restore(self) -> int:
         """Load the newest checkpoint, if there is one, and return the number of steps that are done.
@@ -50,6 +51,7 @@ class TrainingState:
                 + "; ".join(f"{name} was {saved.get(name)}, now {self._identity[name]}" for name in changed)
                 + "; restore these settings, or begin anew in another run folder"
             )
+        state = change_shards(state, self._task, self._optimizer, Shard.part_of)
         self._task.load_state_dict(state["task"])
         self._optimizer.load_state_dict(state["optimizer"])
         return int(state["step"])

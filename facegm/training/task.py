@@ -1,38 +1,35 @@
 """What a run trains: the network and the loss as one module that returns named terms."""
 
-import math
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from facegm.losses.config import GMLossConfig
-from facegm.losses.geometry import measure_geometry, optimal_distance
-from facegm.losses.gm import GMLoss
+from facegm.losses.config import LossConfig, build_loss
+from facegm.losses.interface import Progress
+from facegm.losses.shard import Shard
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
 from facegm.training.config import OptimizerConfig
-from facegm.training.schedule import linear_warmup
 
 
 class FaceTask(nn.Module):
-    """ResNet-27 trained with the GM loss.
+    """ResNet-27 trained with a loss.
 
     The forward pass returns `loss`, the quantity to minimise, and beside it detached terms to log; the loop needs to
     know no more of the loss than that.
     """
 
-    def __init__(self, model: FaceResNetConfig, loss: GMLossConfig, input_size: int, classes: int) -> None:
+    def __init__(self, model: FaceResNetConfig, loss: LossConfig, input_size: int, classes: int) -> None:
         super().__init__()
         self.network = FaceResNet27(model, input_size)
-        self.loss = GMLoss(classes, model.embedding_dim)
-        self._loss_config = loss
+        self.loss = build_loss(loss, classes, model.embedding_dim)
 
     def forward(
         self,
         images: Float[Tensor, "batch 3 side side"],
         labels: Int[Tensor, " batch"],
-        progress: float,
+        progress: Progress,
         autocast: torch.dtype | None,
         monitor: bool,
     ) -> dict[str, Tensor]:
@@ -41,39 +38,24 @@ class FaceTask(nn.Module):
         Args:
             images: the network's input.
             labels: identities, 0 to classes - 1.
-            progress: share of the run that is done, for the warm-up of alpha and lambda.
+            progress: where the run stands, for what changes over its course.
             autocast: precision of the network, or None for float32.
-            monitor: whether to measure the geometry of features and means too.
+            monitor: whether to measure what the loss wants watched too.
         """
         with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
             features = self.network(images).float()
-        alpha, likelihood_weight = self.margin_and_weight(progress)
-        terms = self.loss(features, labels, alpha, likelihood_weight)
-        named = {
-            "loss": terms.total,
-            "classification": terms.classification.detach(),
-            "likelihood": terms.likelihood.detach(),
-        }
+        terms = self.loss(features, labels, progress)
+        named = {"loss": terms.total} | {name: t.detach() for name, t in terms._asdict().items() if name != "total"}
         if monitor:
-            named |= measure_geometry(features.detach(), self.loss.means.detach(), labels)
+            named |= self.loss.monitor(features.detach(), labels)
         return named
 
-    def margin_and_weight(self, progress: float) -> tuple[float, float]:
-        """Alpha and lambda at a point of the run."""
-        c = self._loss_config
-        alpha = c.alpha * linear_warmup(progress, start=c.alpha_start, fraction=c.warmup_fraction)
-        weight = c.likelihood_weight * linear_warmup(progress, start=c.likelihood_start, fraction=c.warmup_fraction)
-        return alpha, weight
-
-    def settings(self, progress: float) -> dict[str, float]:
-        """What to log beside the terms: the schedule's values and the distance between means that theory expects."""
-        alpha, likelihood_weight = self.margin_and_weight(progress)
-        distance = optimal_distance(len(self.loss.means), likelihood_weight)
-        known = {"optimal_distance": distance} if math.isfinite(distance) else {}  # without lambda there is none
-        return {"alpha": alpha, "lambda": likelihood_weight, **known}
+    def settings(self, progress: Progress) -> dict[str, float]:
+        """What to log beside the terms: values of the loss's schedule."""
+        return self.loss.settings(progress)
 
     def parameter_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
-        """Weights with decay; biases and PReLU slopes without; the means with their own decay and learning rate.
+        """Weights with decay; biases and PReLU slopes without; what the loss learns as the loss says.
 
         Each group's `factor` multiplies the learning rate.
         """
@@ -81,9 +63,10 @@ class FaceTask(nn.Module):
         return [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay, "factor": 1.0},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "factor": 1.0},
-            {
-                "params": [self.loss.means],
-                "weight_decay": self._loss_config.means_weight_decay,
-                "factor": self._loss_config.means_learning_rate_factor,
-            },
+            *self.loss.parameter_groups(config.weight_decay),
         ]
+
+    @property
+    def sharded(self) -> dict[str, Shard]:
+        """Names of the parameters of which this process holds a part, in rows, and which part."""
+        return {f"loss.{name}": shard for name, shard in self.loss.sharded.items()}
