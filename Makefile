@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
 
-.PHONY: demo test test-slow test-gpu lint format bench install clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-loss install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -30,6 +30,9 @@ format: install  ## rewrite the sources in the project's format
 
 bench: install  ## measure, and write the figures to benchmarks/results
 	for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+bench-loss: install  ## the GM loss alone: time and memory against other ways to compute it
+	$(BIN)/python benchmarks/bench_gm_loss.py
 
 install: $(VENV)/installed
 

@@ -1,6 +1,7 @@
 """Time several ways to do the same thing in turn, A B A B ..., and write medians and ratios as CSV."""
 
 import csv
+import ctypes
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def measure(ways: Mapping[str, Callable[[], object]], *, runs: int) -> list[dict[str, object]]:
     """Run every way once to warm up, then `runs` times in turn; ratios are to the first way, pair by pair."""
+    _keep_freed_memory()
     for way in ways.values():
         way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -22,6 +24,8 @@ def measure(ways: Mapping[str, Callable[[], object]], *, runs: int) -> list[dict
         for name, way in ways.items():
             start = time.perf_counter()
             way()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - start)
     first = next(iter(seconds.values()))
     return [
@@ -40,7 +44,7 @@ def measure(ways: Mapping[str, Callable[[], object]], *, runs: int) -> list[dict
 def write_results(name: str, rows: list[dict[str, object]]) -> None:
     """Write `results/NAME.csv` with the machine and versions in each row, and print it."""
     machine = {
-        "processor": _processor(),
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -53,6 +57,15 @@ def write_results(name: str, rows: list[dict[str, object]]) -> None:
         writer.writerows(row | machine for row in rows)
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc's allocator keep what is freed: else one way pays for the pages that another gave back."""
+    allocator = ctypes.CDLL(None)
+    if hasattr(allocator, "mallopt"):
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        allocator.mallopt(m_mmap_threshold, 2**25)
+        allocator.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _processor() -> str:

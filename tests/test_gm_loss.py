@@ -27,9 +27,9 @@ by_each = pytest.mark.parametrize("by", ["dense", "chunked"])
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks() -> Iterator[None]:
-    """Blocks of 7 classes, so that small cases have several, and a last one that is not full."""
+    """Blocks of 3 classes (dense: 12), so that small cases have several, and a last one that is not full."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(implementation, "block_size", lambda _: 7)
+        patch.setattr(implementation, "block_size", lambda _: 3)
         yield
 
 

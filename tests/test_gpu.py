@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.losses.gm import gm_loss
+from facegm.losses.implementation import Implementation
 from facegm.models.face_resnet import FaceResNetConfig
 from facegm.training.config import DataConfig, RunConfig, TrainConfig
 from facegm.training.run import train_run
@@ -18,17 +20,52 @@ pytestmark = [
 ]
 
 
-def test_forward_products_keep_float32_where_tf32_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def random_case(batch: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = 0.3 * torch.randn(64, 512, generator=generator, dtype=torch.float64) + 3
-    mu = 0.1 * torch.randn(10_575, 512, generator=generator, dtype=torch.float64) + 3
-    labels = torch.randint(10_575, (64,), generator=generator)
-    exact = gm_loss(x, mu, labels, alpha=0.01, likelihood_weight=0.001).total.item()
+    x = 0.3 * torch.randn(batch, 512, generator=generator, dtype=torch.float64) + 3
+    mu = 0.1 * torch.randn(classes, 512, generator=generator, dtype=torch.float64) + 3
+    return x, mu, torch.randint(classes, (batch,), generator=generator)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "chunked", "fused"])
+def test_loss_and_gradients_keep_float32_where_tf32_is_allowed(
+    implementation: Implementation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, mu, labels = random_case(200, 10_575)
+    x, mu = x.requires_grad_(), mu.requires_grad_()
+    exact = gm_loss(x, mu, labels, alpha=0.01, likelihood_weight=0.001).total
+    exact.backward()
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    on_device = (x.float().cuda(), mu.float().cuda(), labels.cuda())
+    x_single, mu_single = (tensor.detach().float().cuda().requires_grad_() for tensor in (x, mu))
     with torch.autocast("cuda", torch.bfloat16):
-        single = gm_loss(*on_device, alpha=0.01, likelihood_weight=0.001).total.item()
-    assert single == pytest.approx(exact, rel=1e-5)
+        single = gm_loss(
+            x_single,
+            mu_single,
+            labels.cuda(),
+            alpha=0.01,
+            likelihood_weight=0.001,
+            implementation=implementation,
+        ).total
+    single.backward()
+    assert single.item() == pytest.approx(exact.item(), rel=1e-5)
+    for found, expected in ((x_single.grad, x.grad), (mu_single.grad, mu.grad)):
+        assert found is not None
+        assert expected is not None
+        assert ((found.cpu().double() - expected).norm() / expected.norm()).item() < 1e-5
+
+
+def test_fused_takes_little_memory_and_always_gives_the_same() -> None:
+    x, mu, labels = (tensor.cuda() for tensor in random_case(4_096, 10_575))
+    x, mu = (tensor.float().requires_grad_() for tensor in (x, mu))
+    gradients = []
+    for _ in range(3):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        terms = gm_loss(x, mu, labels, alpha=0.01, likelihood_weight=0.001, implementation="fused")
+        gradients.append(torch.autograd.grad(terms.total, (x, mu)))
+        scratch = torch.cuda.max_memory_allocated() - before - 4 * 512 * (4_096 + 10_575)
+        assert scratch < 0.02 * 4 * 4_096 * 10_575
+    assert all(torch.equal(a, b) for again in gradients[1:] for a, b in zip(gradients[0], again, strict=True))
 
 
 def test_a_run_on_the_device_learns(small_store: Path, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_run_learns_and_leaves_its_records(run: Path, small_store: Path) -> No
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("loss")] == list(range(1, STEPS + 1))
     assert [path.name for path in checkpoints(run)] == ["step-00000010.pt", "step-00000020.pt"]
+    assert "6 of 6 means" in (run / "geometry.svg").read_text()
 
 
 def test_same_seed_same_run_and_another_seed_another(run: Path, small_store: Path, tmp_path: Path) -> None:

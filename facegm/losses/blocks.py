@@ -77,14 +77,16 @@ class Dense(Blocks):
         """Compare samples with all other classes; keep their exponentials relative to each sample's largest."""
         x, means = batch.x, batch.means
         logits, squared_norms = means.new_empty(len(means), len(x)), means.new_empty(len(means))
+        maximum, exponentials, total = x.new_full((len(x),), LEAST), x.new_zeros(len(x)), torch.zeros_like(means[0])
         for block, m in self._centred(batch):
-            _squared_norms(m, out=squared_norms[block])
-            _write_logits(batch, block, m, x, squared_norms[block], out=logits[block])
-        _put_own(logits, batch.own, LEAST)
-        maximum, total = logits.amax(dim=0), x.new_zeros(len(x))
+            products = torch.mm(m, x.T, out=logits[block])  # first, since it hides the means' way from memory
+            total += m.sum(dim=0)
+            _add_biases(batch, block, products, _squared_norms(m, out=squared_norms[block]))
+            maximum = torch.maximum(maximum, _put_own(logits[block], batch.own - block.start, LEAST).amax(dim=0))
         for block in self._blocks(batch):
-            total += _exponentiate(logits[block], maximum).sum(dim=0)
-        return Others(maximum, maximum + total.log(), squared_norms.sum()), (logits, maximum)
+            exponentials += _exponentiate(logits[block], maximum).sum(dim=0)
+        others = Others(maximum, maximum + exponentials.log(), total, squared_norms.sum())
+        return others, (logits, maximum)
 
     def _factors(
         self, batch: Batch, x: Tensor, kept: tuple[Tensor, Tensor] | None, weights: Weights
@@ -102,15 +104,17 @@ class Chunked(Blocks):
         """Compare samples with all other classes by a running log-sum-exp; keep the means' squared norms."""
         x, means = batch.x, batch.means
         scratch, squared_norms = self._scratch(means, len(x)), means.new_empty(len(means))
-        maximum, total = x.new_full((len(x),), LEAST), x.new_zeros(len(x))
+        maximum, exponentials, total = x.new_full((len(x),), LEAST), x.new_zeros(len(x)), torch.zeros_like(means[0])
         for block, m in self._centred(batch):
-            _squared_norms(m, out=squared_norms[block])
-            logits = _write_logits(batch, block, m, x, squared_norms[block], out=scratch[: len(m)])
+            products = torch.mm(m, x.T, out=scratch[: len(m)])
+            total += m.sum(dim=0)
+            logits = _add_biases(batch, block, products, _squared_norms(m, out=squared_norms[block]))
             _put_own(logits, batch.own - block.start, LEAST)
             new_maximum = torch.maximum(maximum, logits.amax(dim=0))
-            total.mul_((maximum - new_maximum).exp_()).add_(_exponentiate(logits, new_maximum).sum(dim=0))
+            exponentials *= (maximum - new_maximum).exp_()
+            exponentials += _exponentiate(logits, new_maximum).sum(dim=0)
             maximum = new_maximum
-        return Others(maximum, maximum + total.log(), squared_norms.sum()), squared_norms
+        return Others(maximum, maximum + exponentials.log(), total, squared_norms.sum()), squared_norms
 
     def _factors(
         self, batch: Batch, x: Tensor, kept: Tensor | None, weights: Weights
@@ -119,18 +123,19 @@ class Chunked(Blocks):
         scratch = self._scratch(batch.means, len(x))
 
         def of_block(block: slice, m: Tensor) -> Tensor:
-            logits = _write_logits(batch, block, m, x, squared_norms[block], out=scratch[: len(m)])
+            products = torch.mm(m, x.T, out=scratch[: len(m)])
+            logits = _add_biases(batch, block, products, squared_norms[block])
             return _put_own(_exponentiate(logits, weights.log_normalizer), batch.own - block.start, weights.own)
 
         return torch.ones_like(weights.own), of_block
 
 
-def _write_logits(batch: Batch, block: slice, m: Tensor, x: Tensor, squared_norms: Tensor, out: Tensor) -> Tensor:
-    """Write the logits of a block's classes."""
-    bias = squared_norms * -0.5
+def _add_biases(batch: Batch, block: slice, products: Tensor, squared_norms: Tensor) -> Tensor:
+    """Make the products of a block's classes their logits."""
+    biases = squared_norms * -0.5
     if batch.log_weights is not None:
-        bias += batch.log_weights[block]
-    return torch.mm(m, x.T, out=out).add_(bias[:, None])
+        biases += batch.log_weights[block]
+    return products.add_(biases[:, None])
 
 
 def _put_own(of_classes: Tensor, own: Tensor, values: Tensor | float) -> Tensor:

@@ -32,6 +32,12 @@ class Batch(NamedTuple):
         """Features relative to the origin. Shape [batch, dim]."""
         return self.features if self.origin is None else self.features - self.origin
 
+    @property
+    def mean_x(self) -> Tensor:
+        """Mean of x over the samples, without making x. Shape [dim]."""
+        mean = self.features.mean(dim=0)
+        return mean if self.origin is None else mean - self.origin
+
 
 class Position(NamedTuple):
     """Where samples are, relative to the origin and to their own class."""
@@ -51,6 +57,8 @@ class Others(NamedTuple):
     """Largest logit of another class. Shape [batch]."""
     log_sum_exp: Tensor
     """Log of the sum of their exponentials; hugely negative where there is no other class. Shape [batch]."""
+    total: Tensor
+    """Sum over all classes, own ones too, of m_k. Shape [dim]."""
     spread: Tensor
     """Sum over all classes, own ones too, of ||m_k||^2. Shape []."""
 

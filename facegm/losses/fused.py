@@ -58,7 +58,7 @@ class Fused(Engine):
         kernels.squared_norms[(_tiles(b.classes, ROWS),)](
             b.means, b.origin, squared_norms, b.classes, b.dim, CLASSES=ROWS, DIM=TILE
         )
-        spread = squared_norms.sum()
+        sums = batch.means.sum(dim=0) - b.classes * b.origin, squared_norms.sum()
         bias = squared_norms.mul_(-0.5)
         if batch.log_weights is not None:
             bias += batch.log_weights
@@ -70,8 +70,8 @@ class Fused(Engine):
             SAMPLES=TILE, CLASSES=TILE, DIM=STEP, num_warps=8,
         )  # fmt: skip
         maximum = maxima.amax(dim=0)
-        total = totals.mul_((maxima - maximum).exp_()).sum(dim=0)
-        return Others(maximum, maximum + total.clamp_min_(torch.finfo(total.dtype).tiny).log_(), spread), bias
+        total = totals.mul_((maxima - maximum).exp_()).sum(dim=0).clamp_min_(torch.finfo(totals.dtype).tiny)
+        return Others(maximum, maximum + total.log_(), *sums), bias
 
     def gradients(self, batch: Batch, kept: Tensor | None, weights: Weights) -> tuple[Tensor, Tensor]:
         """Sum up what samples and classes do to each other."""

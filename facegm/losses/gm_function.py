@@ -33,34 +33,37 @@ def compare(
     features: Tensor, means: Tensor, labels: Tensor, engine: Engine, shard: Shard, negatives: Negatives | None = None
 ) -> Comparison:
     """Compare samples with their own class and with all others, or with those drawn; all tensors in one precision."""
-    center = shard.sum(means.sum(dim=0)) / shard.classes
-    origin = center if _is_off_center(means, center, shard) else None
-    everything = Batch(features, means, origin, shard.local(labels))
+    everything = Batch(features, means, _origin(means, shard), shard.local(labels))
     position = engine.locate(everything)
     of_own = shard.sum(torch.stack([position.own_squared_distance, position.own_logit]))
     batch = everything if negatives is None else negatives.select(everything)
     here, kept = engine.compare(batch)
     highest = shard.maximum(here.log_sum_exp.clone())
     log_sum_exp = highest + shard.sum((here.log_sum_exp - highest).exp()).log()
-    spread = here.spread if negatives is None else _spread(everything)
-    others = Others(shard.maximum(here.maximum.clone()), log_sum_exp, shard.sum(spread))
-    relative_center = center if origin is None else torch.zeros_like(center)
-    return Comparison(batch, relative_center, Position(position.squared_radius, *of_own), others, kept)
+    total, spread = (here.total, here.spread) if negatives is None else _sums(everything)
+    others = Others(shard.maximum(here.maximum.clone()), log_sum_exp, shard.sum(total), shard.sum(spread))
+    return Comparison(batch, others.total / shard.classes, Position(position.squared_radius, *of_own), others, kept)
 
 
-def _is_off_center(means: Tensor, center: Tensor, shard: Shard) -> bool:
-    """Whether products of means that are not shifted would lose precision; finding out would make a GPU wait."""
-    if means.device.type != "cpu":
-        return True
+def _origin(means: Tensor, shard: Shard) -> Tensor | None:
+    """The mean of some of the means; None where they lie around 0, and products lose nothing if they stay there.
+
+    A GPU would have to be waited for to know that, and shifts them at no cost anyway.
+    """
     some = means[:: max(1, len(means) // 256)]
-    squared_norm, number = shard.sum(torch.stack([some.square().sum(), some.new_tensor(float(len(some)))])).tolist()
-    return bool(center.square().sum().item() > 0.25 * squared_norm / number)
+    sums = shard.sum(torch.cat([some.sum(dim=0), some.square().sum()[None], some.new_full((1,), len(some))]))
+    center, squared_norm = sums[:-2] / sums[-1], sums[-2] / sums[-1]
+    if means.device.type == "cpu" and center.square().sum() <= 0.25 * squared_norm:
+        return None
+    return center
 
 
-def _spread(batch: Batch) -> Tensor:
-    """Sum over the means of ||m_k||^2, a few at a time."""
+def _sums(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sums over all means of m_k and of ||m_k||^2, a few at a time."""
     origin = 0.0 if batch.origin is None else batch.origin
-    return torch.stack([(some - origin).square_().sum() for some in batch.means.split(4096)]).sum()
+    parts = [(m.sum(dim=0), m.square_().sum()) for m in (some - origin for some in batch.means.split(4096))]
+    totals, spreads = zip(*parts, strict=True)
+    return torch.stack(totals).sum(dim=0), torch.stack(spreads).sum()
 
 
 class GMFunction(torch.autograd.Function):
@@ -92,7 +95,7 @@ class GMFunction(torch.autograd.Function):
         ctx.alpha, ctx.regularizer, ctx.engine, ctx.shard, ctx.negatives = alpha, regularizer, engine, shard, negatives
         if regularizer == "mixture":
             squares = position.squared_radius.mean() + others.spread / shard.classes
-            likelihood = squares - 2 * batch.x.mean(dim=0) @ center
+            likelihood = squares - 2 * batch.mean_x @ center
         else:
             likelihood = position.own_squared_distance.mean()
         return _softplus(log_odds).mean(), likelihood
@@ -113,7 +116,7 @@ class GMFunction(torch.autograd.Function):
             own=-(1 + ctx.alpha) * miss,
             scale=scale,
             pull=pull if ctx.negatives is None else torch.zeros_like(pull),
-            center=batch.x.mean(dim=0),
+            center=batch.mean_x,
         )
         with exact_products(means.device.type):
             weighted_means, d_means = ctx.engine.gradients(batch, kept, weights)

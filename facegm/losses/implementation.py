@@ -32,11 +32,12 @@ def choose_engine(implementation: Implementation, features: Tensor, classes: int
         if reason := obstacle(features):
             raise ValueError(f"implementation: fused, but {reason}; take auto")
         return Fused()
-    return (Dense if implementation == "dense" else Chunked)(block_size(features))
+    size = block_size(features)
+    return Dense(4 * size) if implementation == "dense" else Chunked(size)  # dense does not save memory in its blocks
 
 
 def block_size(features: Tensor) -> int:
-    """Classes in a block: what a processor's cache likes, or on a GPU one launch's worth."""
+    """Classes in a block of scratch memory: what a processor's cache likes, or on a GPU one launch's worth."""
     samples = max(len(features), 1)
     if features.device.type == "cpu":
         return max(256, min(4096, 2**20 // samples))

@@ -5,8 +5,11 @@ from pathlib import Path
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.faces import LabelledFaces
 from facegm.data.store import FaceStore
+from facegm.losses.gm_module import GMLossConfig
+from facegm.training.checkpoint import load_newest_checkpoint
 from facegm.training.config import RunConfig
 from facegm.training.distributed import join_processes
+from facegm.training.geometry_chart import CHART_FILE, draw_geometry
 from facegm.training.loop import train
 from facegm.training.run_folder import create_run_folder, refuse_used_folder
 
@@ -35,6 +38,16 @@ def train_run(config: RunConfig, folder: Path, *, is_new: bool) -> None:
             create_run_folder(folder, config.to_yaml())
         processes.wait()
         train(config, faces, plan, folder, processes)
+        if processes.is_main and config.loss.name == "gm":
+            _draw_geometry(config.loss.gm, folder)
+
+
+def _draw_geometry(loss: GMLossConfig, folder: Path) -> None:
+    """Draw the distances between all means, which the checkpoint holds also where the processes share them."""
+    state = load_newest_checkpoint(folder)
+    assert state is not None
+    weight = loss.likelihood_weight if loss.regularizer == "mixture" else 0.0
+    draw_geometry(folder / CHART_FILE, state["task"]["loss.means"], weight)
 
 
 def _draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
