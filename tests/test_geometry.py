@@ -49,6 +49,14 @@ def test_free_means_and_features_descend_to_the_optimum(classes: int, dim: int, 
     assert measured["posterior"].item() == pytest.approx(1 - 2 * likelihood_weight * (classes - 1) / classes, abs=1e-3)
 
 
+def test_a_collapse_is_measured_as_one() -> None:
+    mu = torch.full((50, 6), 0.1) + 1e-9 * torch.randn(50, 6)
+    measured = measure_geometry(torch.full((4, 6), 0.1), mu, torch.arange(4))
+    assert measured["mean_distance"].item() == pytest.approx(0, abs=1e-3)
+    assert measured["feature_radius"].item() == pytest.approx(0, abs=1e-6)
+    assert measured["posterior"].item() == pytest.approx(1 / 50, rel=1e-4)
+
+
 @pytest.mark.parametrize("shift", [0.0, 5.0])
 def test_monitors_equal_plain_formulas(shift: float) -> None:
     generator = torch.Generator().manual_seed(1)

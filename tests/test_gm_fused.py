@@ -39,12 +39,12 @@ def single(*tensors: Tensor) -> list[Tensor]:
 
 def assert_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     for a, b in zip(found, expected, strict=True):
-        assert ((a.double().cpu() - b).norm() / b.norm()).item() < 1e-5
+        assert (a.double().cpu() - b).norm() <= 1e-5 * b.norm()
 
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("regularizer", ["mixture", "own"])
-@pytest.mark.parametrize("shape", [(1, 2, 3), (33, 100, 40), (16, 32, 16), (5, 70, 17)])
+@pytest.mark.parametrize("shape", [(1, 2, 3), (3, 1, 4), (33, 100, 40), (16, 32, 16), (5, 70, 17)])
 def test_fused_equals_dense_in_double_precision(shape: tuple[int, int, int], regularizer: Regularizer) -> None:
     x, mu, y = case(*shape)
     settings: dict[str, Any] = {"alpha": 0.3, "likelihood_weight": 0.1, "regularizer": regularizer}
@@ -74,12 +74,12 @@ def test_fused_takes_drawn_negatives() -> None:
 
 
 def test_scratch_memory_is_below_two_percent_of_the_logits() -> None:
-    # What a batch of 4,096 may take beside its gradients: a panel, the transposed means, and the parts' evidence.
-    for classes in (10_575, 1_000_000):
-        size = fused._panel_size(4096, classes)
-        parts = fused._tiles(classes, fused._classes_of_part(4096, classes))
-        scratch = size * (4096 + 512) + 2 * parts * 4096 + 12 * 4096 + 3 * classes
-        assert scratch < 0.02 * 4096 * classes
+    # What a batch may take beside its gradients: a panel, the transposed means, the parts' evidence, and some vectors.
+    for batch, classes in ((4096, 10_575), (4096, 1_000_000), (256, 1_000_000)):
+        size = fused._panel_size(batch, classes, 512)
+        parts = fused._tiles(classes, fused._classes_of_part(batch, classes))
+        scratch = size * (batch + 512) + 3 * parts * batch + 12 * batch + 2 * classes
+        assert scratch < 0.02 * batch * classes
 
 
 COMPILE = """
@@ -103,14 +103,14 @@ for name, constants in {
     types = {argument: "i32" if argument in integers else "*fp32" for argument in kernel.arg_names}
     types |= {"own": "*i64"} if "own" in types else {}
     source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
-    for capability in (80, 90, 100):
+    for capability, kibibytes in ((80, 163), (86, 99), (89, 99), (90, 227), (100, 227), (120, 99)):
         compiled = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
-        assert compiled.metadata.shared <= 163 * 1024, (name, capability, compiled.metadata.shared)
+        assert compiled.metadata.shared <= 1024 * kibibytes, (name, capability, compiled.metadata.shared)
 """
 
 
 def test_kernels_compile_for_gpus_that_are_not_here() -> None:
-    # To machine code for three generations; the smallest of them has 163 KiB of shared memory for a program.
+    # To machine code, with no more shared memory than a program may have there.
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False, cwd="/", env=environment

@@ -206,6 +206,16 @@ def test_autocast_and_half_precision_features_do_not_reach_the_products(by: Impl
     assert terms.total.item() == pytest.approx(expected.total.item(), rel=1e-5)
 
 
+@by_each
+def test_autocast_does_not_reach_the_likelihood(by: Implementation) -> None:
+    # 3 e_0 is 2 away from e_0 and sqrt(10) from the nine others; the cross term 0.6 is no bfloat16 number.
+    x = torch.zeros(4, 10)
+    x[:, 0] = 3
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = gm_loss(x, torch.eye(10), torch.arange(4), alpha=0.1, likelihood_weight=0.1, implementation=by)
+    assert terms.likelihood.item() == pytest.approx(9.4, rel=1e-6)
+
+
 def test_matmul_precision_is_restored() -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")

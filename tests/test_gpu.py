@@ -9,6 +9,7 @@ from torch import Tensor
 from facegm.data.preprocessing import Preprocessing
 from facegm.losses.gm import gm_loss
 from facegm.losses.implementation import Implementation
+from facegm.losses.softmax import softmax_loss
 from facegm.models.face_resnet import FaceResNetConfig
 from facegm.training.config import DataConfig, RunConfig, TrainConfig
 from facegm.training.run import train_run
@@ -52,6 +53,19 @@ def test_loss_and_gradients_keep_float32_where_tf32_is_allowed(
         assert found is not None
         assert expected is not None
         assert ((found.cpu().double() - expected).norm() / expected.norm()).item() < 1e-5
+
+
+def test_linear_losses_keep_float32_where_tf32_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w, labels = random_case(200, 1_000)
+    b = torch.zeros(1_000, dtype=torch.float64)
+    x.requires_grad_()
+    softmax_loss(x, w, b, labels).total.backward()
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    x_single = x.detach().float().cuda().requires_grad_()
+    softmax_loss(x_single, w.float().cuda(), b.float().cuda(), labels.cuda()).total.backward()
+    assert x.grad is not None
+    assert x_single.grad is not None
+    assert ((x_single.grad.cpu().double() - x.grad).norm() / x.grad.norm()).item() < 2e-5
 
 
 def test_fused_takes_little_memory_and_always_gives_the_same() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from facegm.losses.gm import gm_loss
 from facegm.losses.gm_module import GMLoss, GMLossConfig
+from facegm.losses.interface import Progress
 from facegm.losses.negatives import draw_negatives
 from facegm.losses.shard import Shard
 
@@ -20,7 +21,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     f"{implementation}-{regularizer}": {"implementation": implementation, "regularizer": regularizer}
     for implementation in ("dense", "chunked")
     for regularizer in ("mixture", "own")
-} | {"drawn": {"negatives": 0.4}}
+} | {
+    "drawn": {"negatives": 0.4},
+    "fused": {"implementation": "fused"},
+    "fused-drawn": {"implementation": "fused", "negatives": 0.4},
+}
 
 SCRIPT = """
 import sys
@@ -28,6 +33,7 @@ import torch
 import torch.distributed as dist
 from facegm.losses.gm import gm_loss
 from facegm.losses.gm_module import GMLoss, GMLossConfig
+from facegm.losses.interface import Progress
 from facegm.losses.negatives import draw_negatives
 from facegm.losses.shard import Shard
 
@@ -37,7 +43,7 @@ case = torch.load("case.pt", weights_only=True)
 shard = Shard.mine(len(case["means"]))
 results = {}
 for name, chosen in case["settings"].items():
-    for precision in (torch.float32, torch.float64):
+    for precision in (torch.float32, *([] if "fused" in name else [torch.float64])):
         x = case["features"].to(precision, copy=True).requires_grad_()
         mu = shard.part_of(case["means"]).to(precision).clone().requires_grad_()
         settings = dict(chosen)
@@ -50,17 +56,27 @@ for name, chosen in case["settings"].items():
         whole = shard.whole_of(mu.grad)
         results[name, str(precision)] = [torch.stack(terms).detach(), x.grad, whole]
 
-# The module takes each process's own samples; DDP averages what it gives to their features.
-torch.manual_seed(0)
-loss = GMLoss(len(case["means"]), case["features"].shape[1], GMLossConfig(shard_means=True))
+# The module takes each process's own samples; DDP averages what it gives to their features, and to whole means.
+modules = {}
 rows = slice(rank * 8 // size, (rank + 1) * 8 // size)
-x = case["features"][rows].float().requires_grad_()
-loss(x, case["labels"][rows]).total.backward()
-gathered = [torch.empty_like(x) for _ in range(size)]
-dist.all_gather(gathered, x.grad / size)
-whole = shard.whole_of(loss.means.detach()), shard.whole_of(loss.means.grad)
+for shard_means in (True, False):
+    for share in (1.0, 0.4):
+        torch.manual_seed(0)
+        config = GMLossConfig(shard_means=shard_means, negative_share=share)
+        loss = GMLoss(len(case["means"]), case["features"].shape[1], config)
+        x = case["features"][rows].float().requires_grad_()
+        loss(x, case["labels"][rows], Progress(3, 4)).total.backward()
+        gathered = [torch.empty_like(x) for _ in range(size)]
+        dist.all_gather(gathered, x.grad / size)
+        means, gradient = loss.means.detach(), loss.means.grad
+        if shard_means:
+            means, gradient = shard.whole_of(means), shard.whole_of(gradient)
+        else:
+            dist.all_reduce(gradient)
+            gradient /= size
+        modules[shard_means, share] = [torch.cat(gathered), means, gradient]
 if rank == 0:
-    torch.save({"terms": results, "module": [torch.cat(gathered), *whole]}, sys.argv[1])
+    torch.save({"terms": results, "modules": modules}, sys.argv[1])
 dist.destroy_process_group()
 """
 
@@ -91,22 +107,26 @@ def test_split_means_equal_whole_ones(
         settings = dict(chosen)
         if share := settings.pop("negatives", None):
             settings["negatives"] = draw_negatives(y, Shard.whole(classes), share, torch.Generator().manual_seed(5))
+        if "fused" in name:  # which is for single precision; dense tells what it should be
+            settings["implementation"] = "dense"
         terms = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, **settings)
         expected = [torch.stack(terms).detach(), *torch.autograd.grad(terms.total, (x, mu))]
         for precision, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
+            if (name, str(precision)) not in found["terms"]:
+                continue
             for a, b in zip(found["terms"][name, str(precision)], expected, strict=True):
                 assert ((a.double() - b).norm() / b.norm()).item() < tolerance, (name, precision)
 
-    d_x, means, d_means = found["module"]
-    torch.manual_seed(0)
-    loss = GMLoss(classes, DIM, GMLossConfig())
-    assert torch.equal(means, loss.means), "the start does not depend on how the means are split"
-    x_single = x.detach().float().requires_grad_()
-    loss(x_single, y).total.backward()
-    assert x_single.grad is not None
-    assert loss.means.grad is not None
-    torch.testing.assert_close(d_x, x_single.grad, rtol=1e-5, atol=1e-8)
-    torch.testing.assert_close(d_means, loss.means.grad, rtol=1e-5, atol=1e-8)
+    for (_, share), (d_x, means, d_means) in found["modules"].items():
+        torch.manual_seed(0)
+        loss = GMLoss(classes, DIM, GMLossConfig(negative_share=share))
+        assert torch.equal(means, loss.means), "the start does not depend on how the means are split"
+        x_single = x.detach().float().requires_grad_()
+        loss(x_single, y, Progress(3, 4)).total.backward()
+        assert x_single.grad is not None
+        assert loss.means.grad is not None
+        torch.testing.assert_close(d_x, x_single.grad, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(d_means, loss.means.grad, rtol=1e-5, atol=1e-7)
 
 
 def test_parts_cover_all_classes_and_differ_by_one_at_most() -> None:

@@ -304,6 +304,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small
     assert state is None or all(tensor.isfinite().all() for tensor in state["task"].values())
 
 
+def test_what_the_loss_cannot_do_here_is_refused_before_anything_is_written(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    config = replace(small_config(small_store), loss=LossConfig(gm=GMLossConfig(implementation="fused")))
+    with pytest.raises(FacegmError, match=r"loss\.gm: implementation: fused, but the device is cpu"):
+        train_run(config, tmp_path / "run", is_new=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_folder_in_use_is_refused(run: Path, small_store: Path) -> None:
     with pytest.raises(FacegmError, match="exists already; go on by `facegm train --resume"):
         train_run(small_config(small_store), run, is_new=True)

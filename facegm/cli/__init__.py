@@ -10,7 +10,7 @@ from facegm.errors import FacegmError, UsageError
 
 VERBS = {
     "align": "find and align the faces of a data set of photos",
-    "train": "train a face network with the GM loss",
+    "train": "train a face network with the GM loss, or with one of those it is compared with",
     "verify-lfw": "verify the pairs of LFW, or of a set laid out like it, and write a report",
     "demo": "walk the whole road on synthetic identities: align, train, verify",
 }

@@ -16,7 +16,8 @@ def parser() -> ArgumentParser:
     """The options of the command."""
     options = ArgumentParser(
         prog="facegm train",
-        description="Train ResNet-27 with the GM loss on a store of aligned faces. On several GPUs or machines: "
+        description="Train ResNet-27 on a store of aligned faces, with the GM loss or another. On several GPUs or "
+        "machines: "
         "torchrun --nproc_per_node=N --no-python facegm train ...",
         allow_abbrev=False,
     )

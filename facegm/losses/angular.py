@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
@@ -60,7 +60,7 @@ def cosines(
 def cosface_loss(
     features: Float[Tensor, "batch dim"],
     weight: Float[Tensor, "classes dim"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
     *,
     scale: float,
     margin: float,
@@ -74,7 +74,7 @@ def cosface_loss(
 def arcface_loss(
     features: Float[Tensor, "batch dim"],
     weight: Float[Tensor, "classes dim"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
     *,
     scale: float,
     margin: float,
@@ -108,7 +108,7 @@ class CosFaceLoss(_AngularLoss):
         self._config = config
 
     def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> LossTerms:
         """Compute `cosface_loss` of the features."""
         del progress
@@ -124,7 +124,7 @@ class ArcFaceLoss(_AngularLoss):
         self._config = config
 
     def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> LossTerms:
         """Compute `arcface_loss` of the features."""
         del progress

@@ -15,8 +15,8 @@ from facegm.losses.engine import LEAST, Batch, Engine, Others, Position, Weights
 class Blocks(Engine):
     """Streams over blocks of means.
 
-    Logits lie class by sample in memory, so that all products read and write rows. A block of centred means is made,
-    used and overwritten while it is in the processor's cache.
+    Logits lie class by sample in memory, so that all products read and write rows. Where the means have to be shifted,
+    a block of them is made, used and overwritten while it is in the processor's cache.
     """
 
     size: int

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -47,7 +47,7 @@ def center_loss(
     weight: Float[Tensor, "classes dim"],
     bias: Float[Tensor, " classes"],
     centers: Float[Tensor, "classes dim"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
     *,
     center_weight: float,
 ) -> CenterLossTerms:
@@ -62,7 +62,7 @@ def center_loss(
 def moved_centers(
     centers: Float[Tensor, "classes dim"],
     features: Float[Tensor, "batch dim"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
     rate: float,
 ) -> Float[Tensor, "classes dim"]:
     """Centers after a batch: c_j - rate * sum over its n_j samples of (c_j - x_i) / (1 + n_j), Eq. 4 of Wen et al."""
@@ -82,7 +82,7 @@ class CenterLoss(LinearLoss):
         self._config = config
 
     def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> CenterLossTerms:
         """Compute `center_loss` of the features; while training, move the centers by the batch of all processes."""
         del progress

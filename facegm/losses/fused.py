@@ -2,19 +2,22 @@
 
 import importlib.util
 import os
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from facegm.losses.engine import Batch, Engine, Others, Position, Weights
 
+Result = TypeVar("Result")
 TILE, STEP, ROWS = 128, 32, 16
 """Samples, classes or dimensions of a product's tile; how many it sums up at a time; rows of a tile without product."""
 PANEL_BYTES = 2**26
 """Largest panel of weights, which `gradients` writes and reads in the device's cache or memory."""
 PANEL_SHARE = 0.01
-"""Largest panel as a share of batch x classes, but one tile of classes."""
+"""Largest panel, with what goes with it, as a share of batch x classes; but one tile of classes."""
 PROGRAMS = 264
 """Programs that keep a large device busy: two for each of its 132 processors."""
 
@@ -26,18 +29,33 @@ def _has_triton() -> bool:
 
 def obstacle(features: Tensor) -> str | None:
     """Why the fused implementation cannot run for features like these, or None."""
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if features.device.type != "cuda" and not is_interpreted:
+        return f"the device is {features.device.type}, not cuda"
     if not _has_triton():
         return "Triton is not installed"
-    if features.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"the device is {features.device.type}, not cuda"
+    if not is_interpreted and torch.cuda.get_device_capability(features.device) < (8, 0):
+        return "the GPU is of a generation before Ampere, without TF32"
     if features.dtype != torch.float32:
         return f"the computation is in {features.dtype}, not float32"
     return None
 
 
+def _on_its_device(method: Callable[..., Result]) -> Callable[..., Result]:
+    """Triton launches on the current device, which need not be that of the tensors."""
+
+    @wraps(method)
+    def wrapped(self: "Fused", batch: Batch, *others: Any) -> Result:
+        with torch.cuda.device_of(batch.features):
+            return method(self, batch, *others)
+
+    return wrapped
+
+
 class Fused(Engine):
     """Logits are computed, used and forgotten tile by tile; weights are held for a panel of classes at a time."""
 
+    @_on_its_device
     def locate(self, batch: Batch) -> Position:
         """Compare samples with their own class."""
         from facegm.losses import fused_kernels as kernels
@@ -49,6 +67,7 @@ class Fused(Engine):
         )
         return position
 
+    @_on_its_device
     def compare(self, batch: Batch) -> tuple[Others, Tensor]:
         """Compare samples with all other classes; keep the classes' biases."""
         from facegm.losses import fused_kernels as kernels
@@ -73,6 +92,7 @@ class Fused(Engine):
         total = totals.mul_((maxima - maximum).exp_()).sum(dim=0).clamp_min_(torch.finfo(totals.dtype).tiny)
         return Others(maximum, maximum + total.log_(), *sums), bias
 
+    @_on_its_device
     def gradients(self, batch: Batch, kept: Tensor | None, weights: Weights) -> tuple[Tensor, Tensor]:
         """Sum up what samples and classes do to each other."""
         from facegm.losses import fused_kernels as kernels
@@ -80,7 +100,7 @@ class Fused(Engine):
         b = _Arguments(batch)
         bias = self.compare(batch)[1] if kept is None else kept
         weighted_means, gradient = torch.zeros_like(b.features), torch.empty_like(b.means)
-        size = _panel_size(b.samples, b.classes)
+        size = _panel_size(b.samples, b.classes, b.dim)
         panel, transposed_means = b.means.new_empty(size, b.samples), b.means.new_empty(b.dim, size)
         for first in range(0, b.classes, size):
             stop = min(first + size, b.classes)
@@ -106,9 +126,9 @@ class _Arguments:
         (self.samples, self.dim), self.classes = self.features.shape, len(self.means)
 
 
-def _panel_size(samples: int, classes: int) -> int:
+def _panel_size(samples: int, classes: int, dim: int) -> int:
     """Classes in a panel, full tiles."""
-    allowed = min(PANEL_BYTES / 4 / samples, PANEL_SHARE * classes)
+    allowed = min(PANEL_BYTES / 4, PANEL_SHARE * samples * classes) / (samples + dim)
     return TILE * max(1, int(allowed) // TILE)
 
 

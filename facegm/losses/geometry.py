@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from facegm.losses.gm import COLLAPSE_LIKELIHOOD_WEIGHT
@@ -30,7 +30,7 @@ def optimal_distance(classes: int, likelihood_weight: float) -> float:
 def measure_geometry(
     features: Float[Tensor, "batch dim"],
     means: Float[Tensor, "classes dim"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
     shard: Shard | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """What to watch while training: a collapse shows as `feature_radius` near 0 and accuracy at chance.
@@ -49,10 +49,8 @@ def measure_geometry(
     shard = shard or Shard.whole(len(means))
     x = features.to(means.dtype)
     with exact_products(features.device.type):
-        batch, center, position, others, _ = compare(
-            x, means, labels.long(), choose_engine("auto", x, len(means)), shard
-        )
-    spread = others.spread - shard.classes * center.square().sum()
+        batch, center, position, others, _ = compare(x, means, labels, choose_engine("auto", x, len(means)), shard)
+    spread = (others.spread - shard.classes * center.square().sum()).clamp_min(0)
     return {
         "own_distance": position.own_squared_distance.sqrt().mean(),
         "mean_distance": (spread * 2 / max(shard.classes - 1, 1)).sqrt(),

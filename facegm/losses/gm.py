@@ -3,14 +3,13 @@
 import math
 from typing import NamedTuple
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from facegm.losses.gm_function import GMFunction, Regularizer
 from facegm.losses.implementation import Implementation, choose_engine
 from facegm.losses.negatives import Negatives
-from facegm.losses.precision import exact_products, precision_of
+from facegm.losses.precision import exact_product, precision_of
 from facegm.losses.shard import Shard
 
 COLLAPSE_LIKELIHOOD_WEIGHT = 0.5
@@ -31,7 +30,7 @@ class GMLossTerms(NamedTuple):
 def gm_loss(
     features: Float[Tensor, "batch dim"],
     means: Float[Tensor, "classes dim"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
     *,
     alpha: float,
     likelihood_weight: float,
@@ -43,9 +42,9 @@ def gm_loss(
     """GM loss with identity covariance and uniform prior.
 
     With s_ik = ||x_i - mu_k||^2 / 2, the logits are -(1 + alpha [k = z_i]) s_ik (Eq. 19). ||x_i||^2 / 2 is common to
-    all logits of a sample and left out; where the means do not lie around 0, features and means are shifted by the mean
-    of the means first, which changes no distance and keeps the products exact in single precision. The own class is
-    kept apart from the others, so that the margin counts also where the posterior is 1 but for rounding. Half-precision
+    all logits of a sample and left out; where the means do not lie around 0, features and means are first shifted to
+    where they do, which changes no distance and keeps the products exact in single precision. The own class is kept
+    apart from the others, so that the margin counts also where the posterior is 1 but for rounding. Half-precision
     input is computed in float32, whatever autocast or TF32 would do: a product in bfloat16 errs by more than a margin
     of 0.001 is worth.
 
@@ -72,7 +71,7 @@ def gm_loss(
     x, mu = features.to(precision), means.to(precision)
     engine = choose_engine(implementation, x, len(mu) if negatives is None else len(negatives.classes))
     classification, likelihood = GMFunction.apply(
-        x, mu, labels.long(), alpha, regularizer, engine, shard or Shard.whole(len(mu)), negatives
+        x, mu, labels, alpha, regularizer, engine, shard or Shard.whole(len(mu)), negatives
     )
     return GMLossTerms(classification + likelihood_weight * likelihood, classification, likelihood)
 
@@ -96,8 +95,8 @@ def gm_logits(
     features: Float[Tensor, "batch dim"], means: Float[Tensor, "classes dim"]
 ) -> Float[Tensor, "batch classes"]:
     """Logits without margin, up to a constant per sample: for prediction, which knows no label."""
-    with exact_products(features.device.type):
-        precision = precision_of(features, means)
-        origin = means.detach().to(precision).mean(dim=0)
-        x, mu = features.to(precision) - origin, means.to(precision) - origin
-        return torch.addmm(-0.5 * mu.square().sum(dim=1), x, mu.T)
+    precision = precision_of(features, means)
+    origin = means.detach().to(precision).mean(dim=0)
+    x, mu = features.to(precision) - origin, means.to(precision) - origin
+    logits: Tensor = exact_product(x, mu) - 0.5 * mu.square().sum(dim=1)
+    return logits

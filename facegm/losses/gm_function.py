@@ -88,16 +88,16 @@ class GMFunction(torch.autograd.Function):
         """Both terms; the samples' weights follow from two numbers of each, which are kept."""
         with exact_products(features.device.type):
             batch, center, position, others, kept = compare(features, means, labels, engine, shard, negatives)
+            if regularizer == "mixture":
+                squares = position.squared_radius.mean() + others.spread / shard.classes
+                likelihood = squares - 2 * batch.mean_x @ center
+            else:
+                likelihood = position.own_squared_distance.mean()
         margin_logit = position.own_logit - 0.5 * alpha * position.own_squared_distance
         log_odds = others.log_sum_exp - margin_logit  # of the other classes against the own one
         ctx.save_for_backward(*batch, means, labels, center, margin_logit, log_odds)
         ctx.kept = kept  # the first backward overwrites it; a second one computes it anew
         ctx.alpha, ctx.regularizer, ctx.engine, ctx.shard, ctx.negatives = alpha, regularizer, engine, shard, negatives
-        if regularizer == "mixture":
-            squares = position.squared_radius.mean() + others.spread / shard.classes
-            likelihood = squares - 2 * batch.mean_x @ center
-        else:
-            likelihood = position.own_squared_distance.mean()
         return _softplus(log_odds).mean(), likelihood
 
     @staticmethod

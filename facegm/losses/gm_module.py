@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from facegm.losses.collectives import all_rows, all_rows_with_gradient
@@ -45,7 +45,7 @@ class GMLossConfig:
     means_weight_decay: float = 0.0
     """Weight decay of the means; 0 is faithful to the Gaussian model, 0.0005 to the authors' optimiser."""
     negative_share: float = 1.0
-    """Share of the classes that are drawn in each step as negatives, beside those of the batch; below 1 the
+    """Share of the classes that are drawn in each step of a run as negatives, beside those of the batch; below 1 the
     classification term is estimated, and comes out a little too low."""
     # What changes where and how the loss is computed, not its value, has no part in the text form, by which a
     # checkpoint knows its run.
@@ -91,7 +91,7 @@ class GMLoss(Loss):
         self._seed = torch.initial_seed()
 
     def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> GMLossTerms:
         """Compute `gm_loss` of the features against the means."""
         c = self._config
@@ -107,7 +107,7 @@ class GMLoss(Loss):
             regularizer=c.regularizer,
             implementation=c.implementation,
             shard=self.shard,
-            negatives=self._negatives(labels, progress) if c.negative_share < 1 else None,
+            negatives=self._negatives(labels, progress),
         )
 
     def logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
@@ -123,7 +123,7 @@ class GMLoss(Loss):
         return named
 
     @torch.no_grad()
-    def monitor(self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def monitor(self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]) -> dict[str, Tensor]:
         """The geometry of features and means."""
         if self.shard.is_split:
             features, labels = all_rows(features), all_rows(labels)
@@ -147,12 +147,14 @@ class GMLoss(Loss):
         weight = c.likelihood_weight * linear_warmup(share, start=c.likelihood_start, fraction=c.warmup_fraction)
         return alpha, weight
 
-    def _negatives(self, labels: Tensor, progress: Progress | None) -> Negatives:
-        """Draw as the run's seed and step say, so that a run that goes on draws what it would have drawn."""
-        if progress is None:
-            raise ValueError("negative_share below 1 needs the progress of the run, from which the draw follows")
+    def _negatives(self, labels: Tensor, progress: Progress | None) -> Negatives | None:
+        """Draw as the run's seed and step say, the same in all processes; without progress, look at all classes."""
+        share = self._config.negative_share
+        if progress is None or share == 1:
+            return None
         generator = torch.Generator(labels.device).manual_seed((self._seed * 1_000_003 + progress.step) % 2**63)
-        return draw_negatives(labels, self.shard, self._config.negative_share, generator)
+        of_all = labels if self.shard.is_split else all_rows(labels)
+        return draw_negatives(of_all, self.shard, share, generator)
 
 
 def _initial_means(shard: Shard, dim: int, rows: int = 4096) -> Tensor:

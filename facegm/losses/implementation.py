@@ -8,11 +8,14 @@ from facegm.losses.blocks import Chunked, Dense
 from facegm.losses.engine import Engine
 
 Implementation = Literal["auto", "dense", "chunked", "fused"]
-"""`dense` holds batch x classes exponentials in one buffer; `chunked` never does, and computes them twice; `fused`
-neither holds nor writes them (Triton, CUDA). `auto` is dense while the buffer is small, then fused or else chunked."""
+"""`dense` holds batch x classes exponentials in one buffer; `chunked` never holds more than a block of them, and
+computes them twice; so does `fused`, in Triton kernels on a GPU. `auto` is dense while the buffer is small, then fused
+or else chunked."""
 
 DENSE_BYTES = 2**28
 """Largest buffer that `auto` holds."""
+SCRATCH_NUMBERS = {"cpu": 2**21, "cuda": 2**24}
+"""Numbers in a block's scratch memory, of logits or of means: what a processor's cache likes, or fills a GPU."""
 
 
 def choose_engine(implementation: Implementation, features: Tensor, classes: int) -> Engine:
@@ -33,12 +36,12 @@ def choose_engine(implementation: Implementation, features: Tensor, classes: int
             raise ValueError(f"implementation: fused, but {reason}; take auto")
         return Fused()
     size = block_size(features)
-    return Dense(4 * size) if implementation == "dense" else Chunked(size)  # dense does not save memory in its blocks
+    if implementation == "chunked":
+        return Chunked(size)
+    return Dense(4 * size if features.device.type == "cpu" else size)  # on a CPU few large blocks cost less
 
 
 def block_size(features: Tensor) -> int:
-    """Classes in a block of scratch memory: what a processor's cache likes, or on a GPU one launch's worth."""
-    samples = max(len(features), 1)
-    if features.device.type == "cpu":
-        return max(256, min(4096, 2**20 // samples))
-    return max(1024, DENSE_BYTES // (features.element_size() * samples))
+    """Classes in a block."""
+    numbers = SCRATCH_NUMBERS.get(features.device.type, SCRATCH_NUMBERS["cuda"])
+    return max(256, numbers // max(features.shape))

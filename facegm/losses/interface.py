@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from facegm.losses.shard import Shard
@@ -39,7 +39,7 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> Any:
         """Compute the terms of the loss, in float32 whatever autocast says; a named tuple, `total` first.
 
@@ -59,7 +59,7 @@ class Loss(nn.Module, ABC):
         return {}
 
     @torch.no_grad()
-    def monitor(self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> dict[str, Tensor]:
+    def monitor(self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]) -> dict[str, Tensor]:
         """What to watch while training, measured on a batch."""
         return {"accuracy": (self.logits(features).argmax(dim=1) == labels).float().mean()}
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -45,7 +45,7 @@ class LSoftmaxConfig:
 def l_softmax_loss(
     features: Float[Tensor, "batch dim"],
     weight: Float[Tensor, "classes dim"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
     *,
     margin: int,
     cosine_weight: float,
@@ -81,7 +81,7 @@ class LSoftmaxLoss(ClassVectorLoss):
         self._config = config
 
     def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> LossTerms:
         """Compute `l_softmax_loss` of the features."""
         c = self._config

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from facegm.losses.interface import Loss
-from facegm.losses.precision import exact_products, precision_of
+from facegm.losses.precision import exact_product, precision_of
 
 
 def linear_scores(
@@ -17,9 +17,8 @@ def linear_scores(
 ) -> Float[Tensor, "batch classes"]:
     """x_i . w_k + b_k, in float32 at least, whatever autocast or TF32 would do."""
     precision = precision_of(features, weight)
-    with exact_products(features.device.type):
-        scores = features.to(precision) @ weight.to(precision).T
-        return scores if bias is None else scores + bias
+    scores = exact_product(features.to(precision), weight.to(precision))
+    return scores if bias is None else scores + bias
 
 
 class ClassVectorLoss(Loss):

@@ -35,7 +35,7 @@ def draw_negatives(labels: Tensor, shard: Shard, share: float, generator: torch.
     the choice does not depend on their number.
 
     Args:
-        labels: of the whole batch. Shape [batch].
+        labels: of the whole batch, over all processes. Shape [batch].
         shard: the classes of this process.
         share: above 0, at most 1.
         generator: on the device of the labels, in the same state in all processes.

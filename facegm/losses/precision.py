@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @contextmanager
@@ -35,3 +36,24 @@ def _set_precision(backends: list[Any], precision: list[str] | str) -> None:
 def precision_of(*tensors: Tensor) -> torch.dtype:
     """The precision in which a loss computes: float32, or float64 where an input has it."""
     return functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+
+
+def exact_product(rows: Tensor, others: Tensor) -> Tensor:
+    """The product rows @ others.T, forward and backward in full precision; both in one, float32 at least."""
+    product: Tensor = _ExactProduct.apply(rows, others)
+    return product
+
+
+class _ExactProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, others: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, others)
+        with exact_products(rows.device.type):
+            return rows @ others.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        rows, others = ctx.saved_tensors
+        with exact_products(rows.device.type):
+            return gradient @ others, gradient.T @ rows

@@ -1,6 +1,6 @@
 """The reverse cross-entropy loss of Pang et al., "Towards Robust Detection of Adversarial Examples" (NeurIPS 2018)."""
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
@@ -12,7 +12,7 @@ def rce_loss(
     features: Float[Tensor, "batch dim"],
     weight: Float[Tensor, "classes dim"],
     bias: Float[Tensor, " classes"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
 ) -> LossTerms:
     """Mean cross-entropy against the reversed label: 0 for the true class, 1 / (classes - 1) for each other.
 
@@ -32,7 +32,7 @@ class RCELoss(LinearLoss):
         super().__init__(classes, dim)
 
     def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> LossTerms:
         """Compute `rce_loss` of the features."""
         del progress

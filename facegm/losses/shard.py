@@ -86,5 +86,5 @@ class Shard:
         return torch.cat(rows)
 
     def part_of(self, whole: Tensor) -> Tensor:
-        """This part's rows."""
-        return whole[self.first : self.last]
+        """This part's rows, in memory of their own."""
+        return whole[self.first : self.last].clone()

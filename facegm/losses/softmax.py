@@ -1,6 +1,6 @@
 """The softmax loss: cross-entropy of a linear classifier."""
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -12,7 +12,7 @@ def softmax_loss(
     features: Float[Tensor, "batch dim"],
     weight: Float[Tensor, "classes dim"],
     bias: Float[Tensor, " classes"],
-    labels: Int[Tensor, " batch"],
+    labels: Int64[Tensor, " batch"],
 ) -> LossTerms:
     """Mean cross-entropy of the scores x_i . w_k + b_k."""
     return LossTerms(cross_entropy(linear_scores(features, weight, bias), labels))
@@ -22,7 +22,7 @@ class SoftmaxLoss(LinearLoss):
     """A linear classifier, and `softmax_loss` of it."""
 
     def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], progress: Progress | None = None
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> LossTerms:
         """Compute `softmax_loss` of the features."""
         del progress

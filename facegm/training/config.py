@@ -44,7 +44,7 @@ class OptimizerConfig:
     momentum: float = 0.9
     """Momentum."""
     weight_decay: float = 0.0005
-    """Weight decay of convolution and linear weights; biases, PReLU slopes and means have none."""
+    """Weight decay of convolution and linear weights; biases and PReLU slopes have none, the GM loss's means theirs."""
     warmup_fraction: float = 0.0
     """Share of the run over which the learning rate rises linearly from a hundredth."""
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.8])

@@ -1,14 +1,20 @@
 """A training run from its configuration: the run folder, and all processes that `torchrun` started."""
 
+from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.faces import LabelledFaces
 from facegm.data.store import FaceStore
+from facegm.errors import FacegmError
 from facegm.losses.gm_module import GMLossConfig
+from facegm.losses.implementation import choose_engine
+from facegm.losses.shard import Shard
 from facegm.training.checkpoint import load_newest_checkpoint
 from facegm.training.config import RunConfig
-from facegm.training.distributed import join_processes
+from facegm.training.distributed import Processes, join_processes
 from facegm.training.geometry_chart import CHART_FILE, draw_geometry
 from facegm.training.loop import train
 from facegm.training.run_folder import create_run_folder, refuse_used_folder
@@ -33,7 +39,8 @@ def train_run(config: RunConfig, folder: Path, *, is_new: bool) -> None:
     with join_processes() as processes:
         plan = _draw_plan(config, faces)
         StepSampler(plan, world_size=processes.world_size)  # refuses, before anything is written, an indivisible batch
-        processes.require_equal("data or configuration", f"{config} {faces.fingerprint}")
+        _check_loss(config, len(faces.identities), processes)
+        processes.require_equal("data or configuration", f"{asdict(config)} {faces.fingerprint}")
         if is_new and processes.is_main:
             create_run_folder(folder, config.to_yaml())
         processes.wait()
@@ -43,11 +50,28 @@ def train_run(config: RunConfig, folder: Path, *, is_new: bool) -> None:
 
 
 def _draw_geometry(loss: GMLossConfig, folder: Path) -> None:
-    """Draw the distances between all means, which the checkpoint holds also where the processes share them."""
+    """Draw the distances between means, all of which the checkpoint holds also where the processes share them."""
     state = load_newest_checkpoint(folder)
     assert state is not None
     weight = loss.likelihood_weight if loss.regularizer == "mixture" else 0.0
     draw_geometry(folder / CHART_FILE, state["task"]["loss.means"], weight)
+
+
+def _check_loss(config: RunConfig, identities: int, processes: Processes) -> None:
+    """Refuse what the loss cannot do with these identities, processes or this device.
+
+    Raises:
+        FacegmError: the means cannot be split, or the implementation that is asked for cannot run here.
+    """
+    if config.loss.name != "gm":
+        return
+    features = torch.empty(1, config.model.embedding_dim, device=processes.device)
+    try:
+        choose_engine(config.loss.gm.implementation, features, identities)
+        if config.loss.gm.shard_means:
+            Shard.of_rank(identities, processes.rank, processes.world_size)
+    except ValueError as error:
+        raise FacegmError(f"loss.gm: {error}") from error
 
 
 def _draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from facegm.losses.config import LossConfig, build_loss
@@ -28,7 +28,7 @@ class FaceTask(nn.Module):
     def forward(
         self,
         images: Float[Tensor, "batch 3 side side"],
-        labels: Int[Tensor, " batch"],
+        labels: Int64[Tensor, " batch"],
         progress: Progress,
         autocast: torch.dtype | None,
         monitor: bool,
