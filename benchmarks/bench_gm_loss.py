@@ -112,18 +112,21 @@ def run_once(way: Way, case: Case) -> None:
 
 
 def scratch_share(name: str, classes: int) -> float:
-    """Memory at the peak beyond inputs and gradients over that of the logits, measured in a process of its own."""
-    command = [sys.executable, __file__, name, str(classes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    """Memory at the peak beyond inputs and gradients, over that of the logits; on a CPU in a process of its own."""
+    if ON_GPU:
+        peak = peak_of(name, classes)
+    else:
+        command = [sys.executable, __file__, name, str(classes)]
+        peak = int(subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout)
     gradients = 4 * DIM * (BATCH + classes)
-    return round(max(0, int(done.stdout) - gradients) / (4 * BATCH * classes), 4)
+    return round(max(0, peak - gradients) / (4 * BATCH * classes), 4)
 
 
-def print_peak(name: str, classes: int) -> None:
-    """Print the bytes at the peak of one run, after a small one that loads the libraries."""
+def peak_of(name: str, classes: int) -> int:
+    """Bytes at the peak of one run, after a small one that loads the libraries."""
     run_once(ways(classes)[name], make_case(1_000))
     case = make_case(classes)
-    print(peak_bytes(lambda: ways(classes)[name](case)))
+    return peak_bytes(lambda: ways(classes)[name](case))
 
 
 def main() -> None:
@@ -139,6 +142,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        print_peak(sys.argv[1], int(sys.argv[2]))
+        print(peak_of(sys.argv[1], int(sys.argv[2])))
     else:
         main()

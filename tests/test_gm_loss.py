@@ -144,7 +144,7 @@ def test_gradcheck(by: Implementation, regularizer: Regularizer) -> None:
 
 @by_each
 def test_backward_can_be_repeated(by: Implementation) -> None:
-    # The first backward overwrites the buffer that the forward pass kept; the second must not read it.
+    # The first backward lets go of the buffer that the forward pass kept; the second has to do without.
     x, mu, y = random_case(6, 20, 4)
     x, mu = x.requires_grad_(), mu.requires_grad_()
     total = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, implementation=by).total

@@ -1,6 +1,7 @@
 """Losses on the angle between features and class vectors: CosFace (CVPR 2018) and ArcFace (CVPR 2019)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +96,19 @@ def arcface_loss(
 
 
 class _AngularLoss(ClassVectorLoss):
+    _function: Callable[..., LossTerms]
+
+    def __init__(self, classes: int, dim: int, config: CosFaceConfig | ArcFaceConfig) -> None:
+        super().__init__(classes, dim)
+        self._config = config
+
+    def forward(
+        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
+    ) -> LossTerms:
+        """Compute the loss of the features."""
+        del progress
+        return self._function(features, self.weight, labels, scale=self._config.scale, margin=self._config.margin)
+
     def logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         """Cosines, without scale and margin."""
         return cosines(features, self.weight)
@@ -103,30 +117,16 @@ class _AngularLoss(ClassVectorLoss):
 class CosFaceLoss(_AngularLoss):
     """Class vectors, and `cosface_loss` with them."""
 
-    def __init__(self, classes: int, dim: int, config: CosFaceConfig = CosFaceConfig()) -> None:
-        super().__init__(classes, dim)
-        self._config = config
+    _function = staticmethod(cosface_loss)
 
-    def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
-    ) -> LossTerms:
-        """Compute `cosface_loss` of the features."""
-        del progress
-        c = self._config
-        return cosface_loss(features, self.weight, labels, scale=c.scale, margin=c.margin)
+    def __init__(self, classes: int, dim: int, config: CosFaceConfig = CosFaceConfig()) -> None:
+        super().__init__(classes, dim, config)
 
 
 class ArcFaceLoss(_AngularLoss):
     """Class vectors, and `arcface_loss` with them."""
 
-    def __init__(self, classes: int, dim: int, config: ArcFaceConfig = ArcFaceConfig()) -> None:
-        super().__init__(classes, dim)
-        self._config = config
+    _function = staticmethod(arcface_loss)
 
-    def forward(
-        self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
-    ) -> LossTerms:
-        """Compute `arcface_loss` of the features."""
-        del progress
-        c = self._config
-        return arcface_loss(features, self.weight, labels, scale=c.scale, margin=c.margin)
+    def __init__(self, classes: int, dim: int, config: ArcFaceConfig = ArcFaceConfig()) -> None:
+        super().__init__(classes, dim, config)

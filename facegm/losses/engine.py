@@ -98,7 +98,7 @@ class Engine(ABC):
 
         Args:
             batch: as in `compare`.
-            kept: what `compare` kept, which is overwritten; None to compute it anew.
+            kept: what `compare` kept, which may be overwritten; None to compute it anew.
             weights: w_ik, and the pull.
 
         Returns:

@@ -1,7 +1,7 @@
 """Triton kernels of the fused engine. All matrices are float32 and lie row by row, without gaps.
 
 Products split each operand into a TF32 number and its TF32 rest and add up three tensor-core products (`tf32x3`): the
-error is that of float32, the speed several times that of float32 units. Each step's product is added to the sum in
+error is that of float32, at a third of the tensor cores' TF32 speed. Each step's product is added to the sum in
 float32, so a long sum loses nothing to the tensor cores' shorter accumulators. No kernel adds atomically: the order of
 every sum is fixed, and so is the result. Rows are counted in 64 bits, since a matrix may exceed 2^31 elements.
 

@@ -96,7 +96,7 @@ class GMFunction(torch.autograd.Function):
         margin_logit = position.own_logit - 0.5 * alpha * position.own_squared_distance
         log_odds = others.log_sum_exp - margin_logit  # of the other classes against the own one
         ctx.save_for_backward(*batch, means, labels, center, margin_logit, log_odds)
-        ctx.kept = kept  # the first backward overwrites it; a second one computes it anew
+        ctx.kept = kept  # until the first backward, though the loss may live on; a second one computes it anew
         ctx.alpha, ctx.regularizer, ctx.engine, ctx.shard, ctx.negatives = alpha, regularizer, engine, shard, negatives
         return _softplus(log_odds).mean(), likelihood
 

@@ -42,6 +42,6 @@ def draw_geometry(path: Path, means: Float[Tensor, "classes dim"], likelihood_we
             optimum = optimal_distance(len(means), likelihood_weight)
             right.axvline(optimum, color="#3a9e4f", label=f"optimum of Eq. 16: {optimum:.3f}")
         right.set(xlabel="distance", ylabel="pairs of classes")
-        right.legend(frameon=False)
+        right.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         with atomic_file(path) as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
