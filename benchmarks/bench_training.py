@@ -7,13 +7,14 @@ from interleaved import measure, write_results
 from torch import Tensor
 
 from facegm.config import find_config, parse_config
+from facegm.losses.interface import Progress
 from facegm.training.task import FaceTask
 
 BATCH, CLASSES = 32, 1_000
 
 
 def step(task: FaceTask, images: Tensor, labels: Tensor, precision: torch.dtype | None) -> None:
-    task(images, labels, 0.5, precision, False)["loss"].backward()
+    task(images, labels, Progress(1, 2), precision, False)["loss"].backward()
 
 
 def main() -> None:
