@@ -1,7 +1,9 @@
 """Fixtures shared by all tests; real data is read from `../shared/data` or $FACEGM_DATA, and its absence is said."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,8 @@ import torch
 
 from facegm.align.warp import TEMPLATE
 from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record, write_face
+from facegm.losses.engine import Batch
+from facegm.losses.fused import Fused
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 _skipped_for_data: list[str] = []
@@ -46,6 +50,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def kernels_run() -> bool:
+    """Whether GPU kernels can run here.
+
+    Triton is absent on some platforms, and the interpreter of older ones cannot count with a newer numpy.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, own = torch.ones(1, 2, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    try:
+        Fused().locate(Batch(features=x, means=x, origin=None, own=own))
+    except Exception as error:
+        if re.search("only 0-dimensional arrays can be converted|array with ndim > 0 to a scalar", str(error)):
+            return False
+        raise
+    return True
 
 
 Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]]

@@ -20,8 +20,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_tiles(kernels_run: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of which small cases have several."""
+    if not kernels_run:
+        pytest.skip("Triton's kernels cannot run here")
     for name, value in {"TILE": 16, "STEP": 16, "ROWS": 8, "PROGRAMS": 6}.items():
         monkeypatch.setattr(fused, name, value)
 
