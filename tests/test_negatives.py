@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from facegm.losses.gm import gm_loss
+from facegm.losses.gm_function import Regularizer
 from facegm.losses.gm_module import GMLoss, GMLossConfig
 from facegm.losses.interface import Progress
 from facegm.losses.negatives import draw_negatives
@@ -42,18 +43,20 @@ def test_the_draw_does_not_depend_on_how_the_classes_are_split() -> None:
     assert torch.equal(torch.cat([part.log_weights for part in parts]), whole.log_weights)
 
 
-def test_the_sampled_loss_is_the_one_of_the_weighted_classes() -> None:
+@pytest.mark.parametrize("regularizer", ["mixture", "own"])
+def test_the_sampled_loss_is_the_one_of_the_weighted_classes(regularizer: Regularizer) -> None:
     x, mu, y = random_case()
     x, mu = x.requires_grad_(), mu.requires_grad_()
     drawn = draw_negatives(y, Shard.whole(40), 0.4, generator())
     drawn = drawn._replace(log_weights=drawn.log_weights.double())
-    found = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, negatives=drawn)
+    found = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, regularizer=regularizer, negatives=drawn)
 
     half_squares = 0.5 * (x[:, None] - mu).square().sum(dim=2)
     weights = torch.full((40,), -torch.inf, dtype=torch.float64).index_copy(0, drawn.classes, drawn.log_weights)
     is_own = torch.nn.functional.one_hot(y, 40).to(x)
     logits = weights - (1 + 0.3 * is_own) * half_squares
-    expected = torch.nn.functional.cross_entropy(logits, y) + 0.1 * 2 * half_squares.mean()
+    likelihood = 2 * (half_squares.mean() if regularizer == "mixture" else (is_own * half_squares).sum() / len(x))
+    expected = torch.nn.functional.cross_entropy(logits, y) + 0.1 * likelihood
     assert found.total.item() == pytest.approx(expected.item(), rel=1e-12)
     pairs = zip(torch.autograd.grad(found.total, (x, mu)), torch.autograd.grad(expected, (x, mu)), strict=True)
     for a, b in pairs:

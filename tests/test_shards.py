@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     for regularizer in ("mixture", "own")
 } | {
     "drawn": {"negatives": 0.4},
+    "drawn-own": {"negatives": 0.4, "regularizer": "own"},
     "fused": {"implementation": "fused"},
     "fused-drawn": {"implementation": "fused", "negatives": 0.4},
 }

@@ -25,8 +25,8 @@ class Blocks(Engine):
     def locate(self, batch: Batch) -> Position:
         """Compare samples with their own class."""
         x = batch.x
-        is_here = (batch.own >= 0) & (batch.own < len(batch.means))
-        m = batch.means.index_select(0, batch.own.clamp(0, len(batch.means) - 1))
+        is_here = batch.is_here
+        m = batch.means.index_select(0, batch.row)
         if batch.origin is not None:
             m -= batch.origin
         own_logit = (x * m).sum(dim=1) - 0.5 * _squared_norms(m)

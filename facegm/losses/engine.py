@@ -33,6 +33,16 @@ class Batch(NamedTuple):
         return self.features if self.origin is None else self.features - self.origin
 
     @property
+    def is_here(self) -> Tensor:
+        """Whether the own class is among the means. Shape [batch]."""
+        return (self.own >= 0) & (self.own < len(self.means))
+
+    @property
+    def row(self) -> Tensor:
+        """Row of the own class, or, where that is none of these, of another. Shape [batch]."""
+        return self.own.clamp(0, len(self.means) - 1)
+
+    @property
     def mean_x(self) -> Tensor:
         """Mean of x over the samples, without making x. Shape [dim]."""
         mean = self.features.mean(dim=0)

@@ -95,7 +95,7 @@ class GMFunction(torch.autograd.Function):
                 likelihood = position.own_squared_distance.mean()
         margin_logit = position.own_logit - 0.5 * alpha * position.own_squared_distance
         log_odds = others.log_sum_exp - margin_logit  # of the other classes against the own one
-        ctx.save_for_backward(*batch, means, labels, center, margin_logit, log_odds)
+        ctx.save_for_backward(*batch, means, center, margin_logit, log_odds)
         ctx.kept = kept  # until the first backward, though the loss may live on; a second one computes it anew
         ctx.alpha, ctx.regularizer, ctx.engine, ctx.shard, ctx.negatives = alpha, regularizer, engine, shard, negatives
         return _softplus(log_odds).mean(), likelihood
@@ -104,11 +104,11 @@ class GMFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_classification: Tensor, d_likelihood: Tensor) -> tuple[Tensor | None, ...]:
         """dL/dx_i = scale sum_k w_ik (m_k - x_i), and for the means alike, with the weights of `Weights`."""
-        *tensors, means, labels, center, margin_logit, log_odds = ctx.saved_tensors
+        *tensors, means, center, margin_logit, log_odds = ctx.saved_tensors
         batch, shard = Batch(*tensors), ctx.shard
         kept, ctx.kept = ctx.kept, None
         d_mixture, d_own = (d_likelihood, 0.0) if ctx.regularizer == "mixture" else (0.0 * d_likelihood, d_likelihood)
-        samples = len(labels)
+        samples = len(batch.features)
         miss = log_odds.sigmoid()  # 1 - posterior of the own class
         scale, pull = d_classification / samples, 2 * d_mixture / shard.classes
         weights = Weights(
@@ -127,15 +127,13 @@ class GMFunction(torch.autograd.Function):
             d_features.addcmul_(batch.features, of_x).sub_(center * to_center)
             if batch.origin is not None:
                 d_features.addcmul_(batch.origin, of_x, value=-1)
+        if ctx.regularizer == "own":
+            to_own = (batch.features - batch.means[batch.row]).mul_(batch.is_here[:, None] * (2 * d_own / samples))
+            d_features += to_own
+            d_means.index_put_((batch.row,), -to_own, accumulate=True)
         if ctx.negatives is not None:
             pulled = (means - batch.features.mean(dim=0)).mul_(pull)
             d_means = pulled.index_add_(0, ctx.negatives.classes, d_means)
-        if ctx.regularizer == "own":
-            own = labels - shard.first
-            rows, is_here = own.clamp(0, len(means) - 1), (own >= 0) & (own < len(means))
-            to_own = (batch.features - means[rows]).mul_(is_here[:, None] * (2 * d_own / samples))
-            d_features += to_own
-            d_means.index_put_((rows,), -to_own, accumulate=True)
         return d_features, d_means, None, None, None, None, None, None
 
 

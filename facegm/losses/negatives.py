@@ -20,10 +20,8 @@ class Negatives(NamedTuple):
 
     def select(self, batch: Batch) -> Batch:
         """The batch against the drawn classes alone."""
-        own, classes = batch.own, len(batch.means)
-        position = torch.searchsorted(self.classes, own)
-        position = torch.where((own >= 0) & (own < classes), position, -1)
-        return batch._replace(means=batch.means[self.classes], own=position, log_weights=self.log_weights)
+        own = torch.where(batch.is_here, torch.searchsorted(self.classes, batch.own), -1)
+        return batch._replace(means=batch.means[self.classes], own=own, log_weights=self.log_weights)
 
 
 def draw_negatives(labels: Tensor, shard: Shard, share: float, generator: torch.Generator) -> Negatives:

@@ -43,13 +43,13 @@ def change_shards(
         optimizer: numbers the parameters.
         change: from the tensor of a part to that of the whole, or back.
     """
-    if not task.sharded:
+    sharded = task.sharded
+    if not sharded:
         return state
     names = {parameter: name for name, parameter in task.named_parameters()}
-    shards = [task.sharded.get(names[p]) for group in optimizer.param_groups for p in group["params"]]
+    shards = [sharded.get(names[p]) for group in optimizer.param_groups for p in group["params"]]
     of_task = {
-        name: change(task.sharded[name], tensor) if name in task.sharded else tensor
-        for name, tensor in state["task"].items()
+        name: change(sharded[name], tensor) if name in sharded else tensor for name, tensor in state["task"].items()
     }
     of_optimizer = {
         number: values if (shard := shards[number]) is None else _changed(values, shard, change)
