@@ -113,6 +113,12 @@ _RECORDS = st.builds(
     landmarks=st.none() | st.lists(st.lists(_NUMBERS, min_size=2, max_size=2), min_size=5, max_size=5),
     probability=st.none() | st.floats(0, 1),
     faces=st.none() | st.integers(0, 99),
+    residual=st.none() | _NUMBERS,
+    profile=st.none() | _NUMBERS,
+    sharpness=st.none() | _NUMBERS,
+    contrast=st.none() | _NUMBERS,
+    digest=st.none() | st.binary(min_size=32, max_size=32).map(bytes.hex),
+    perceptual_hash=st.none() | st.binary(min_size=8, max_size=8).map(bytes.hex),
 )
 
 

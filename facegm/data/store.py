@@ -40,6 +40,19 @@ class FaceRecord:
     """The detector's probability that the chosen box is a face."""
     faces: int | None = None
     """Number of faces found in the photo."""
+    residual: float | None = None
+    """Root mean square distance between the five warped landmarks and the template, in pixels of the 128x128 face: a
+    measure of pose."""
+    profile: float | None = None
+    """How far the head is turned to the side: 0 frontal, near 1 profile."""
+    sharpness: float | None = None
+    """Variance of the Laplacian of the aligned face's luminance; low is blurred."""
+    contrast: float | None = None
+    """Standard deviation of the aligned face's luminance, 0 to 127.5."""
+    digest: str | None = None
+    """SHA-256 of the photo's encoded bytes, in hexadecimal."""
+    perceptual_hash: str | None = None
+    """Hexadecimal; those of near-duplicates differ in few bits."""
 
     @property
     def is_final(self) -> bool:
