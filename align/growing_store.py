@@ -5,10 +5,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from facegm.align.detector import MINIMUM_FACE, PYRAMID_FACTOR, STAGE_THRESHOLDS
 from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
+from facegm.data.face_files import DEFAULT_FORMAT, StoreFormat, append_faces
 from facegm.data.files import replace_atomically
 from facegm.data.find_photos import Photo
 from facegm.data.store import (
@@ -20,7 +22,6 @@ from facegm.data.store import (
     is_store,
     read_manifest,
     read_settings,
-    write_face,
 )
 from facegm.errors import FacegmError
 
@@ -36,18 +37,32 @@ class GrowingStore:
         source: the folder or list that the photos come from.
         photos: all photos that the store shall hold, in order.
         on_missing: what is done with a photo without a face.
+        store_format: how the pictures are kept; the faces given to `add` are encoded so.
 
     Raises:
-        FacegmError: the folder is something else, or a store of another source or other options.
+        FacegmError: the folder is something else, or a store of another source or other options; or another process
+            is writing its tar file.
     """
 
-    def __init__(self, folder: Path, source: Path, photos: Sequence[Photo], *, on_missing: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: Path,
+        photos: Sequence[Photo],
+        *,
+        on_missing: str,
+        store_format: StoreFormat = DEFAULT_FORMAT,
+    ) -> None:
         if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
             raise FacegmError(f"{folder}: lies inside the photos' own folder {source}; give an --output outside of it")
-        self._folder, self._manifest = folder, folder / MANIFEST_FILE
-        _open_folder(folder, _settings(source, on_missing))
+        self._manifest = folder / MANIFEST_FILE
+        _open_folder(folder, _settings(source, on_missing, store_format))
         # What follows the last complete line, left by an interruption, goes as well.
         self._records = {record.key: record for record in read_manifest(self._manifest) if record.is_final}
+        pictured = [key for key, record in self._records.items() if record.has_face_image]
+        self._faces = append_faces(folder, store_format, recorded=pictured)
+        for key in self._faces.lost:
+            del self._records[key]
         self._write_manifest()
         self.waiting = [photo for photo in photos if photo.key not in self._records]
 
@@ -57,6 +72,7 @@ class GrowingStore:
 
     def __exit__(self, *error: object) -> None:
         self._lines.close()
+        self._faces.close()
         if error == (None, None, None):
             self._records = dict(sorted(self._records.items(), key=lambda item: os.fsencode(item[0])))
             self._write_manifest()
@@ -81,7 +97,7 @@ class GrowingStore:
 
     def _keep_face(self, record: FaceRecord, face: bytes) -> FaceRecord:
         try:
-            write_face(self._folder, record.key, face)
+            self._faces.append(record.key, face)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
@@ -96,7 +112,7 @@ class GrowingStore:
             replace_atomically(self._manifest, content)
 
 
-def _settings(source: Path, on_missing: str) -> dict[str, object]:
+def _settings(source: Path, on_missing: str, store_format: StoreFormat) -> dict[str, object]:
     return {
         "format": FORMAT,
         "source": str(source.resolve()),
@@ -110,6 +126,7 @@ def _settings(source: Path, on_missing: str) -> dict[str, object]:
         "choice": "largest central",
         "on_missing": on_missing,
         "fallback_fraction": FALLBACK_FRACTION,
+        **asdict(store_format),
     }
 
 

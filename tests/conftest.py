@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from facegm.align.warp import TEMPLATE
-from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record, write_face
+from facegm.data.face_files import DEFAULT_FORMAT, append_faces
+from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record
 from facegm.losses.engine import Batch
 from facegm.losses.fused import Fused
 
@@ -93,13 +94,13 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 6 identities with 8 noisy variations of one smooth pattern each; made without any detector."""
     folder = tmp_path_factory.mktemp("small-store")
     rng = np.random.default_rng(0)
-    lines = []
+    lines, faces = [], append_faces(folder, DEFAULT_FORMAT, recorded=())
     for identity in range(6):
         pattern = cv2.resize(rng.uniform(0, 255, (5, 5, 3)), (128, 128), interpolation=cv2.INTER_CUBIC)
         for photo in range(8):
             face = np.clip(pattern + rng.normal(0, 20, (128, 128, 3)), 0, 255).astype(np.uint8)
             key = f"person_{identity}/person_{identity}_{photo + 1:04d}.jpg"
-            write_face(folder, key, encode_face(face))
+            faces.append(key, encode_face(face))
             lines.append(encode_record(FaceRecord(key=key, identity=f"person_{identity}", status="aligned")))
     lines.append(encode_record(FaceRecord(key="person_0/x.jpg", identity="person_0", status="failed", reason="empty")))
     (folder / "manifest.jsonl").write_text("".join(lines))

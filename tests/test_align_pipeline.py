@@ -25,9 +25,10 @@ from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
 from facegm.align.pipeline import CHUNK, AlignConfig, align_photos
 from facegm.align.warp import TEMPLATE, center_crop, warp_face
+from facegm.data.face_files import face_path
 from facegm.data.find_photos import Photo
 from facegm.data.photos import read_photo
-from facegm.data.store import MANIFEST_FILE, FaceRecord, FaceStore, face_path
+from facegm.data.store import MANIFEST_FILE, FaceRecord, FaceStore
 from facegm.errors import FacegmError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

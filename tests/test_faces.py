@@ -1,18 +1,22 @@
 """Training faces: labels found from the manifest, crops and mirror images against plain slicing."""
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from facegm.data import faces as faces_module
 from facegm.data.augment import augmented_input
 from facegm.data.draws import Draw
+from facegm.data.face_files import StoreFormat, append_faces, face_path
 from facegm.data.faces import LabelledFaces, Sample
 from facegm.data.preprocessing import Preprocessing, network_input
-from facegm.data.store import FaceStore
+from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, FaceStore
 from facegm.errors import FacegmError
 
 SMALL = Preprocessing(face_size=64, crop_size=60)
@@ -53,6 +57,24 @@ def test_streamed_and_resident_faces_are_the_same(small_store: Path, monkeypatch
     streamed = LabelledFaces(FaceStore(small_store), SMALL)
     assert (resident.is_resident, streamed.is_resident) == (True, False)
     assert all(torch.equal(a, b) for a, b in zip(resident[DRAW], streamed[DRAW], strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faces_module, "RESIDENT_LIMIT", 0)
+    single = LabelledFaces(FaceStore(small_store), SMALL)
+    shutil.copy(small_store / MANIFEST_FILE, tmp_path)
+    settings = json.loads((small_store / SETTINGS_FILE).read_text()) | {"container": "tar"}
+    (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
+    writer = append_faces(tmp_path, StoreFormat(container="tar"), recorded=())
+    for key in single.keys:
+        writer.append(key, face_path(small_store, key).read_bytes())
+    writer.close()
+
+    packed = LabelledFaces(FaceStore(tmp_path), SMALL)
+    assert (packed.fingerprint, packed.alignment) == (single.fingerprint, single.alignment)
+    workers = DataLoader(packed, batch_size=None, sampler=[DRAW] * 4, num_workers=2)
+    assert [torch.equal(sample.crop, single[DRAW].crop) for sample in workers] == [True] * 4
 
 
 def test_network_input_is_rgb_scaled_and_channels_first() -> None:

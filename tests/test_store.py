@@ -1,7 +1,13 @@
 """Protects the store of aligned faces: pictures and records come back exactly, damage is named, no file is half."""
 
+import io
 import json
 import os
+import pickle
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
+from facegm.data.face_files import DEFAULT_FORMAT, StoreFormat, append_faces, face_path
 from facegm.data.files import atomic_file, replace_atomically
 from facegm.data.store import (
     MANIFEST_FILE,
@@ -20,20 +28,39 @@ from facegm.data.store import (
     FaceStore,
     encode_face,
     encode_record,
-    face_path,
     is_store,
     read_manifest,
     read_settings,
-    write_face,
 )
 from facegm.errors import FacegmError
 
+FORMATS = {
+    "png": DEFAULT_FORMAT,
+    "jpeg": StoreFormat(encoding="jpeg"),
+    "packed png": StoreFormat(container="tar"),
+    "packed jpeg": StoreFormat(encoding="jpeg", container="tar"),
+}
+all_formats = pytest.mark.parametrize("store_format", FORMATS.values(), ids=list(FORMATS))
 
-def _make_store(folder: Path, *, size: int = 16, records: tuple[FaceRecord, ...] = ()) -> Path:
+
+def _make_store(
+    folder: Path,
+    *,
+    size: int = 16,
+    records: tuple[FaceRecord, ...] = (),
+    store_format: StoreFormat = DEFAULT_FORMAT,
+) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / SETTINGS_FILE).write_text(json.dumps({"format": 1, "size": size}))
+    (folder / SETTINGS_FILE).write_text(json.dumps({"format": 1, "size": size, **asdict(store_format)}))
     (folder / MANIFEST_FILE).write_text("".join(encode_record(record) for record in records), encoding="ascii")
     return folder
+
+
+def _keep(folder: Path, faces: dict[str, bytes], store_format: StoreFormat = DEFAULT_FORMAT) -> None:
+    writer = append_faces(folder, store_format, recorded=())
+    for key, data in faces.items():
+        writer.append(key, data)
+    writer.close()
 
 
 def _face(seed: int, size: int = 16) -> np.ndarray:
@@ -43,57 +70,164 @@ def _face(seed: int, size: int = 16) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- pictures
 
 
+@pytest.mark.parametrize("container", ["folder", "tar"])
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 130), smooth=st.booleans())
-def test_faces_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, seed: int, size: int, smooth: bool) -> None:
-    store = _make_store(tmp_path_factory.getbasetemp() / "store", size=size)
+def test_faces_come_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, container: Any, seed: int, size: int, smooth: bool
+) -> None:
+    store_format = StoreFormat(container=container)
+    store = _make_store(tmp_path_factory.getbasetemp() / container, size=size, store_format=store_format)
     face = np.add.outer(np.arange(size), np.arange(3 * size)).reshape(size, size, 3).astype(np.uint8)
     face = face if smooth else _face(seed, size)
-    write_face(store, "Ann/a.jpg", encode_face(face))
+    _keep(store, {"Ann/a.jpg": encode_face(face)}, store_format)
     np.testing.assert_array_equal(FaceStore(store).read_face("Ann/a.jpg"), face)
+
+
+@pytest.mark.parametrize("container", ["folder", "tar"])
+def test_jpeg_faces_come_back_nearly(tmp_path: Path, container: Any) -> None:
+    store_format = StoreFormat(encoding="jpeg", container=container)
+    store = _make_store(tmp_path / "store", size=128, store_format=store_format)
+    face = cv2.resize(_face(0, 5), (128, 128), interpolation=cv2.INTER_CUBIC)
+    _keep(store, {"Ann/a.jpg": encode_face(face, "jpeg")}, store_format)
+    again = FaceStore(store).read_face("Ann/a.jpg").astype(int)
+    assert 0 < np.abs(again - face).mean() < 1.5  # swapped channels would be off by dozens
+    assert len(encode_face(face, "jpeg")) < len(encode_face(face)) / 2
 
 
 def test_the_stored_picture_is_an_ordinary_rgb_png(tmp_path: Path) -> None:
     store = _make_store(tmp_path / "store")
-    write_face(store, "Ann/a.jpg", encode_face(_face(0)))
+    _keep(store, {"Ann/a.jpg": encode_face(_face(0))})
     with Image.open(store / "faces/Ann/a.jpg.png") as image:
         assert (image.format, image.mode) == ("PNG", "RGB")
         np.testing.assert_array_equal(np.asarray(image), _face(0))
 
 
-def test_photos_that_differ_in_their_suffix_alone_do_not_collide(tmp_path: Path) -> None:
-    keys = ["a.jpg", "a.png", "a", "a.jpg.png"]
-    assert len({face_path(tmp_path, key) for key in keys}) == len(keys)
+def test_the_stored_picture_is_an_ordinary_jpeg_of_quality_95_without_colour_subsampling(tmp_path: Path) -> None:
+    _keep(tmp_path, {"Ann/a.jpg": encode_face(_face(0), "jpeg")}, StoreFormat(encoding="jpeg"))
+    pillows = io.BytesIO()
+    Image.fromarray(_face(0)).save(pillows, "JPEG", quality=95, subsampling="4:4:4")
+    with Image.open(tmp_path / "faces/Ann/a.jpg.jpg") as image, Image.open(pillows) as expected:
+        assert isinstance(image, JpegImageFile)
+        assert isinstance(expected, JpegImageFile)
+        assert image.quantization == expected.quantization
+        assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
 
 
-def _damaged(whole: bytes) -> dict[str, bytes]:
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 0xFF
-    small = encode_face(_face(1, 15))
+def test_a_store_that_does_not_name_its_format_holds_png_files(tmp_path: Path) -> None:
+    (tmp_path / SETTINGS_FILE).write_text('{"format": 1, "size": 16}')
+    (tmp_path / "faces").mkdir()
+    Image.fromarray(_face(0)).save(tmp_path / "faces/a.jpg.png")
+    np.testing.assert_array_equal(FaceStore(tmp_path).read_face("a.jpg"), _face(0))
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_photos_that_differ_in_their_suffix_alone_do_not_collide(tmp_path: Path, encoding: Any) -> None:
+    keys = ["a.jpg", "a.png", "a", "a.jpg.png", "a.jpg.jpg"]
+    assert len({face_path(tmp_path, key, encoding) for key in keys}) == len(keys)
+
+
+@all_formats
+def test_threads_and_processes_read_at_the_same_time(tmp_path: Path, store_format: StoreFormat) -> None:
+    faces = {f"{number}.jpg": encode_face(_face(number), store_format.encoding) for number in range(40)}
+    _make_store(tmp_path, store_format=store_format)
+    _keep(tmp_path, faces, store_format)
+    store = FaceStore(tmp_path)
+    expected = {key: _decode(data) for key, data in faces.items()}
+    keys = [key for _ in range(20) for key in faces]
+    with ThreadPoolExecutor(8) as threads:
+        for key, face in zip(keys, threads.map(store.read_face, keys), strict=True):
+            np.testing.assert_array_equal(face, expected[key])
+    for copy in (pickle.loads(pickle.dumps(store)), store):
+        np.testing.assert_array_equal(copy.read_face("7.jpg"), expected["7.jpg"])
+    with get_context("spawn").Pool(1) as spawned:
+        np.testing.assert_array_equal(spawned.apply(store.read_face, ["7.jpg"]), expected["7.jpg"])
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_forked_processes_read_the_same_tar_file_as_their_parent(tmp_path: Path) -> None:
+    store_format = StoreFormat(container="tar")
+    _make_store(tmp_path, store_format=store_format)
+    _keep(tmp_path, {f"{number}.jpg": encode_face(_face(number)) for number in range(40)}, store_format)
+    store = FaceStore(tmp_path)
+    store.read_face("0.jpg")
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            right = all(np.array_equal(store.read_face(f"{n % 40}.jpg"), _face(n % 40)) for n in range(400))
+            os._exit(0 if right else 1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+
+
+def _decode(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def _damaged(whole: bytes, small: bytes) -> dict[str, bytes]:
     return {
         "empty": b"",
         "head": whole[:40],
         "half": whole[: len(whole) // 2],
-        "flipped": bytes(flipped),
+        "zeros": whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2),
         "small": small,
     }
 
 
-@pytest.mark.parametrize("damage", ["missing", "folder", *_damaged(b"0" * 80)])
-def test_missing_and_damaged_pictures_are_named(tmp_path: Path, damage: str) -> None:
-    store = _make_store(tmp_path / "store")
-    path = face_path(store, "Ann/a.jpg")
-    if damage == "folder":
-        path.mkdir(parents=True)
-    elif damage != "missing":
-        write_face(store, "Ann/a.jpg", _damaged(encode_face(_face(0)))[damage])
-    with pytest.raises(FacegmError, match=r"faces/Ann/a\.jpg\.png: missing or damaged"):
+PLACES = {
+    "png": "store/faces/Ann/a.jpg.png",
+    "jpeg": "store/faces/Ann/a.jpg.jpg",
+    "packed png": "store/faces/00000.tar, Ann/a.jpg",
+    "packed jpeg": "store/faces/00000.tar, Ann/a.jpg",
+}
+
+
+@pytest.mark.parametrize("damage", _damaged(b"0" * 80, b""))
+@pytest.mark.parametrize("name", FORMATS)
+def test_damaged_pictures_are_named(tmp_path: Path, name: str, damage: str) -> None:
+    store_format = FORMATS[name]
+    store = _make_store(tmp_path / "store", store_format=store_format)
+    whole, small = (encode_face(face, store_format.encoding) for face in (_face(0), _face(1, 15)))
+    _keep(store, {"Ann/a.jpg": _damaged(whole, small)[damage]}, store_format)
+    with pytest.raises(FacegmError, match=re.escape(f"{PLACES[name]}: missing or damaged face of the store")):
         FaceStore(store).read_face("Ann/a.jpg")
+
+
+@all_formats
+def test_missing_pictures_are_named(tmp_path: Path, store_format: StoreFormat) -> None:
+    store = _make_store(tmp_path / "store", store_format=store_format)
+    with pytest.raises(FacegmError, match=r"store/faces.*Ann/a\.jpg.*: missing or damaged"):
+        FaceStore(store).read_face("Ann/a.jpg")
+
+
+def test_a_changed_byte_of_a_png_and_a_folder_in_its_place_are_noticed(tmp_path: Path) -> None:
+    store = _make_store(tmp_path / "store")
+    flipped = bytearray(encode_face(_face(0)))
+    flipped[len(flipped) // 2] ^= 0xFF
+    _keep(store, {"flipped": bytes(flipped)})
+    face_path(store, "folder").mkdir()
+    for key in ("flipped", "folder"):
+        with pytest.raises(FacegmError, match=rf"faces/{key}\.png: missing or damaged"):
+            FaceStore(store).read_face(key)
+
+
+def test_a_tar_file_that_is_gone_or_cut_short_is_named(tmp_path: Path) -> None:
+    store_format = StoreFormat(container="tar")
+    store = _make_store(tmp_path / "store", store_format=store_format)
+    _keep(store, {"Ann/a.jpg": encode_face(_face(0))}, store_format)
+    tar = store / "faces/00000.tar"
+    os.truncate(tar, 700)
+    for _ in range(2):
+        with pytest.raises(FacegmError, match=r"faces/00000\.tar, Ann/a\.jpg: missing or damaged"):
+            FaceStore(store).read_face("Ann/a.jpg")
+        tar.unlink(missing_ok=True)
 
 
 def test_a_picture_of_another_shape_is_not_taken_for_a_face(tmp_path: Path) -> None:
     store = _make_store(tmp_path / "store")
-    write_face(store, "k", cv2.imencode(".png", np.zeros((16, 17, 3), np.uint8))[1].tobytes())
+    _keep(store, {"k": cv2.imencode(".png", np.zeros((16, 17, 3), np.uint8))[1].tobytes()})
     with pytest.raises(FacegmError, match="damaged"):
         FaceStore(store).read_face("k")
 
@@ -173,7 +307,7 @@ def test_a_damaged_line_is_named_by_file_and_number(tmp_path: Path, line: bytes)
     store = _make_store(tmp_path / "store", records=_LINES)
     with (store / MANIFEST_FILE).open("ab") as lines:
         lines.write(line + b"\n" + encode_record(_LINES[0]).encode())
-    with pytest.raises(FacegmError, match=r"store/manifest\.jsonl, line 4: damaged manifest"):
+    with pytest.raises(FacegmError, match=r"store/manifest\.jsonl, line 4: damaged "):
         _ = FaceStore(store).records
 
 
@@ -194,7 +328,14 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         FaceStore(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"null", b'"format"', b"{}", b"\xff"])
+_UNKNOWN_FORMATS = [
+    b'{"format": 1, "encoding": "webp"}',
+    b'{"format": 1, "container": "zip"}',
+    b'{"format": 1, "encoding": []}',
+]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"null", b'"format"', b"{}", b"\xff", *_UNKNOWN_FORMATS])
 def test_damaged_settings_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / SETTINGS_FILE).write_bytes(content)
     with pytest.raises(FacegmError, match=r"store\.json: damaged"):
@@ -204,7 +345,7 @@ def test_damaged_settings_are_named(tmp_path: Path, content: bytes) -> None:
 def test_settings_come_back(tmp_path: Path) -> None:
     content: dict[str, Any] = {"format": 1, "size": 16, "color": "RGB", "template": [[1.5, 2.5]]}
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(content))
-    assert FaceStore(tmp_path).settings == content
+    assert FaceStore(tmp_path).settings == content | {"encoding": "png", "container": "folder"}
     assert FaceStore(tmp_path).size == 16
 
 
@@ -249,7 +390,7 @@ def test_a_write_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_pictures_of_new_identities_make_their_folders(tmp_path: Path) -> None:
-    write_face(tmp_path, "a/b/c.jpg", b"1")
-    write_face(tmp_path, "a/b/c.jpg", b"2")
+    _keep(tmp_path, {"a/b/c.jpg": b"1"})
+    _keep(tmp_path, {"a/b/c.jpg": b"2"})
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == ["faces/a/b/c.jpg.png"]
     assert face_path(tmp_path, "a/b/c.jpg").read_bytes() == b"2"

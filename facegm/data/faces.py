@@ -68,8 +68,8 @@ class LabelledFaces(Dataset[Sample]):
 
     @property
     def alignment(self) -> dict[str, Any]:
-        """How these faces were found and aligned: the settings of their store, without where the photos lay."""
-        return {name: value for name, value in self._store.settings.items() if name != "source"}
+        """How these faces were found and aligned: the settings of their store, without where photos and faces lie."""
+        return {name: value for name, value in self._store.settings.items() if name not in ("source", "container")}
 
     @cached_property
     def fingerprint(self) -> str:

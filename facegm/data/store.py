@@ -1,6 +1,7 @@
-"""The store of aligned faces: a folder with `store.json`, `manifest.jsonl` and `faces/<key>.png`.
+"""The store of aligned faces: a folder with `store.json`, `manifest.jsonl` and the pictures in `faces/`.
 
-PNG keeps the pixels exactly, so that the embedding of a photo is the same whether it went through a store or not.
+The pictures are PNG or JPEG, one file each (`faces/<key>.png`) or in tar files, see `facegm.data.face_files`. PNG keeps
+the pixels exactly, so that the embedding of a photo is the same whether it went through a store or not; JPEG does not.
 """
 
 import json
@@ -14,11 +15,21 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from facegm.data.files import replace_atomically
+from facegm.data.face_files import DEFAULT_FORMAT, SUFFIXES, Encoding, StoreFormat, open_faces
+from facegm.data.json_lines import read_json_lines
 from facegm.errors import FacegmError
 
 FORMAT = 1
-SETTINGS_FILE, MANIFEST_FILE, FACES_FOLDER = "store.json", "manifest.jsonl", "faces"
+SETTINGS_FILE, MANIFEST_FILE = "store.json", "manifest.jsonl"
+
+_ENCODER_PARAMETERS = {
+    "png": (cv2.IMWRITE_PNG_COMPRESSION, 3),
+    "jpeg": (
+        *(cv2.IMWRITE_JPEG_QUALITY, 95),
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+    ),
+}
+_JPEG_END = b"\xff\xd9"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +80,14 @@ class FaceStore:
     """A finished or growing store of aligned faces, opened for reading.
 
     Raises:
-        FacegmError: the folder is not a store, is of another version, or its manifest is damaged.
+        FacegmError: the folder is not a store, is of another version, or its manifest or an index is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = read_settings(folder)
+        self._format = StoreFormat.of(self.settings)
+        self._faces = open_faces(folder, self._format)
 
     @property
     def size(self) -> int:
@@ -92,13 +105,13 @@ class FaceStore:
         Raises:
             FacegmError: the picture is missing or damaged.
         """
-        path = face_path(self.folder, key)
         try:
-            face = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+            face = _decode_face(self._faces.read(key), self._format.encoding)
         except (OSError, cv2.error):
             face = None
         if face is None or face.shape != (self.size, self.size, 3):
-            raise FacegmError(f"{path}: missing or damaged face of the store; delete the store and align again")
+            place = self._faces.place(key)
+            raise FacegmError(f"{place}: missing or damaged face of the store; delete the store and align again")
         return np.asarray(face, np.uint8)
 
 
@@ -108,40 +121,36 @@ def is_store(folder: Path) -> bool:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Read `store.json`: how the faces of this store were made."""
+    """Read `store.json`: how the faces of this store were made, and are kept, which older stores do not say."""
     path = folder / SETTINGS_FILE
     if not path.is_file():
         raise FacegmError(
             f"{folder}: not a store of aligned faces; make one by `facegm align PHOTOS --output {folder}`"
         )
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = asdict(DEFAULT_FORMAT) | json.loads(path.read_text(encoding="utf-8"))
         version = settings["format"]
+        StoreFormat.of(settings)
     except (ValueError, KeyError, TypeError) as error:
         raise FacegmError(f"{path}: damaged ({error}); delete the store and align again") from error
     if version != FORMAT:
         raise FacegmError(f"{path}: store format {version}, this facegm reads {FORMAT}; align again")
-    return dict(settings)
+    return settings
 
 
-def face_path(folder: Path, key: str) -> Path:
-    """Where the picture of a photo lies; the photo's own suffix is kept, so that names never collide."""
-    return folder / FACES_FOLDER / (key + ".png")
-
-
-def encode_face(face: UInt8[np.ndarray, "size size 3"]) -> bytes:
+def encode_face(face: UInt8[np.ndarray, "size size 3"], encoding: Encoding = "png") -> bytes:
     """Encode an aligned RGB face as the store keeps it."""
-    done, data = cv2.imencode(".png", face[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    done, data = cv2.imencode(SUFFIXES[encoding], face[:, :, ::-1], _ENCODER_PARAMETERS[encoding])
     if not done:
-        raise RuntimeError("OpenCV could not encode a PNG")
+        raise RuntimeError(f"OpenCV could not encode a face as {encoding}")
     return data.tobytes()
 
 
-def write_face(folder: Path, key: str, data: bytes) -> None:
-    """Write one encoded face; no half-written picture is ever visible."""
-    path = face_path(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_atomically(path, data)
+def _decode_face(data: bytes, encoding: Encoding) -> UInt8[np.ndarray, "height width 3"] | None:
+    # Unlike PNG, JPEG has no checksums: a lost end would be decoded to something.
+    if encoding == "jpeg" and not data.endswith(_JPEG_END):
+        return None
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 def encode_record(record: FaceRecord) -> str:
@@ -152,13 +161,4 @@ def encode_record(record: FaceRecord) -> str:
 
 def read_manifest(path: Path) -> Iterator[FaceRecord]:
     """Read the complete lines of a manifest; a torn last line, left by an interruption, is passed over."""
-    if not path.is_file():
-        return
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield FaceRecord(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise FacegmError(f"{path}, line {number}: damaged manifest ({error}); align again") from error
+    return read_json_lines(path, FaceRecord)
