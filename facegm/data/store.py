@@ -40,6 +40,18 @@ class FaceRecord:
     """The detector's probability that the chosen box is a face."""
     faces: int | None = None
     """Number of faces found in the photo."""
+    residual: float | None = None
+    """Root mean square distance between warped landmarks and template, in pixels of the face: a measure of pose."""
+    profile: float | None = None
+    """How far the head is turned to the side: 0 frontal, near 1 profile."""
+    sharpness: float | None = None
+    """Variance of the Laplacian of the face's luminance; low is blurred."""
+    contrast: float | None = None
+    """Standard deviation of the face's luminance, of 0 to 255."""
+    digest: str | None = None
+    """SHA-256 of the photo's encoded bytes, in hex."""
+    perceptual_hash: str | None = None
+    """256 bits in hex that hardly change when the face is encoded anew."""
 
     @property
     def is_final(self) -> bool:
