@@ -1,10 +1,12 @@
-"""HTML pages that stand alone: one look, pictures inside, and names that cannot break them."""
+"""HTML pages that stand alone: one look, pictures inside, and text that cannot break them."""
 
 import base64
 from importlib.resources import files
 
 import numpy as np
 from jaxtyping import UInt8
+
+from facegm.data.names import printable
 
 
 def render_page(template: str, /, **values: object) -> str:
@@ -31,14 +33,6 @@ def jpeg_uri(picture: UInt8[np.ndarray, "height width 3"]) -> str:
 
     _, jpeg = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])  # cv2 wants BGR
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii")
-
-
-def printable(name: str) -> str:
-    """A file's name with what cannot be shown, such as line ends and bytes that are no UTF-8, as escape sequences."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in name
-    )
 
 
 def _source(template: str) -> str:
