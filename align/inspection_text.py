@@ -46,11 +46,16 @@ def _duplicates(kind: str, groups: Sequence[Group] | None, recorded: str) -> lis
     if groups is None:
         return [f"{kind}: not known, this store has no {recorded}"]
     crossing = [group for group in groups if crosses_identities(group)]
-    lines = [f"{kind}: {len(groups):,} groups, {sum(map(len, groups)):,} photos"]
+    within = [group for group in groups if not crosses_identities(group)]
+    lines = [f"{kind}: {_count(groups)}, {sum(map(len, groups)):,} photos"]
     if crossing:
-        lines += [f"  label errors, one photo under several identities: {len(crossing):,} groups", *_named(crossing)]
-        lines += ["  the others:"]
-    return lines + _named([group for group in groups if not crosses_identities(group)])
+        lines += [f"  one photo under several identities, a label error: {_count(crossing)}", *_named(crossing)]
+        lines += [f"  within an identity: {_count(within)}"]
+    return lines + _named(within)
+
+
+def _count(groups: Sequence[Group]) -> str:
+    return f"{len(groups):,} group{'' if len(groups) == 1 else 's'}"
 
 
 def _named(groups: Sequence[Group]) -> list[str]:

@@ -20,7 +20,7 @@ def read_timings(path: Path) -> dict[str, tuple[float, ...]]:
     """
     if not path.is_file():
         return {}
-    timings = {}
+    timings: dict[str, tuple[float, ...]] = {}
     with path.open("rb") as lines:
         next(lines, None)
         for number, line in enumerate(lines, start=2):
@@ -29,7 +29,8 @@ def read_timings(path: Path) -> dict[str, tuple[float, ...]]:
             # The key is quoted as JSON, whose escapes a CSV reader would not undo; it may hold commas.
             key, *seconds = line.decode("ascii", "replace").rsplit(",", len(STAGES))
             try:
-                timings[json.loads(key)] = tuple(float(second) for second in seconds)
+                decode, detect, finish = map(float, seconds)
+                timings[json.loads(key)] = decode, detect, finish
             except (ValueError, TypeError) as error:
                 raise FacegmError(f"{path}, line {number}: damaged ({error}); delete this file") from error
     return timings
