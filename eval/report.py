@@ -1,16 +1,15 @@
 """Writes a verification report: `report.json` with every number, `report.html` for reading."""
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from facegm.data.files import replace_atomically
+from facegm.data.pages import jpeg_uri, render_page
 from facegm.eval.charts import distance_chart, roc_chart
 from facegm.eval.lfw import FaceOf, VerificationReport
 from facegm.eval.metrics import roc
@@ -93,13 +92,9 @@ def hardest_pairs(report: VerificationReport, *, same: bool) -> Int[np.ndarray, 
 
 
 def _html(report: VerificationReport, numbers: Mapping[str, object], face_of: FaceOf | None) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
-    template = environment.from_string((files("facegm.eval") / "report.html.jinja").read_text(encoding="utf-8"))
     primary = report.primary
-    return template.render(
+    return render_page(
+        "facegm.eval/report.html.jinja",
         **numbers,
         mistakes=[
             ("False accepts: different people, judged the same", _pictures(report, face_of, same=False)),
@@ -115,7 +110,7 @@ def _pictures(report: VerificationReport, face_of: FaceOf | None, *, same: bool)
     return [
         {
             "faces": [
-                (name, None if face_of is None else _jpeg_uri(face_of(name)))
+                (name, None if face_of is None else jpeg_uri(face_of(name)))
                 for name in (pairs.names_a[pair], pairs.names_b[pair])
             ],
             "distance": primary.distances[pair],
@@ -123,10 +118,3 @@ def _pictures(report: VerificationReport, face_of: FaceOf | None, *, same: bool)
         }
         for pair in hardest_pairs(report, same=same)
     ]
-
-
-def _jpeg_uri(face: UInt8[np.ndarray, "height width 3"]) -> str:
-    import cv2
-
-    _, jpeg = cv2.imencode(".jpg", face[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])  # cv2 wants BGR
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii")

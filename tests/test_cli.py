@@ -13,6 +13,7 @@ from facegm.training.config import RunConfig
 
 OPTIONS = {
     "align": {"--output", "--on-missing", "--workers"},
+    "inspect": {"--output", "--samples"},
     "train": {"--config", "--output", "--resume", "--print_config"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
     "demo": {"--output", "--seed"},
@@ -42,6 +43,9 @@ def test_verbs_and_options_are_these() -> None:
             2,
             "--workers: 0, must be a whole number, at least 1",
         ),
+        (["inspect"], 2, "required: store"),
+        (["inspect", "empty"], 1, "empty: not a store of aligned faces"),
+        (["inspect", "empty", "--samples", "0"], 2, "--samples: 0, must be a whole number, at least 1"),
         (["train"], 2, "give either --config CONFIG"),
         (["train", "--config", "nothing.yaml"], 2, "no such configuration file; shipped ones"),
         (["train", "--config", "demo.yaml", "--train.epoch=1"], 2, "did you mean train.epochs?"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facegm.cli.options import add_workers
+from facegm.data.names import printable
 
 
 def parser() -> ArgumentParser:
@@ -45,8 +46,8 @@ def closing_summary(counts: Counter[str], store: Path) -> str:
     """How many photos were aligned, cropped or not, and why not."""
     reasons = [(status.removeprefix("failed: "), count) for status, count in counts.most_common() if ": " in status]
     lines = [
-        f"{store}: {counts['aligned']:,} faces aligned, {counts['center-crop']:,} centre crops, "
+        f"{printable(str(store))}: {counts['aligned']:,} faces aligned, {counts['center-crop']:,} centre crops, "
         f"{counts['failed']:,} failed",
-        *(f"  {count:,} failed: {reason}" for reason, count in reasons),
+        *(f"  {count:,} failed: {printable(reason)}" for reason, count in reasons),
     ]
     return "\n".join(lines)

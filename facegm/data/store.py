@@ -5,7 +5,8 @@ the pixels exactly, so that the embedding of a photo is the same whether it went
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +75,16 @@ class FaceRecord:
     def has_face_image(self) -> bool:
         """Whether the store holds a picture for this photo."""
         return self.status != "failed"
+
+
+def count_statuses(records: Iterable[FaceRecord]) -> Counter[str]:
+    """Count the photos of each status, and under `failed: <reason>` those that failed for each reason."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts[record.status] += 1
+        if record.status == "failed":
+            counts[f"failed: {record.reason}"] += 1
+    return counts
 
 
 class FaceStore:

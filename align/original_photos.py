@@ -1,0 +1,59 @@
+"""The photos that a store was made from, as far as they are still there."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from facegm.data.find_photos import find_photos
+from facegm.data.photos import UnreadablePhotoError, read_photo
+from facegm.errors import FacegmError
+
+THUMBNAIL_SIDE = 128
+"""Longer side of a thumbnail in pixels."""
+
+
+class OriginalPhotos:
+    """Finds a store's photos through the `source` that its settings name.
+
+    Args:
+        settings: the store's.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._source = Path(settings["source"]) if "source" in settings else None
+
+    def thumbnail(self, key: str) -> UInt8[np.ndarray, "height width 3"]:
+        """Read a photo and shrink it: RGB, 0 to 255.
+
+        Raises:
+            UnreadablePhotoError: the photo cannot be found or decoded.
+        """
+        photo = read_photo(self._path(key))
+        height, width = photo.shape[:2]
+        shrink = THUMBNAIL_SIDE / max(height, width)
+        if shrink >= 1:
+            return photo
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _path(self, key: str) -> Path:
+        if self._source is None:
+            raise UnreadablePhotoError("the store does not name its source")
+        if not self._source.is_file():
+            return self._source / key
+        if key not in self._listed:
+            raise UnreadablePhotoError("no longer in the list")
+        return self._listed[key]
+
+    @cached_property
+    def _listed(self) -> dict[str, Path]:
+        assert self._source is not None
+        try:
+            return {photo.key: photo.path for photo in find_photos(self._source)}
+        except FacegmError:  # the list has changed since, beyond reading
+            return {}

@@ -1,0 +1,372 @@
+"""Protects `facegm inspect`: its numbers equal an independent count; its page shows the right pictures."""
+
+import base64
+import json
+import statistics
+from collections import Counter, defaultdict
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facegm.align.inspection import inspect_records
+from facegm.align.inspection_text import describe
+from facegm.align.timings import read_timings
+from facegm.cli import main
+from facegm.data.names import printable
+from facegm.data.store import FaceRecord, encode_face, encode_record, write_face
+from facegm.errors import FacegmError
+
+ODD = "Ann\n</figure><script>/\udcff&é.jpg"
+"""A name with a line end, markup and a byte that is no UTF-8."""
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return (40 + 13 * number % 200, 40 + 29 * number % 200, 40 + 47 * number % 200)
+
+
+def _record(number: int, identity: str, **known: object) -> FaceRecord:
+    measured: dict[str, object] = {
+        "status": "aligned",
+        "box": (10.0, 20.0, 50.0 + number, 80.0),
+        "probability": 0.9 + 0.002 * number,
+        "faces": 1 + (number % 4 == 0),
+        "residual": 1.0 + number * 7 % 20,
+        "profile": number * 3 % 20 / 20,
+        "sharpness": 10.0 + number * 11 % 20,
+        "contrast": 10.0 + number * 13 % 20,
+        "digest": f"{number:064x}",
+        "perceptual_hash": np.random.default_rng(number).bytes(32).hex(),
+    }
+    return FaceRecord(**{"key": f"{identity}/{number:02}.jpg", "identity": identity, **measured, **known})  # type: ignore[arg-type]
+
+
+def _failed(key: str, reason: str, status: str = "failed") -> FaceRecord:
+    return FaceRecord(key=key, identity=key.split("/")[0], status=status, reason=reason, faces=0)
+
+
+RECORDS = (
+    *(_record(number, "Ann") for number in range(9)),
+    *(_record(number, "Bob") for number in range(9, 16)),
+    replace(_record(16, "Bob"), digest=f"{2:064x}"),  # the photo Ann/02.jpg: a label error
+    replace(_record(17, "Bob"), perceptual_hash=f"{int(np.random.default_rng(9).bytes(32).hex(), 16) ^ 7:064x}"),
+    _record(18, "Cleo"),
+    replace(_record(19, "Odd"), key=ODD),
+    _failed("Dan/1.jpg", "no face found"),
+    _failed("Dan/2.jpg", "empty file"),
+    _failed("Dan/3.jpg", "not an image: \x1b[2J<b>\n"),
+    _failed("Ann/crop.jpg", "no face found", "center-crop"),
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Twenty faces of one colour each, and a source that still holds Dan's first photo alone."""
+    return _make_store(tmp_path / "store", RECORDS, source=tmp_path / "photos")
+
+
+def _make_store(folder: Path, records: tuple[FaceRecord, ...], *, source: Path | None = None) -> Path:
+    folder.mkdir()
+    for number, record in enumerate(records):
+        if record.has_face_image:
+            write_face(folder, record.key, encode_face(np.full((128, 128, 3), _colour(number), np.uint8)))
+    (folder / "manifest.jsonl").write_text("".join(map(encode_record, records)), encoding="ascii")
+    settings: dict[str, object] = {"format": 1, "size": 128}
+    if source is not None:
+        settings["source"] = str(source)
+        (source / "Dan").mkdir(parents=True)
+        cv2.imwrite(str(source / "Dan" / "1.jpg"), np.full((100, 300, 3), (0, 0, 200), np.uint8))
+    (folder / "store.json").write_text(json.dumps(settings))
+    return folder
+
+
+class Page(HTMLParser):
+    """The figures of each section as (key, picture, text); fails on tags that do not nest, on scripts and on links."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: dict[str, str] = defaultdict(str)
+        self.figures: dict[str, list[list[tuple[str, np.ndarray]]]] = defaultdict(list)
+        self.section = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        assert tag not in {"script", "link", "a", "iframe"}
+        if tag == "h2":
+            self.section = ""
+        if tag == "figure":
+            self.figures[self.section].append([])
+        if tag == "img":
+            head, _, data = (given["src"] or "").partition(",")
+            assert head == "data:image/jpeg;base64"
+            picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
+            assert picture is not None
+            self.figures[self.section][-1].append((given["alt"] or "", picture))
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.section += data
+        self.text[self.section] += data
+
+    def names(self, section: str) -> list[list[str]]:
+        """Names of the pictures of each figure."""
+        return [[name for name, _ in figure] for figure in self.figures[section]]
+
+
+def _inspect(store: Path, *options: str) -> Page:
+    assert main(["inspect", str(store), *options]) == 0
+    return Page(store.with_name(store.name + ".html"))
+
+
+# --------------------------------------------------------------------------------------------------- numbers
+
+
+def test_numbers_are_those_of_an_independent_count(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = _inspect(store)
+    lines = capsys.readouterr().out.splitlines()
+    usable = Counter(record.identity for record in RECORDS if record.status != "failed")
+    counts = sorted([*usable.values(), 0])  # Dan has none
+    assert counts == [0, 1, 1, 9, 10]
+    assert lines[0] == f"{store}: 20 faces aligned, 1 centre crops, 3 failed"
+    assert lines[1:4] == [
+        "  1 failed: no face found",
+        "  1 failed: empty file",
+        r"  1 failed: not an image: \x1b[2J<b>\n",
+    ]
+    assert lines[4] == "5 identities, 3 of them with fewer than 2 usable photos"
+    assert lines[5] == "usable photos of an identity: at least 0, quartiles 1, 1, 9, at most 10 (Ann)"
+    assert lines[6] == "several faces found in 5 photos"
+    rows = {line[:11].strip(): line[11:].split() for line in lines[8:14]}
+    aligned = [record for record in RECORDS if record.status == "aligned"]
+    values: dict[str, list[float | None]] = {
+        "residual": [record.residual for record in aligned],
+        "profile": [record.profile for record in aligned],
+        "sharpness": [record.sharpness for record in aligned],
+        "contrast": [record.contrast for record in aligned],
+        "probability": [record.probability for record in aligned],
+        "face size": [
+            min(record.box[2] - record.box[0], record.box[3] - record.box[1]) for record in aligned if record.box
+        ],
+    }
+    assert list(rows) == list(values)
+    for name, numbers in values.items():
+        known = [number for number in numbers if number is not None]
+        twentieths = statistics.quantiles(known, n=20, method="inclusive")
+        expected = [min(known), *(twentieths[cut] for cut in (0, 4, 9, 14, 18)), max(known)]
+        assert [float(cell) for cell in rows[name]] == pytest.approx(expected, rel=1e-3)
+    assert lines[14:] == [
+        "exact duplicates: 1 group, 2 photos",
+        "  one photo under several identities, a label error: 1 group",
+        "    Ann/02.jpg = Bob/16.jpg",
+        "  within an identity: 0 groups",
+        "near-duplicates within an identity: 1 group, 2 photos",
+        "    Bob/09.jpg = Bob/17.jpg",
+        f"contact sheet: {store}.html",
+    ]
+    assert all(line in page.text[""] for line in lines[:-1])
+
+
+def test_a_store_without_measurements_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = FaceRecord(key="Ann/a.jpg", identity="Ann", status="aligned", box=(0, 0, 30, 40), probability=0.9, faces=1)
+    page = _inspect(_make_store(tmp_path / "old", (old,)))
+    printed = capsys.readouterr().out
+    assert "exact duplicates: not known, this store has no digests" in printed
+    assert "near-duplicates within an identity: not known, this store has no perceptual hashes" in printed
+    assert "residual" not in printed
+    assert "face size" in printed
+    for section in ("Worst alignment", "Most turned", "Blurriest", "Lowest contrast", "Exact duplicates"):
+        assert "Not recorded in this store." in page.text[section]
+    assert page.names("Random faces") == [["Ann/a.jpg"]]
+
+
+def test_an_empty_store_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = _inspect(_make_store(tmp_path / "new", ()))
+    assert "no photos" in capsys.readouterr().out
+    assert not any(page.figures.values())
+
+
+# ---------------------------------------------------------------------------------------------------- the page
+
+
+def test_each_section_shows_what_its_title_says_with_its_picture(store: Path) -> None:
+    page = _inspect(store, "--samples", "3")
+    numbers = {printable(record.key): number for number, record in enumerate(RECORDS)}
+    faces = [record for record in RECORDS if record.status == "aligned"]
+    for section, name, sign in (
+        ("Worst alignment", "residual", -1),
+        ("Most turned", "profile", -1),
+        ("Blurriest", "sharpness", 1),
+        ("Lowest contrast", "contrast", 1),
+    ):
+        expected = sorted(faces, key=lambda record: sign * getattr(record, name))[:3]
+        assert page.names(section) == [[printable(record.key)] for record in expected]
+        assert f"{name} {getattr(expected[0], name):.4g}" in page.text[section]
+    assert page.names("Exact duplicates") == [["Ann/02.jpg", "Bob/16.jpg"]]
+    assert "a label is wrong" in page.text["Exact duplicates"]
+    assert page.names("Near-duplicates") == [["Bob/09.jpg", "Bob/17.jpg"]]
+    assert len(page.names("Random faces")) == 3
+    for section, figures in page.figures.items():
+        for name, picture in (photo for figure in figures for photo in figure):
+            if section != "Photos without a found face":
+                assert abs(picture.mean((0, 1)) - _colour(numbers[name])).max() < 5, name
+
+
+def test_label_errors_are_shown_before_larger_groups_that_are_none(tmp_path: Path) -> None:
+    within = tuple(replace(_record(number, "Ann"), digest="1") for number in range(10))
+    crossing = tuple(replace(_record(number, f"Bob {number}"), digest="2") for number in (10, 11))
+    page = _inspect(_make_store(tmp_path / "store", within + crossing))
+    assert page.names("Exact duplicates") == [[record.key for record in group] for group in (crossing, within[:8])]
+    assert "and 2 more" in page.text["Exact duplicates"]
+
+
+def test_failures_show_the_photo_where_it_still_is_and_their_reason_always(store: Path) -> None:
+    page = _inspect(store)
+    section = "Photos without a found face"
+    ((name, picture),) = [photo for figure in page.figures[section] for photo in figure]
+    assert (name, picture.shape) == ("Dan/1.jpg", (43, 128, 3))
+    assert abs(picture.mean((0, 1)) - (200, 0, 0)).max() < 5
+    assert len(page.figures[section]) == 4
+    for text in (
+        "failed: no face found",
+        "failed: empty file: now: No such file or directory",
+        r"failed: not an image: \x1b[2J<b>\n",
+        "center-crop: no face found",
+    ):
+        assert text in page.text[section]
+
+
+def test_photos_of_a_list_are_found_through_it(store: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "photos" / "list.txt"
+    listing.write_text(f"{tmp_path}/photos/Dan/1.jpg\tDan\n")
+    key = f"{tmp_path}/photos/Dan/1.jpg".lstrip("/")
+    settings = json.loads((store / "store.json").read_text())
+    (store / "store.json").write_text(json.dumps(settings | {"source": str(listing)}))
+    with (store / "manifest.jsonl").open("a") as manifest:
+        manifest.write(encode_record(_failed(key, "no face found")))
+    page = _inspect(store)
+    assert [name for figure in page.names("Photos without a found face") for name in figure] == [key]
+    assert "no longer in the list" in page.text["Photos without a found face"]
+
+
+def test_a_rare_failure_is_seen_beside_thousands_of_a_common_one(tmp_path: Path) -> None:
+    common = tuple(_failed(f"Dan/{number}.jpg", "no face found") for number in range(3000))
+    page = _inspect(_make_store(tmp_path / "store", (*common, _failed("Dan/odd.gif", "rare"))), "--samples", "2")
+    assert len(page.figures["Photos without a found face"]) == 2
+    assert "rare" in page.text["Photos without a found face"]
+    assert "2 of 3,001" in page.text["Photos without a found face"]
+
+
+def test_odd_names_are_shown_escaped(store: Path) -> None:
+    shown = r"Ann\n</figure><script>/\udcff&é.jpg"
+    assert [shown] in _inspect(store).names("Random faces")
+
+
+def test_the_same_store_gives_the_same_page_and_keeps_to_its_own_files(store: Path) -> None:
+    before = sorted(store.rglob("*"))
+    _inspect(store, "--samples", "5")
+    page = store.with_name("store.html").read_bytes()
+    _inspect(store, "--samples", "5")
+    assert store.with_name("store.html").read_bytes() == page
+    assert sorted(store.rglob("*")) == before
+
+
+def test_the_page_goes_where_it_is_told(store: Path, tmp_path: Path) -> None:
+    assert main(["inspect", str(store), "--output", str(tmp_path / "new" / "page.html")]) == 0
+    assert Page(tmp_path / "new" / "page.html").names("Random faces")
+    assert not store.with_name("store.html").exists()
+
+
+def test_only_what_is_shown_is_read(store: Path) -> None:
+    for section in _inspect(store, "--samples", "1").figures.values():
+        assert len(section) <= 1
+    shown = {name for figures in _inspect(store, "--samples", "1").figures.values() for f in figures for name, _ in f}
+    for record in RECORDS:
+        if record.has_face_image and printable(record.key) not in shown:
+            (store / "faces" / (record.key + ".png")).unlink()
+    _inspect(store, "--samples", "1")
+
+
+def test_a_missing_face_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (store / "faces" / "Ann" / "02.jpg.png").unlink()
+    assert main(["inspect", str(store)]) == 1
+    assert "02.jpg.png: missing or damaged face" in capsys.readouterr().err
+    assert not store.with_name("store.html").exists()
+
+
+# -------------------------------------------------------------------------------------------------- timings
+
+
+def test_seconds_are_summed_and_a_torn_line_is_passed_over(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("Ann/00.jpg", 9, 9, 9), ("Ann/00.jpg", 0.25, 0.5, 0.25), (ODD, 0.75, 1.5, 0.25)]
+    lines = [f"{json.dumps(key)},{','.join(map(str, seconds))}\n" for key, *seconds in rows]
+    (store / "timings.csv").write_text("key,decode_s,detect_s,finish_s\n" + "".join(lines) + '"Bob/09.j')
+    _inspect(store)
+    expected = "seconds a photo, mean of 2: 1.7500 (decode 0.5000, detect 1.0000, finish 0.2500); at most 2.5000"
+    assert expected in capsys.readouterr().out.splitlines()
+
+
+@given(
+    rows=st.dictionaries(
+        st.binary(min_size=1, max_size=12).map(lambda name: name.decode("utf-8", "surrogateescape")),
+        st.tuples(*[st.floats(0, 1e6)] * 3),
+    ),
+    cut=st.integers(0, 30),
+)
+def test_timings_come_back_whatever_the_names_and_wherever_the_file_ends(
+    tmp_path_factory: pytest.TempPathFactory, rows: dict[str, tuple[float, ...]], cut: int
+) -> None:
+    lines = [f"{json.dumps(key)},{','.join(map(repr, seconds))}\n" for key, seconds in rows.items()]
+    text = "key,decode_s,detect_s,finish_s\n" + "".join(lines)
+    path = tmp_path_factory.getbasetemp() / "timings.csv"
+    path.write_text(text[: len(text) - cut])
+    whole, length = 0, len("key,decode_s,detect_s,finish_s\n")
+    while whole < len(lines) and length + len(lines[whole]) <= len(text) - cut:
+        length += len(lines[whole])
+        whole += 1
+    assert read_timings(path) == dict(list(rows.items())[:whole])
+
+
+def test_a_damaged_line_of_the_timings_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "timings.csv"
+    for line in ('"a",1,2,x\n', "a,1,2,3\n", "\n", "[1],1,2,3\n", '"a",2\n'):
+        path.write_text('key,decode_s,detect_s,finish_s\n"b",1,2,3\n' + line)
+        with pytest.raises(FacegmError, match=r"timings\.csv, line 3: damaged"):
+            read_timings(path)
+    assert read_timings(tmp_path / "absent.csv") == {}
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+@given(st.text())
+def test_printable_names_are_printable_and_ordinary_ones_stay(name: str) -> None:
+    shown = printable(name)
+    assert shown.isprintable()
+    shown.encode()
+    assert (shown == name) == name.isprintable()
+
+
+def test_groups_beyond_the_first_few_are_counted() -> None:
+    records = [
+        replace(_record(0, "Ann"), key=f"{group}/{photo}", digest=str(group))
+        for group in range(7)
+        for photo in range(8)
+    ]
+    lines = describe(inspect_records(records, {})).splitlines()
+    assert "exact duplicates: 7 groups, 56 photos" in lines
+    assert "    0/0 = 0/1 = 0/2 = 0/3 = 0/4 and 3 more" in lines
+    assert "    and 2 more groups" in lines
