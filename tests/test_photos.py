@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facegm.data.photos import UnreadablePhotoError, read_photo
+from facegm.data.photo_files import UnreadablePhotoError
+from facegm.data.photos import read_photo
 
 
 def _noise(*shape: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, sync: bool = False, writer: str = "") -> Iterator[BinaryIO]:
     """Open a file beside `path` for writing, and rename it to `path` when the block ends without an error.
 
     Readers see the old file or the new one, never a part. What a kill leaves beside it has a fixed name, so that the
@@ -17,8 +17,9 @@ def atomic_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     Args:
         path: the file to create or replace; its folder exists.
         sync: wait until the disk holds the content, so that it also survives a power cut.
+        writer: tells processes apart that may write the same file at the same time.
     """
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}{writer and '.'}{writer}.partial")
     try:
         with aside.open("wb") as file:
             yield file

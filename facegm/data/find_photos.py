@@ -1,13 +1,18 @@
-"""The folder trees and list files that name the photos of a data set."""
+"""The sources of a data set's photos: folder trees, list files, tar shards, and insightface's record files."""
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from facegm.data.photo_names import PHOTO_SUFFIXES, identities_by_folder, is_photo_name
+from facegm.data.record_io import RECORD_SUFFIX, list_images
+from facegm.data.tar_shards import is_shard_name, list_shard
 from facegm.errors import FacegmError
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+_LABEL = re.compile(r"(.*\S) +(\d+)")
+"""A line of CASIA-WebFace's usual lists: a path and a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,30 +20,44 @@ class Photo:
     """One input photo: where it is, its name in the data set, and whose face it shows."""
 
     path: Path
+    """The photo's own file, or the tar or record file that holds it."""
     key: str
     """Relative POSIX path that names the photo within its data set, such as `Ann/Ann_0001.jpg`."""
     identity: str
+    offset: int | None = None
+    """Byte at which it lies in the file that holds it; None for a file of its own."""
+    length: int | None = None
+    """Bytes there."""
 
 
 def find_photos(source: Path) -> list[Photo]:
-    """List the photos of a folder tree `identity/.../photo.jpg`, or of a list file, sorted by key.
+    """List the photos of a source, sorted by key.
 
-    A list file holds one photo a line: its path (relative to the list's folder, or absolute), and optionally a tab
-    and the identity. Without one, the identity is the name of the photo's folder.
+    - A folder tree `identity/.../photo.jpg`. Leading folders that all photos share, as archives have them, are passed
+      over: the identity is the first folder that tells photos apart.
+    - A list file with one photo a line: its path (relative to the list's folder, or absolute), and optionally a tab and
+      the identity, or a space and a number. Without one, the identity is the name of the photo's folder.
+    - A tar file, or a folder tree that holds tar files and no photos: the shards of a WebDataset. The identity is what
+      the sample's `.cls` or `.json` says, else the photo's folder as above, else the shard's name.
+    - `x.rec` with `x.idx` beside it, as insightface packs sets. The identity is the label.
 
     Raises:
-        FacegmError: the source is missing, holds no photo, or names a photo twice.
+        FacegmError: the source is missing or damaged, holds no photo, or names a photo twice.
     """
     if source.is_dir():
         photos = _photos_of_tree(source)
+    elif source.suffix == RECORD_SUFFIX and source.is_file():
+        photos = _photos_of_records(source)
+    elif is_shard_name(source.name) and source.is_file():
+        photos = _photos_of_shards(source.parent, [source])
     elif source.is_file():
         photos = _photos_of_list(source)
     else:
-        raise FacegmError(f"{source}: no such folder or list file")
+        raise FacegmError(f"{source}: no such folder, list, tar or rec file")
     if not photos:
         raise FacegmError(
             f"{source}: no photo found; expected a folder tree identity/photo.jpg "
-            f"({', '.join(sorted(PHOTO_SUFFIXES))}) or a list file with one photo a line"
+            f"({', '.join(sorted(PHOTO_SUFFIXES))}), a list file with one photo a line, tar shards or a .rec file"
         )
     return in_order(photos)
 
@@ -49,7 +68,7 @@ def in_order(photos: Iterable[Photo]) -> list[Photo]:
 
 
 def _photos_of_tree(root: Path) -> list[Photo]:
-    photos = []
+    paths, shards = [], []
     for folder, folders, files in os.walk(root, onerror=_unlistable, followlinks=True):
         # A folder called x.jpg holds no identity of its own: it is passed on, and recorded as unreadable.
         posing = [name for name in folders if Path(name).suffix.lower() in PHOTO_SUFFIXES]
@@ -58,13 +77,48 @@ def _photos_of_tree(root: Path) -> list[Photo]:
             for name in folders
             if name not in posing and not name.startswith(".") and not _leads_back(Path(folder, name))
         ]
-        for name in [*files, *posing]:
-            if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith("."):
-                path = Path(folder, name)
-                key = path.relative_to(root)
-                identity = key.parts[0] if len(key.parts) > 1 else root.resolve().name
-                photos.append(Photo(path=path, key=key.as_posix(), identity=identity))
+        paths += [Path(folder, name) for name in (*files, *posing) if is_photo_name(name)]
+        shards += [Path(folder, name) for name in files if is_shard_name(name)]
+    if shards and not paths:
+        return _photos_of_shards(root, shards)
+    keys = [path.relative_to(root).as_posix() for path in paths]
+    return [
+        Photo(path=path, key=key, identity=identity or root.resolve().name)
+        for path, key, identity in zip(paths, keys, identities_by_folder(keys), strict=True)
+    ]
+
+
+def _photos_of_shards(root: Path, shards: Iterable[Path]) -> list[Photo]:
+    photos = []
+    for shard in shards:
+        found = list_shard(shard)
+        stem = shard.relative_to(root).with_suffix("").as_posix()
+        folders = identities_by_folder([photo.name for photo in found])
+        photos += [
+            Photo(
+                path=shard,
+                key=f"{stem}/{photo.name}",
+                identity=photo.identity or folder or shard.stem,
+                offset=photo.member.offset,
+                length=photo.member.length,
+            )
+            for photo, folder in zip(found, folders, strict=True)
+        ]
     return photos
+
+
+def _photos_of_records(records: Path) -> list[Photo]:
+    return [
+        # Padded, so that the order of the names is that of the numbers.
+        Photo(
+            path=records,
+            key=f"{image.label:07}/{image.key:09}.jpg",
+            identity=f"{image.label:07}",
+            offset=image.offset,
+            length=image.length,
+        )
+        for image in list_images(records)
+    ]
 
 
 def _leads_back(folder: Path) -> bool:
@@ -89,6 +143,9 @@ def _photos_of_list(listing: Path) -> list[Photo]:
         name, _, identity = line.rstrip("\r").partition("\t")
         if not name.strip():
             continue
+        labelled = _LABEL.fullmatch(name)
+        if not identity and labelled and is_photo_name(labelled[1]):
+            name, identity = labelled[1], labelled[2]
         path = listing.parent / name
         key = PurePosixPath(os.path.normpath(name).lstrip("/")).as_posix()
         if key == ".." or key.startswith("../"):

@@ -1,63 +1,72 @@
 """Photos as people have them, decoded to 8-bit RGB."""
 
-import os
+import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from facegm.errors import FacegmError
+from facegm.data.photo_files import UnreadablePhotoError, read_file
 
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
+    7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
 """What brings a picture of each EXIF orientation upright."""
 
 
-class UnreadablePhotoError(FacegmError):
-    """A photo that cannot be decoded; the message is the reason, without the file's name."""
-
-
 def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Read a photo from a file of its own; see `decode_photo`.
+
+    Raises:
+        UnreadablePhotoError: the file is missing, empty, truncated, not an image, or unreasonably large.
+    """
+    return decode_photo(read_file(path))
+
+
+def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Decode a photo to RGB, 0 to 255, upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted, transparency is laid over white, and of an animation the
     first frame is taken. Pillow decodes because it reports a truncated file, where OpenCV fills the rest with grey.
 
     Raises:
-        UnreadablePhotoError: the file is missing, empty, truncated, not an image, or unreasonably large.
+        UnreadablePhotoError: the data are truncated, not an image, or unreasonably large (above 89 megapixels).
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no reason to stop ...
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... a decompression bomb is
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 image.load()
-                return np.asarray(_to_rgb(_upright(image)))
+                orientation = _orientation(image)
+                pixels = np.asarray(_to_rgb(image))
     except UnreadablePhotoError:
         raise
     except MemoryError:
         raise UnreadablePhotoError("not enough memory to decode it") from None
+    except UnidentifiedImageError as error:
+        raise UnreadablePhotoError("not an image") from error
     except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
-        raise UnreadablePhotoError(_reason(path, error)) from error
+        raise UnreadablePhotoError(f"{type(error).__name__}: {error}") from error
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and so refuses a good photo for a damaged tag.
+def _orientation(image: Image.Image) -> int:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged metadata raises anything from SyntaxError to struct.error
-        return image
-    return image if turn is None else image.transpose(turn)
+        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -72,18 +81,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _reason(path: Path, error: Exception) -> str:
-    # os.path answers False where Path's own methods raise, as for a name that is too long.
-    if os.path.isdir(path):
-        return "a folder, not a file"
-    if os.path.islink(path) and not os.path.exists(path):
-        return "a link to a missing file"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if os.path.isfile(path) and path.stat().st_size == 0:
-        return "empty file"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    return f"{type(error).__name__}: {error}".replace(str(path), path.name)

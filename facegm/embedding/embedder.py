@@ -13,7 +13,8 @@ from tqdm import tqdm
 from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
 from facegm.align.warp import FACE_SIZE, TEMPLATE
-from facegm.data.photos import UnreadablePhotoError, read_photo
+from facegm.data.photo_files import UnreadablePhotoError
+from facegm.data.photos import read_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import MODEL_FILE, load_embedder
 from facegm.embedding.network import embed_faces
@@ -140,7 +141,7 @@ class FaceEmbedder:
         if self._detector is None:
             self._detector = FaceDetector()
         pixels = _checked(photo) if isinstance(photo, np.ndarray) else read_photo(Path(photo))
-        aligned = align_face(self._detector, pixels, crop_when_missing=crop_when_missing)
+        aligned = align_face(pixels, self._detector.detect(pixels), crop_when_missing=crop_when_missing)
         if aligned.image is None:
             raise UnreadablePhotoError(f"{aligned.reason}; on_missing='center-crop' embeds the middle of the photo")
         return aligned.image

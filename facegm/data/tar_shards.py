@@ -1,0 +1,121 @@
+"""The photos in tar files, such as the shards of a WebDataset, and whose faces they show.
+
+Members whose paths agree up to the first dot of the last part are one sample (WebDataset's rule): `000017.jpg` belongs
+with `000017.cls` or `000017.json`, which tell the identity.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from facegm.data.photo_names import is_photo_name
+from facegm.errors import FacegmError
+
+_COMPRESSED_SUFFIXES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_COMPRESSED_MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """Where the content of a tar member lies in the file, in bytes."""
+
+    offset: int
+    length: int
+    """0 also where the file does not hold the content in one piece: links, devices, sparse files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardPhoto:
+    """A photo in a tar file."""
+
+    name: str
+    """The member's path, made relative and free of `..`."""
+    identity: str | None
+    """What the sample's `.cls` or `.json` says; None where there is none."""
+    member: Member
+
+
+def is_shard_name(path: str) -> bool:
+    """Whether a file is taken for a tar file, compressed or not."""
+    name = path.rpartition("/")[2]
+    return name.lower().endswith((".tar", *_COMPRESSED_SUFFIXES)) and not name.startswith(".")
+
+
+def list_shard(shard: Path) -> list[ShardPhoto]:
+    """List the photos of a tar file in its order; hidden members are passed over.
+
+    Raises:
+        FacegmError: the file is compressed, damaged or cut off, holds a member twice, or a `.cls` or `.json` does not
+            tell an identity.
+    """
+    if not shard.is_file():
+        raise FacegmError(f"{shard}: not a regular file")
+    try:
+        with shard.open("rb") as file:
+            if shard.name.lower().endswith(_COMPRESSED_SUFFIXES) or file.read(6).startswith(_COMPRESSED_MAGICS):
+                raise FacegmError(f"{shard}: compressed, so no photo can be read by itself; decompress it to a .tar")
+            members = _members(shard, file)
+            return [
+                ShardPhoto(name=name, identity=_identity(shard, file, members, name), member=member)
+                for name, member in members.items()
+                if is_photo_name(name)
+            ]
+    except OSError as error:
+        raise FacegmError(f"{shard}: cannot read this file: {error.strerror}") from error
+
+
+def _members(shard: Path, file: BinaryIO) -> dict[str, Member]:
+    members: dict[str, Member] = {}
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
+            for entry in tar:
+                # No name leads out of the folder that photos are named in.
+                name = os.path.normpath("/" + entry.name).lstrip("/")
+                if entry.isdir() or any(part.startswith(".") for part in name.split("/")):
+                    continue
+                if name in members:
+                    raise FacegmError(f"{shard}: holds {name} twice; pack it again without the older one")
+                in_one_piece = entry.isreg() and not entry.issparse()
+                members[name] = Member(offset=entry.offset_data, length=entry.size if in_one_piece else 0)
+            end = tar.offset
+    except tarfile.TarError as error:
+        raise FacegmError(f"{shard}: not a tar file, damaged or cut off: {error}; copy or make it again") from error
+    file.seek(end)
+    # tarfile takes anything that is no header for the end, which is marked by a block of zeros.
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise FacegmError(f"{shard}: damaged or cut off at byte {end}, neither a member nor the end; make it again")
+    return members
+
+
+def _identity(shard: Path, file: BinaryIO, members: dict[str, Member], photo: str) -> str | None:
+    folder, slash, name = photo.rpartition("/")
+    sample = folder + slash + name.partition(".")[0]
+    readers: dict[str, Callable[[bytes], str | None]] = {".cls": bytes.decode, ".json": _identity_of_json}
+    for suffix, read in readers.items():
+        member = members.get(sample + suffix)
+        if member is None:
+            continue
+        file.seek(member.offset)
+        try:
+            identity = read(file.read(member.length))
+        except ValueError as error:
+            raise FacegmError(f"{shard}, {sample}{suffix}: tells no identity: {error}") from error
+        if identity is None:
+            return None
+        if not identity.strip():
+            raise FacegmError(f"{shard}, {sample}{suffix}: tells no identity: it is empty")
+        return identity.strip()
+    return None
+
+
+def _identity_of_json(content: bytes) -> str | None:
+    fields = json.loads(content)
+    identity = fields.get("identity", fields.get("label")) if isinstance(fields, dict) else None
+    if identity is not None and (isinstance(identity, bool) or not isinstance(identity, str | int)):
+        raise ValueError(f"{identity!r} is neither text nor a whole number")
+    return None if identity is None else str(identity)
