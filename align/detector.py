@@ -1,19 +1,24 @@
-"""MTCNN face detection with facenet-pytorch's networks and weights."""
+"""MTCNN face detection (Zhang et al. 2016) on batches of photos, with facenet-pytorch's weights and its results."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
-import torch
-from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
-from facenet_pytorch.models.utils.detect_face import detect_face
-from jaxtyping import Float, UInt8
-from torch import nn
+from facenet_pytorch.models.utils.detect_face import nms_numpy
+from jaxtyping import Float, Int, UInt8
 
-MINIMUM_FACE = 20
-"""Smallest face looked for, in pixels. It shapes the image pyramid, and so every result: it is fixed."""
-STAGE_THRESHOLDS = (0.6, 0.7, 0.7)
-PYRAMID_FACTOR = 0.709
+from facegm.align.area import CHANNELS, AreaSampler
+from facegm.align.boxes import Boxes, by_group, inside, is_filled, shifted, squared, suppressed
+from facegm.align.networks import Networks, Runtime, load_runtime, normalized
+from facegm.align.proposals import PROPOSAL_THRESHOLD, propose
+
+REFINEMENT_THRESHOLD, FINAL_THRESHOLD = 0.7, 0.7
+STAGE_THRESHOLDS = (PROPOSAL_THRESHOLD, REFINEMENT_THRESHOLD, FINAL_THRESHOLD)
+OVERLAP = 0.7
+"""Largest overlap of two boxes that both stay."""
+REFINEMENT_SIDE, FINAL_SIDE = 24, 48
+CROPS = 2**21
+"""Numbers of crops (8 MiB) that are made and looked at together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,44 +36,89 @@ class DetectedFaces:
 
 
 class FaceDetector:
-    """MTCNN (Zhang et al. 2016) on the CPU, equal to facenet-pytorch's `MTCNN(keep_all=True).detect`."""
+    """MTCNN, equal to facenet-pytorch's `MTCNN(keep_all=True).detect`, for photos of any sizes together.
 
-    def __init__(self) -> None:
-        self._networks = [_load(network, name) for network, name in ((PNet, "pnet"), (RNet, "rnet"), (ONet, "onet"))]
+    What the networks see is the same to the last bit; what they make of it differs by the rounding of products in
+    another order, which moves boxes by less than a thousandth of a pixel, and very rarely a box across a threshold.
 
-    @torch.inference_mode()
+    Args:
+        runtime: what computes the networks.
+
+    Raises:
+        FacegmError: the runtime is not installed.
+    """
+
+    def __init__(self, runtime: Runtime = "cpu") -> None:
+        self._networks: Networks = load_runtime(runtime)
+
     def detect(self, photo: UInt8[np.ndarray, "height width 3"]) -> DetectedFaces:
         """Find all faces of an upright RGB photo, 0 to 255; no face is an empty result, not an error."""
-        if min(photo.shape[:2]) < MINIMUM_FACE:
-            return DetectedFaces(boxes=np.empty((0, 4)), probabilities=np.empty(0), landmarks=np.empty((0, 5, 2)))
-        boxes, landmarks = detect_face(
-            photo, MINIMUM_FACE, *self._networks, STAGE_THRESHOLDS, PYRAMID_FACTOR, torch.device("cpu")
-        )
-        found = np.asarray(boxes[0], np.float64).reshape(-1, 5)
-        return DetectedFaces(
-            boxes=found[:, :4],
-            probabilities=found[:, 4],
-            landmarks=np.asarray(landmarks[0], np.float64).reshape(-1, 5, 2),
-        )
+        return self.detect_batch([photo])[0]
+
+    def detect_batch(self, photos: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[DetectedFaces]:
+        """Find all faces of upright RGB photos, 0 to 255, of any sizes."""
+        samplers = [AreaSampler(photo) for photo in photos]
+        boxes, owners = propose(self._networks, samplers)
+        boxes, owners = self._refined(samplers, boxes, owners)
+        boxes, scores, landmarks, owners = self._finished(samplers, boxes, owners)
+        faces = [np.empty(0, np.int64)] * len(photos)
+        for group in by_group(owners):
+            kept = nms_numpy(boxes[group], scores[group], OVERLAP, "Min").astype(np.int64)
+            faces[owners[group[0]]] = group[kept]
+        return [
+            DetectedFaces(
+                boxes=boxes[of_photo].astype(np.float64),
+                probabilities=scores[of_photo].astype(np.float64),
+                landmarks=landmarks[of_photo].astype(np.float64),
+            )
+            for of_photo in faces
+        ]
+
+    def _refined(
+        self, samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"]
+    ) -> tuple[Boxes, Int[np.ndarray, " kept"]]:
+        """R-Net's stage: boxes that look like a face on 24x24 pixels, moved to it."""
+        boxes, owners, images = _crops(samplers, boxes, owners, REFINEMENT_SIDE)
+        results = [self._networks.refine(part) for part in images]
+        scores = np.concatenate([np.empty(0, np.float32), *(score for score, _ in results)])
+        offsets = np.concatenate([np.empty((0, 4), np.float32), *(offset for _, offset in results)])
+        likely = np.flatnonzero(scores > np.float32(REFINEMENT_THRESHOLD))
+        groups = [likely[group] for group in by_group(owners[likely])]
+        best = [group[suppressed(boxes[group], scores[group], OVERLAP)] for group in groups]
+        kept = np.concatenate([np.empty(0, np.int64), *best])
+        return squared(shifted(boxes[kept], offsets[kept])), owners[kept]
+
+    def _finished(
+        self, samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"]
+    ) -> tuple[Boxes, np.ndarray, np.ndarray, Int[np.ndarray, " kept"]]:
+        """O-Net's stage: boxes that are a face on 48x48 pixels, with probabilities and landmarks."""
+        boxes, owners, images = _crops(samplers, boxes, owners, FINAL_SIDE)
+        results = [self._networks.finish(part) for part in images]
+        scores = np.concatenate([np.empty(0, np.float32), *(score for score, _, _ in results)])
+        offsets = np.concatenate([np.empty((0, 4), np.float32), *(offset for _, offset, _ in results)])
+        points = np.concatenate([np.empty((0, 10), np.float32), *(points for _, _, points in results)])
+        kept = np.flatnonzero(scores > np.float32(FINAL_THRESHOLD))
+        boxes, points = boxes[kept], points[kept].reshape(-1, 2, 5).transpose(0, 2, 1)
+        sides = (boxes[:, 2:] - boxes[:, :2] + np.float32(1))[:, None]
+        landmarks = sides * points + boxes[:, None, :2] - np.float32(1)
+        return shifted(boxes, offsets[kept]), scores[kept], landmarks, owners[kept]
 
 
-def choose_face(faces: DetectedFaces, photo_shape: tuple[int, ...]) -> int | None:
-    """Index of the largest central face, or None without one.
+def _crops(
+    samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"], side: int
+) -> tuple[Boxes, Int[np.ndarray, " filled"], Iterator[Float[np.ndarray, "part {side} {side} 4"]]]:
+    """The boxes that hold a pixel of their photo, their photos, and the images of them, some at a time."""
+    sizes = np.array([sampler.size for sampler in samplers], np.int64).reshape(-1, 2)
+    rectangles = inside(boxes, sizes[owners])
+    filled = is_filled(rectangles)
+    boxes, owners, rectangles = boxes[filled], owners[filled], rectangles[filled]
+    most = CROPS // (side * side * CHANNELS)
 
-    The rule of the FaceNet alignment scripts: the box's area less twice the squared distance of its centre from the
-    photo's centre, so that a large bystander at the border loses to the subject.
-    """
-    if not len(faces):
-        return None
-    left, top, right, bottom = faces.boxes.T
-    height, width = photo_shape[:2]
-    off_centre = ((left + right - width) / 2) ** 2 + ((top + bottom - height) / 2) ** 2
-    return int(np.argmax((right - left) * (bottom - top) - 2 * off_centre))
+    def images() -> Iterator[np.ndarray]:
+        for start in range(0, len(boxes), most):
+            part = np.arange(start, min(start + most, len(boxes)))
+            groups = [part[group] for group in by_group(owners[part])]
+            crops = [samplers[owners[group[0]]].crops(rectangles[group], side) for group in groups]
+            yield normalized(np.concatenate(crops))
 
-
-def _load(network: type[nn.Module], name: str) -> nn.Module:
-    weights = files("facenet_pytorch") / "data" / f"{name}.pt"
-    module = network(pretrained=False)
-    with weights.open("rb") as file:
-        module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    return module.eval().to(memory_format=torch.channels_last)
+    return boxes, owners, images()

@@ -1,12 +1,16 @@
-"""One photo to one aligned face: the step that the pipeline and the embedder share."""
+"""One photo's detected faces to one aligned face: the step that the pipeline and the embedder share."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from facegm.align.detector import FaceDetector, choose_face
+from facegm.align.choice import FaceChoice
+from facegm.align.detector import DetectedFaces
 from facegm.align.warp import center_crop, warp_face
+
+LANDMARK_DECIMALS = 3
+"""Landmarks are rounded before the warp, to what the manifest keeps: the face follows from its record exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,25 +29,30 @@ class AlignedFace:
 
 
 def align_face(
-    detector: FaceDetector, photo: UInt8[np.ndarray, "height width 3"], *, crop_when_missing: bool
+    photo: UInt8[np.ndarray, "height width 3"],
+    faces: DetectedFaces,
+    choice: FaceChoice | None = None,
+    *,
+    crop_when_missing: bool,
 ) -> AlignedFace:
-    """Find the largest central face of an upright RGB photo and warp it to the template.
+    """Choose the subject among the faces of an upright RGB photo and warp it to the template.
 
     Args:
-        detector: finds the faces.
         photo: RGB, 0 to 255.
-        crop_when_missing: take the photo's middle where no face is found, as evaluation sets need.
+        faces: those that were found in it.
+        choice: which of them is the subject; None for the largest central one.
+        crop_when_missing: take the photo's middle where there is no face, as evaluation sets need.
     """
-    faces = detector.detect(photo)
-    chosen = choose_face(faces, photo.shape)
-    reason = "no face found"
+    chosen = (choice or FaceChoice()).choose(faces, photo.shape)
+    reason = "no face found" if not len(faces) else "no face large and probable enough"
     if chosen is not None:
+        landmarks = faces.landmarks[chosen].round(LANDMARK_DECIMALS)
         try:
             return AlignedFace(
-                image=warp_face(photo, faces.landmarks[chosen]),
+                image=warp_face(photo, landmarks),
                 faces=len(faces),
                 box=faces.boxes[chosen],
-                landmarks=faces.landmarks[chosen],
+                landmarks=landmarks,
                 probability=float(faces.probabilities[chosen]),
             )
         except ValueError as error:

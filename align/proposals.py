@@ -1,0 +1,136 @@
+"""The first stage of MTCNN: P-Net over the image pyramids of photos of any sizes."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from facegm.align.area import CHANNELS, AreaSampler
+from facegm.align.boxes import Boxes, by_group, squared, suppressed
+from facegm.align.networks import Networks, normalized
+
+MINIMUM_FACE = 20
+"""Smallest face looked for, in pixels. It shapes the image pyramid, and so every result: it is fixed."""
+PYRAMID_FACTOR = 0.709
+PROPOSAL_THRESHOLD = 0.6
+
+CELL, STRIDE = 12, 2
+"""P-Net looks at squares of 12 pixels, two pixels apart."""
+TILE = 96
+"""Rows and columns of squares that P-Net is given at most: large levels are cut, so that memory is bounded."""
+PENDING = 2**24
+"""Numbers of image tiles (64 MiB) that wait to be run together with tiles of their size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tile:
+    photo: int
+    level: int
+    row: int
+    column: int
+    """Its first square, counted within the level."""
+
+
+_HIT = np.dtype(
+    [("photo", "i8"), ("level", "i8"), ("row", "i8"), ("column", "i8"), ("score", "f4"), ("offsets", "f4", 4)]
+)
+
+
+def propose(networks: Networks, samplers: Sequence[AreaSampler]) -> tuple[Boxes, Int[np.ndarray, " boxes"]]:
+    """Square boxes that may hold a face, and the photo that each lies in, in ascending order.
+
+    Of boxes that overlap only the most probable stays, first within a level of the pyramid, then within a photo.
+    """
+    hits = _hits(networks, samplers)
+    hits = hits[np.lexsort([hits[name] for name in ("column", "row", "level", "photo")])]
+    scales = [pyramid_scales(*sampler.size) for sampler in samplers]
+    places = zip(hits["photo"], hits["level"], strict=True)
+    scale = np.array([scales[photo][level] for photo, level in places], np.float32)
+    corner = np.stack([hits["column"], hits["row"]], axis=1).astype(np.float32) * STRIDE
+    boxes = np.floor(np.concatenate([corner + 1, corner + CELL], axis=1, dtype=np.float32) / scale[:, None])
+
+    kept = _kept(hits, boxes)
+    boxes, offsets = boxes[kept], hits["offsets"][kept]
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return squared(boxes + offsets * np.tile(sides, 2)), hits["photo"][kept]
+
+
+def pyramid_scales(height: int, width: int) -> list[float]:
+    """By how much a photo is resized for each level of its pyramid; none where it is smaller than the smallest face."""
+    scale = CELL / MINIMUM_FACE
+    side = min(height, width) * scale
+    scales = []
+    while side >= CELL:
+        scales.append(scale)
+        scale *= PYRAMID_FACTOR
+        side *= PYRAMID_FACTOR
+    return scales
+
+
+def _kept(hits: np.ndarray, boxes: Boxes) -> Int[np.ndarray, " kept"]:
+    kept = []
+    for photo in by_group(hits["photo"]):
+        levels = [photo[level] for level in by_group(hits["level"][photo])]
+        best = np.concatenate([level[suppressed(boxes[level], hits["score"][level], 0.5)] for level in levels])
+        kept.append(best[suppressed(boxes[best], hits["score"][best], 0.7)])
+    return np.concatenate([np.empty(0, np.int64), *kept])
+
+
+def _hits(networks: Networks, samplers: Sequence[AreaSampler]) -> np.ndarray:
+    """All squares that P-Net finds likely enough; tiles of one size run together."""
+    waiting: defaultdict[tuple[int, ...], list[tuple[_Tile, np.ndarray]]] = defaultdict(list)
+    pending, hits = 0, [np.empty(0, _HIT)]
+
+    def run() -> None:
+        for tiles in waiting.values():
+            images = np.stack([image for _, image in tiles])
+            hits.extend(_hits_of_tiles([tile for tile, _ in tiles], *networks.propose(images)))
+        waiting.clear()
+
+    for tile, image in _tiles(samplers):
+        waiting[image.shape].append((tile, image))
+        pending += image.size
+        if pending > PENDING:
+            run()
+            pending = 0
+    run()
+    return np.concatenate(hits)
+
+
+def _hits_of_tiles(
+    tiles: Sequence[_Tile],
+    probabilities: Float[np.ndarray, "tiles rows columns"],
+    offsets: Float[np.ndarray, "tiles rows columns 4"],
+) -> Iterator[np.ndarray]:
+    for tile, probability, offset in zip(tiles, probabilities, offsets, strict=True):
+        rows, columns = np.nonzero(probability >= np.float32(PROPOSAL_THRESHOLD))
+        hits = np.empty(len(rows), _HIT)
+        hits["photo"], hits["level"] = tile.photo, tile.level
+        hits["row"], hits["column"] = tile.row + rows, tile.column + columns
+        hits["score"], hits["offsets"] = probability[rows, columns], offset[rows, columns]
+        yield hits
+
+
+def _tiles(samplers: Sequence[AreaSampler]) -> Iterator[tuple[_Tile, Float[np.ndarray, f"height width {CHANNELS}"]]]:
+    for photo, sampler in enumerate(samplers):
+        height, width = sampler.size
+        for level, scale in enumerate(pyramid_scales(height, width)):
+            size = (int(height * scale + 1), int(width * scale + 1))
+            for row, rows in _spans(size[0]):
+                for column, columns in _spans(size[1]):
+                    image = normalized(sampler.resized(size, rows, columns))
+                    yield _Tile(photo=photo, level=level, row=row, column=column), image
+
+
+def _spans(side: int) -> Iterator[tuple[int, slice]]:
+    """Cut a level's side: the first square of each span, and the pixels that its squares look at.
+
+    Squares count by two pixels, so spans begin at even ones and the network's pooling falls on the same pixels; the
+    last span keeps the side's end, where a pooling window may be cut off.
+    """
+    squares = -(-(side - 2) // STRIDE) - 4
+    for first in range(0, squares, TILE):
+        is_last = first + TILE >= squares
+        yield first, slice(STRIDE * first, side if is_last else STRIDE * (first + TILE - 1) + CELL)
