@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from facegm.data.find_photos import find_photos
-from facegm.data.photos import UnreadablePhotoError, read_photo
+from facegm.data.photo_files import UnreadablePhotoError
+from facegm.data.photos import read_photo
 from facegm.errors import FacegmError
 
 THUMBNAIL_SIDE = 128

@@ -1,13 +1,42 @@
-"""How long each photo of a store took to align: the lines of `timings.csv`."""
+"""How long each photo of a store took to align: the lines of `timings.csv`.
+
+They stand apart from the manifest, which is the same whenever and wherever a store is made.
+"""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 from facegm.errors import FacegmError
 
 TIMINGS_FILE = "timings.csv"
 STAGES = ("decode", "detect", "finish")
-"""What the columns after the key stand for: reading the photo, finding faces, and warping, measuring and encoding."""
+"""What the numbers after the key stand for: reading the photo, finding faces, and warping, measuring and encoding."""
+
+_HEADER = f"key,{','.join(f'{stage}_s' for stage in STAGES)}\n"
+
+
+def open_timings(path: Path) -> TextIO:
+    """Open the file of a store for further lines: with a header when new, and without a line that a kill has torn."""
+    if path.is_file():
+        with path.open("r+b") as torn:
+            torn.truncate(torn.read().rfind(b"\n") + 1)
+    file = path.open("a", encoding="ascii")
+    if not file.tell():
+        file.write(_HEADER)
+    return file
+
+
+def merge_timings(paths: Iterable[Path]) -> bytes:
+    """The lines of several files under one header."""
+    lines = [line for path in paths if path.is_file() for line in path.read_bytes().splitlines(keepends=True)[1:]]
+    return b"".join([_HEADER.encode("ascii"), *lines])
+
+
+def encode_timing(key: str, seconds: tuple[float, ...]) -> str:
+    """One line: the key, quoted as in the manifest, and the seconds of each stage."""
+    return ",".join([json.dumps(key), *(f"{stage:.6f}" for stage in seconds)]) + "\n"
 
 
 def read_timings(path: Path) -> dict[str, tuple[float, ...]]:

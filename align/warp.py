@@ -72,6 +72,22 @@ def center_crop(photo: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray,
     return _warp(photo, np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]]))
 
 
+def resize_aligned(face: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarray, "128 128 3"]:
+    """Bring a face that lies on the usual template, such as insightface's 112x112 pixels, to this one's size.
+
+    Raises:
+        ValueError: it is not square.
+    """
+    height, width = face.shape[:2]
+    if height != width:
+        raise ValueError(f"{width}x{height} pixels; a face that is aligned already is square, as 112x112")
+    if height == FACE_SIZE:
+        return face
+    # The template of another size is this one's, multiplied: pixel 0 stays where it is.
+    scale = FACE_SIZE / height
+    return _warp(face, np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]]))
+
+
 def _warp(
     photo: UInt8[np.ndarray, "height width 3"], transform: Float[np.ndarray, "2 3"]
 ) -> UInt8[np.ndarray, "128 128 3"]:

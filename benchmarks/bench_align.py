@@ -6,7 +6,8 @@ from pathlib import Path
 from facenet_pytorch import MTCNN
 from interleaved import measure, write_results
 
-from facegm.align.pipeline import AlignConfig, align_photos
+from facegm.align.config import AlignConfig
+from facegm.align.pipeline import align_photos
 from facegm.data.find_photos import find_photos
 from facegm.data.photos import read_photo
 from facegm.demo.photos import write_photos

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from facegm.align.pipeline import AlignConfig, align_photos
+from facegm.align.config import AlignConfig
+from facegm.align.pipeline import align_photos
 from facegm.data.find_photos import Photo
 from facegm.data.store import FaceStore, is_store
 from facegm.embedding.embedder import FaceEmbedder

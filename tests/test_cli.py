@@ -12,7 +12,19 @@ from facegm.cli import VERBS, main
 from facegm.training.config import RunConfig
 
 OPTIONS = {
-    "align": {"--output", "--on-missing", "--workers"},
+    "align": {
+        "--output",
+        "--on-missing",
+        "--minimum-size",
+        "--minimum-probability",
+        "--aligned",
+        "--encoding",
+        "--container",
+        "--runtime",
+        "--shard",
+        "--engine",
+        "--workers",
+    },
     "inspect": {"--output", "--samples"},
     "train": {"--config", "--output", "--resume", "--print_config"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
@@ -36,7 +48,7 @@ def test_verbs_and_options_are_these() -> None:
         ([], 2, "usage: facegm COMMAND"),
         (["verify"], 2, "no such command: verify"),
         (["align", "photos"], 2, "required: --output"),
-        (["align", "missing", "--output", "store"], 1, "missing: no such folder or list file"),
+        (["align", "missing", "--output", "store"], 1, "missing: no such folder, list, tar or rec file"),
         (["align", "empty", "--output", "store"], 1, "empty: no photo found"),
         (
             ["align", "empty", "--output", "store", "--workers", "0"],

@@ -18,8 +18,9 @@ from facegm.align.inspection import inspect_records
 from facegm.align.inspection_text import describe
 from facegm.align.timings import read_timings
 from facegm.cli import main
+from facegm.data.face_files import DEFAULT_FORMAT, append_faces
 from facegm.data.names import printable
-from facegm.data.store import FaceRecord, encode_face, encode_record, write_face
+from facegm.data.store import FaceRecord, encode_face, encode_record
 from facegm.errors import FacegmError
 
 ODD = "Ann\n</figure><script>/\udcff&é.jpg"
@@ -72,9 +73,10 @@ def store(tmp_path: Path) -> Path:
 
 def _make_store(folder: Path, records: tuple[FaceRecord, ...], *, source: Path | None = None) -> Path:
     folder.mkdir()
+    faces = append_faces(folder, DEFAULT_FORMAT, recorded=())
     for number, record in enumerate(records):
         if record.has_face_image:
-            write_face(folder, record.key, encode_face(np.full((128, 128, 3), _colour(number), np.uint8)))
+            faces.append(record.key, encode_face(np.full((128, 128, 3), _colour(number), np.uint8)))
     (folder / "manifest.jsonl").write_text("".join(map(encode_record, records)), encoding="ascii")
     settings: dict[str, object] = {"format": 1, "size": 128}
     if source is not None:

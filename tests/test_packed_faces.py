@@ -18,7 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facegm.align.config import AlignConfig
 from facegm.align.growing_store import GrowingStore
+from facegm.align.timings import TIMINGS_FILE
+from facegm.align.worker import Result
 from facegm.data.face_files import FaceWriter, StoreFormat, append_faces, face_path, open_faces
 from facegm.data.find_photos import Photo
 from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, FaceRecord, FaceStore, encode_face
@@ -315,14 +318,14 @@ KEYS = ["Ann/1.jpg", "Ann/2.jpg", "bad.jpg", "unreadable.jpg", "x" * 260 + ".jpg
 
 def _grow(folder: Path, store_format: StoreFormat = PACKED) -> list[str]:
     """Align, with random pixels for faces; returns the keys of the photos that were looked at."""
-    store = GrowingStore(folder, Path("photos"), _photos(KEYS), on_missing="skip", store_format=store_format)
-    with store:
-        for photo in store.waiting:
-            store.add(*_result(photo, store_format))
-    return [photo.key for photo in store.waiting]
+    groups = [[photo] for photo in _photos(KEYS)]
+    with GrowingStore(folder, Path("photos"), groups, AlignConfig(store_format=store_format)) as store:
+        for (photo,) in store.waiting:
+            store.add([Result(*_record_and_face(photo, store_format), (0.0, 0.0, 0.0))])
+    return [photo.key for (photo,) in store.waiting]
 
 
-def _result(photo: Photo, store_format: StoreFormat) -> tuple[FaceRecord, bytes | None]:
+def _record_and_face(photo: Photo, store_format: StoreFormat) -> tuple[FaceRecord, bytes | None]:
     if photo.key in ("bad.jpg", "unreadable.jpg"):
         faces = 0 if photo.key == "bad.jpg" else None
         return FaceRecord(key=photo.key, identity="x", status="failed", reason="a test", faces=faces), None
@@ -331,7 +334,9 @@ def _result(photo: Photo, store_format: StoreFormat) -> tuple[FaceRecord, bytes 
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but the timings, which no two runs share."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != TIMINGS_FILE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_an_alignment_killed_anywhere_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:

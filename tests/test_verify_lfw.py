@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from facegm.align.pipeline import AlignConfig, align_photos
+from facegm.align.config import AlignConfig
+from facegm.align.pipeline import align_photos
 from facegm.align.warp import TEMPLATE
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.store import FaceStore

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from facegm.cli.options import add_workers
 from facegm.data.names import printable
+from facegm.errors import UsageError
 
 
 def parser() -> ArgumentParser:
@@ -20,7 +21,8 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "input",
         type=Path,
-        help="folder tree identity/photo.jpg, or a list file: a path a line, then a tab and the identity",
+        help="folder tree identity/photo.jpg; a list file: a path a line, then a tab and the identity; tar shards or a "
+        "folder of them (WebDataset); or x.rec with x.idx beside it (insightface)",
     )
     options.add_argument("--output", type=Path, required=True, help="the store: a folder that is made, or gone on with")
     options.add_argument(
@@ -29,6 +31,41 @@ def parser() -> ArgumentParser:
         default="skip",
         help="where no face is found: leave the photo out (default), or take its middle, as evaluation sets need",
     )
+    options.add_argument(
+        "--minimum-size", type=float, default=0.0, metavar="PIXELS", help="smallest side of a face's box (default: any)"
+    )
+    options.add_argument(
+        "--minimum-probability", type=float, default=0.0, metavar="P", help="least probability of a face (default: any)"
+    )
+    options.add_argument(
+        "--aligned",
+        action="store_true",
+        help="the photos are square faces on the usual five-point template, as insightface's 112x112: only resize them",
+    )
+    options.add_argument(
+        "--encoding", choices=("png", "jpeg"), default="png", help="png keeps the pixels (default); jpeg is smaller"
+    )
+    options.add_argument(
+        "--container",
+        choices=("folder", "tar"),
+        default="folder",
+        help="one file a face (default), or all in a tar file with an index, easier on the file system",
+    )
+    options.add_argument(
+        "--runtime",
+        choices=("cpu", "cuda", "openvino"),
+        help="what computes the detector (default: what the store was begun with, else a GPU if there is one, else "
+        "cpu); openvino is the fastest on a CPU and needs the extra facegm[openvino]",
+    )
+    options.add_argument(
+        "--shard", metavar="I/N", help="do the I-th of N parts, from 0, into one --output; the last to end merges them"
+    )
+    options.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="worker processes of this machine (default), or of a Ray cluster (extra facegm[ray])",
+    )
     add_workers(options)
     return options
 
@@ -36,9 +73,24 @@ def parser() -> ArgumentParser:
 def run(arguments: Sequence[str]) -> None:
     """Align, and print what became of the photos."""
     options = parser().parse_args(arguments)
-    from facegm.align.pipeline import AlignConfig, align_photos
+    from facegm.align.choice import FaceChoice
+    from facegm.align.config import AlignConfig, Shard
+    from facegm.align.pipeline import align_photos
+    from facegm.data.face_files import StoreFormat
 
-    config = AlignConfig(on_missing=options.on_missing, workers=options.workers)
+    try:
+        config = AlignConfig(
+            on_missing=options.on_missing,
+            choice=FaceChoice(minimum_size=options.minimum_size, minimum_probability=options.minimum_probability),
+            is_aligned=options.aligned,
+            store_format=StoreFormat(encoding=options.encoding, container=options.container),
+            runtime=options.runtime,
+            engine=options.engine,
+            workers=options.workers,
+            shard=None if options.shard is None else Shard.parse(options.shard),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     print(closing_summary(align_photos(options.input, options.output, config), options.output))
 
 

@@ -3,7 +3,8 @@
 import logging
 from pathlib import Path
 
-from facegm.align.pipeline import AlignConfig, align_photos
+from facegm.align.config import AlignConfig
+from facegm.align.pipeline import align_photos
 from facegm.config import parse_config, shipped_configs
 from facegm.demo.photos import write_pairs, write_photos
 from facegm.eval.lfw import VerificationReport

@@ -1,0 +1,59 @@
+"""The manifests of jobs that align a data set together, and the one that comes of them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from facegm.align.config import Shard
+from facegm.align.timings import TIMINGS_FILE, merge_timings
+from facegm.data.files import atomic_file
+from facegm.data.store import MANIFEST_FILE, FaceRecord, encode_record, read_manifest
+
+SHARDS_FOLDER = "shards"
+
+
+@dataclass(frozen=True)
+class ManifestFiles:
+    """Where records and timings go, as paths within the store."""
+
+    manifest: str
+    timings: str
+
+    @classmethod
+    def of(cls, shard: Shard) -> "ManifestFiles":
+        """The files of one job."""
+        stem = f"{SHARDS_FOLDER}/{shard.name}"
+        return cls(f"{stem}.jsonl", f"{stem}.{TIMINGS_FILE}")
+
+
+MERGED = ManifestFiles(MANIFEST_FILE, TIMINGS_FILE)
+"""The files of a whole store."""
+
+
+def merge_shards(folder: Path, shard: Shard, keys: Sequence[str]) -> bool:
+    """Write the store's manifest once the manifests of all jobs together record all photos.
+
+    Every job does so at its end, whichever is the last; what it writes is the same.
+
+    Args:
+        folder: the store.
+        shard: the job that has come to its end.
+        keys: all photos of the store.
+
+    Returns:
+        Whether all jobs are at their end.
+    """
+    files = [ManifestFiles.of(Shard(index=index, count=shard.count)) for index in range(shard.count)]
+    records: dict[str, FaceRecord] = {}
+    for one in files:
+        records.update((record.key, record) for record in read_manifest(folder / one.manifest))
+    if not records.keys() >= set(keys):
+        return False
+    ordered = sorted(records.values(), key=lambda record: os.fsencode(record.key))
+    # Jobs that end at the same time must not write into the same file aside.
+    with atomic_file(folder / TIMINGS_FILE, writer=shard.name) as file:
+        file.write(merge_timings(folder / one.timings for one in files))
+    with atomic_file(folder / MANIFEST_FILE, writer=shard.name) as file:
+        file.write("".join(map(encode_record, ordered)).encode("ascii"))
+    return True

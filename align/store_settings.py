@@ -1,0 +1,79 @@
+"""What `store.json` says of how a store's faces are made, and the refusal to go on otherwise."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facegm.align.config import AlignConfig
+from facegm.align.detector import STAGE_THRESHOLDS
+from facegm.align.networks import Runtime
+from facegm.align.proposals import MINIMUM_FACE, PYRAMID_FACTOR
+from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
+from facegm.data.files import atomic_file
+from facegm.data.store import FORMAT, SETTINGS_FILE, is_store, read_settings
+from facegm.errors import FacegmError
+
+
+def open_folder(folder: Path, source: Path, config: AlignConfig) -> Runtime:
+    """Begin a store, or check that one that is there already was begun in the same way.
+
+    Returns:
+        What computes the detector.
+
+    Raises:
+        FacegmError: the folder is something else, or a store of another source or other options.
+    """
+    stored = read_settings(folder) if is_store(folder) else {}
+    runtime: Runtime = config.runtime or stored.get("runtime") or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings = _settings(source, config, runtime)
+    if stored:
+        _check(folder, stored, settings)
+        return runtime
+    # Of several jobs that begin at the same time, one may have begun to write this file.
+    if folder.exists() and not (
+        folder.is_dir() and all(path.name.startswith(f".{SETTINGS_FILE}.") for path in folder.iterdir())
+    ):
+        raise FacegmError(f"{folder}: exists and is not a store of aligned faces; give an empty or new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / SETTINGS_FILE, writer="" if config.shard is None else config.shard.name) as file:
+        file.write((json.dumps(settings, indent=2) + "\n").encode())
+    return runtime
+
+
+def _settings(source: Path, config: AlignConfig, runtime: Runtime) -> dict[str, object]:
+    detection: dict[str, object] = {"detector": "none: aligned already"}
+    if not config.is_aligned:
+        detection = {
+            "detector": "facenet-pytorch MTCNN",
+            "minimum_face": MINIMUM_FACE,
+            "stage_thresholds": list(STAGE_THRESHOLDS),
+            "pyramid_factor": PYRAMID_FACTOR,
+            "runtime": runtime,
+            "choice": "largest central",
+            **asdict(config.choice),
+            "on_missing": config.on_missing,
+            "fallback_fraction": FALLBACK_FRACTION,
+        }
+    return {
+        "format": FORMAT,
+        "source": str(source.resolve()),
+        "size": FACE_SIZE,
+        "color": "RGB",
+        "template": TEMPLATE.tolist(),
+        **detection,
+        **asdict(config.store_format),
+    }
+
+
+def _check(folder: Path, stored: Mapping[str, Any], settings: Mapping[str, object]) -> None:
+    changed = [name for name in {**stored, **settings} if stored.get(name) != settings.get(name)]
+    if changed:
+        raise FacegmError(
+            f"{folder}: this store was made otherwise "
+            f"({', '.join(f'{name}: {stored.get(name)}, now {settings.get(name)}' for name in changed)}); "
+            "do as then, or give another --output"
+        )

@@ -1,0 +1,190 @@
+"""What one worker does with the photos it is given: decode, detect, choose, warp, measure, encode.
+
+Photos are looked at in batches, and which photos make a batch follows from the list of photos alone: products are
+rounded according to the sizes of their factors, so that a face can differ in the last bit in other company, and a store
+that was interrupted or shared among machines must not differ from one that was not.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from facegm.align.config import AlignConfig
+from facegm.align.detector import DetectedFaces, FaceDetector
+from facegm.align.face import AlignedFace, align_face
+from facegm.align.networks import Runtime
+from facegm.align.quality import alignment_residual, contrast, perceptual_hash, profile, sharpness
+from facegm.align.warp import resize_aligned
+from facegm.data.find_photos import Photo
+from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
+from facegm.data.photos import decode_photo
+from facegm.data.store import FaceRecord, encode_face
+
+BATCH = 16
+"""Photos that are looked at together at most."""
+BATCH_PIXELS = 2**22
+"""Pixels that are looked at together at most, so that memory is bounded; one larger photo is looked at alone."""
+
+BOX_DECIMALS, PROBABILITY_DECIMALS, QUALITY_DECIMALS = 3, 6, 4
+
+
+class Result(NamedTuple):
+    """What became of a photo."""
+
+    record: FaceRecord
+    face: bytes | None
+    """The encoded face, if there is one."""
+    seconds: tuple[float, float, float]
+    """What decoding, detection (its share of the batch's), and warping, measuring and encoding took."""
+
+
+@dataclass
+class _Decoded:
+    record: FaceRecord
+    pixels: UInt8[np.ndarray, "height width 3"] | None
+    decode_seconds: float
+    detect_seconds: float = 0.0
+    faces: DetectedFaces | None = None
+
+
+class Aligner:
+    """Aligns photos in this process, on one thread beside the one that decodes ahead.
+
+    Args:
+        config: the options.
+        runtime: what computes the detector.
+    """
+
+    def __init__(self, config: AlignConfig, runtime: Runtime) -> None:
+        torch.set_num_threads(1)
+        cv2.setNumThreads(0)
+        self._config = config
+        self._detector = None if config.is_aligned else FaceDetector(runtime)
+
+    def align(self, groups: Sequence[Sequence[Photo]]) -> list[Result]:
+        """Align groups of up to `BATCH` photos, each looked at together; results are in the photos' order."""
+        return [result for batch in _made_ahead(_batches(groups)) for result in self._align_batch(batch)]
+
+    def _align_batch(self, batch: list[_Decoded]) -> Iterator[Result]:
+        if self._detector is not None:
+            self._detect(self._detector, [photo for photo in batch if photo.pixels is not None])
+        for photo in batch:
+            start = time.perf_counter()
+            try:
+                record, face = self._finish(photo)
+            except Exception as error:  # one odd photo must not end an alignment of half a million; its reason is kept
+                record, face = _failed(photo.record, f"{type(error).__name__}: {error}"), None
+            photo.pixels = None
+            finish_seconds = time.perf_counter() - start
+            yield Result(record, face, (photo.decode_seconds, photo.detect_seconds, finish_seconds))
+
+    def _detect(self, detector: FaceDetector, photos: list[_Decoded]) -> None:
+        start = time.perf_counter()
+        pixels = [photo.pixels for photo in photos if photo.pixels is not None]
+        try:
+            found = detector.detect_batch(pixels)
+        except Exception as error:
+            if len(photos) > 1:  # so that the others do not suffer from the odd one
+                for photo in photos:
+                    self._detect(detector, [photo])
+                return
+            for photo in photos:
+                photo.record, photo.pixels = _failed(photo.record, f"{type(error).__name__}: {error}"), None
+            return
+        seconds_per_pixel = (time.perf_counter() - start) / max(1, sum(image.size for image in pixels))
+        for photo, faces, image in zip(photos, found, pixels, strict=True):
+            photo.faces, photo.detect_seconds = faces, seconds_per_pixel * image.size
+
+    def _finish(self, photo: _Decoded) -> tuple[FaceRecord, bytes | None]:
+        if photo.pixels is None:
+            return photo.record, None
+        if photo.faces is None:
+            face, record = resize_aligned(photo.pixels), photo.record
+        else:
+            crop = self._config.on_missing == "center-crop"
+            aligned = align_face(photo.pixels, photo.faces, self._config.choice, crop_when_missing=crop)
+            record = _with_detection(photo.record, aligned)
+            if aligned.image is None:
+                return record, None
+            face = aligned.image
+        return _with_quality(record, face), encode_face(face, self._config.store_format.encoding)
+
+
+def _batches(groups: Sequence[Sequence[Photo]]) -> Iterator[list[_Decoded]]:
+    """Decode the photos of each group, cut where they become too large to be looked at together."""
+    for group in groups:
+        batch: list[_Decoded] = []
+        pixels = 0
+        for photo in group:
+            decoded = _decode(photo)
+            size = 0 if decoded.pixels is None else decoded.pixels.size // 3
+            if batch and pixels + size > BATCH_PIXELS:
+                yield batch
+                batch, pixels = [], 0
+            batch.append(decoded)
+            pixels += size
+            del decoded  # a large photo must not live on while the next one is decoded
+        yield batch
+
+
+Item = TypeVar("Item")
+
+
+def _made_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield items while a thread makes the next one; never more than one ahead, so that memory is bounded."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+            del item
+
+
+def _decode(photo: Photo) -> _Decoded:
+    start = time.perf_counter()
+    record = FaceRecord(key=photo.key, identity=photo.identity, status="aligned")
+    pixels = None
+    try:
+        data = read_photo_bytes(photo)
+        record = replace(record, digest=hashlib.sha256(data).hexdigest())
+        pixels = decode_photo(data)
+    except UnreadablePhotoError as error:
+        record = _failed(record, str(error))
+    except Exception as error:
+        record = _failed(record, f"{type(error).__name__}: {error}")
+    return _Decoded(record, pixels, time.perf_counter() - start)
+
+
+def _failed(record: FaceRecord, reason: str) -> FaceRecord:
+    return replace(record, status="failed", reason=reason)
+
+
+def _with_detection(record: FaceRecord, aligned: AlignedFace) -> FaceRecord:
+    record = replace(record, faces=aligned.faces, reason=aligned.reason)
+    if aligned.box is None or aligned.landmarks is None:
+        return replace(record, status="failed" if aligned.image is None else "center-crop")
+    return replace(
+        record,
+        box=aligned.box.round(BOX_DECIMALS).tolist(),
+        landmarks=aligned.landmarks.tolist(),
+        probability=round(aligned.probability or 0.0, PROBABILITY_DECIMALS),
+        residual=round(alignment_residual(aligned.landmarks), QUALITY_DECIMALS),
+        profile=round(profile(aligned.landmarks), QUALITY_DECIMALS),
+    )
+
+
+def _with_quality(record: FaceRecord, face: UInt8[np.ndarray, "128 128 3"]) -> FaceRecord:
+    return replace(
+        record,
+        sharpness=round(sharpness(face), QUALITY_DECIMALS),
+        contrast=round(contrast(face), QUALITY_DECIMALS),
+        perceptual_hash=perceptual_hash(face),
+    )
