@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-loss install clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -33,6 +33,9 @@ bench: install  ## measure, and write the figures to benchmarks/results
 
 bench-loss: install  ## the GM loss alone: time and memory against other ways to compute it
 	$(BIN)/python benchmarks/bench_gm_loss.py
+
+bench-align: install  ## the alignment alone, on LFW's photos, against facenet-pytorch's detector
+	$(BIN)/python benchmarks/bench_align.py
 
 install: $(VENV)/installed
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 
 from facegm.align.area import CHANNELS, AreaSampler
 from facegm.align.boxes import Boxes, by_group, inside, is_filled, shifted, squared, suppressed
-from facegm.align.networks import Networks, Runtime, load_runtime, normalized
+from facegm.align.networks import NetworkName, Networks, Runtime, load_runtime, normalized
 from facegm.align.proposals import PROPOSAL_THRESHOLD, propose
 
 REFINEMENT_THRESHOLD, FINAL_THRESHOLD = 0.7, 0.7
@@ -17,8 +17,8 @@ STAGE_THRESHOLDS = (PROPOSAL_THRESHOLD, REFINEMENT_THRESHOLD, FINAL_THRESHOLD)
 OVERLAP = 0.7
 """Largest overlap of two boxes that both stay."""
 REFINEMENT_SIDE, FINAL_SIDE = 24, 48
-CROPS = 2**21
-"""Numbers of crops (8 MiB) that are made and looked at together."""
+CROPS = 2**18
+"""Numbers of crops (1 MiB) that are made and looked at together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +79,10 @@ class FaceDetector:
     ) -> tuple[Boxes, Int[np.ndarray, " kept"]]:
         """R-Net's stage: boxes that look like a face on 24x24 pixels, moved to it."""
         boxes, owners, images = _crops(samplers, boxes, owners, REFINEMENT_SIDE)
-        results = [self._networks.refine(part) for part in images]
-        scores = np.concatenate([np.empty(0, np.float32), *(score for score, _ in results)])
-        offsets = np.concatenate([np.empty((0, 4), np.float32), *(offset for _, offset in results)])
+        if not len(boxes):
+            return boxes, owners
+        probabilities, offsets = self._run("rnet", images)
+        scores = probabilities[:, 1]
         likely = np.flatnonzero(scores > np.float32(REFINEMENT_THRESHOLD))
         groups = [likely[group] for group in by_group(owners[likely])]
         best = [group[suppressed(boxes[group], scores[group], OVERLAP)] for group in groups]
@@ -93,15 +94,19 @@ class FaceDetector:
     ) -> tuple[Boxes, np.ndarray, np.ndarray, Int[np.ndarray, " kept"]]:
         """O-Net's stage: boxes that are a face on 48x48 pixels, with probabilities and landmarks."""
         boxes, owners, images = _crops(samplers, boxes, owners, FINAL_SIDE)
-        results = [self._networks.finish(part) for part in images]
-        scores = np.concatenate([np.empty(0, np.float32), *(score for score, _, _ in results)])
-        offsets = np.concatenate([np.empty((0, 4), np.float32), *(offset for _, offset, _ in results)])
-        points = np.concatenate([np.empty((0, 10), np.float32), *(points for _, _, points in results)])
+        if not len(boxes):
+            return boxes, np.empty(0, np.float32), np.empty((0, 5, 2), np.float32), owners
+        probabilities, offsets, points = self._run("onet", images)
+        scores = probabilities[:, 1]
         kept = np.flatnonzero(scores > np.float32(FINAL_THRESHOLD))
         boxes, points = boxes[kept], points[kept].reshape(-1, 2, 5).transpose(0, 2, 1)
         sides = (boxes[:, 2:] - boxes[:, :2] + np.float32(1))[:, None]
         landmarks = sides * points + boxes[:, None, :2] - np.float32(1)
         return shifted(boxes, offsets[kept]), scores[kept], landmarks, owners[kept]
+
+    def _run(self, name: NetworkName, images: Iterator[Float[np.ndarray, "part side side 4"]]) -> list[np.ndarray]:
+        outputs = [self._networks.run(name, part) for part in images]
+        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
 def _crops(

@@ -1,8 +1,8 @@
 """The three networks of MTCNN with facenet-pytorch's weights, run by torch."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,11 @@ from facegm.errors import FacegmError
 
 CACHE = 2**18
 """Input numbers that a network works on at a time on a CPU: what it makes of them then stays in the core's cache."""
+GPU_BATCH = 2**24
+"""The same on a GPU, where it bounds memory."""
+
+NetworkName = Literal["pnet", "rnet", "onet"]
+_CLASSES: dict[NetworkName, type[nn.Module]] = {"pnet": PNet, "rnet": RNet, "onet": ONet}
 
 Images = Float[np.ndarray, f"images height width {CHANNELS}"]
 
@@ -27,23 +32,20 @@ def normalized(averages: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*sha
 
 
 class Networks(Protocol):
-    """The three stages.
+    """The three networks, whatever computes them."""
 
-    Images are RGB and a channel of anything, (pixel - 127.5) / 128; offsets of a box are shares of its sides.
-    """
+    def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
+        """Run one of the networks.
 
-    def propose(
-        self, images: Images
-    ) -> tuple[Float[np.ndarray, "images rows columns"], Float[np.ndarray, "images rows columns 4"]]:
-        """P-Net on images of one size: probability of a face, and offsets of its box, every other pixel."""
+        Args:
+            name: P-Net takes images of one size, R-Net of 24x24 and O-Net of 48x48 pixels.
+            images: RGB and a channel of anything, `normalized`.
 
-    def refine(self, images: Images) -> tuple[Float[np.ndarray, " images"], Float[np.ndarray, "images 4"]]:
-        """R-Net on 24x24 pixels: probability of a face, and offsets of its box."""
-
-    def finish(
-        self, images: Images
-    ) -> tuple[Float[np.ndarray, " images"], Float[np.ndarray, "images 4"], Float[np.ndarray, "images 10"]]:
-        """O-Net on 48x48 pixels: probability of a face, offsets of its box, and five x, then five y, of landmarks."""
+        Returns:
+            Of each image [images, 2] probabilities of no face and of a face; [images, 4] offsets of the box as shares
+            of its sides; from O-Net [images, 10] landmarks, five x, then five y, as shares of them. From P-Net each has
+            two more dimensions, the rows and columns of the squares looked at.
+        """
 
 
 Runtime = Literal["cpu", "cuda", "openvino"]
@@ -66,51 +68,60 @@ def load_runtime(runtime: Runtime) -> Networks:
 
 
 class TorchNetworks:
-    """The networks in float32 on a device, channels last in memory."""
+    """The networks in float32 on a device, on a CPU in oneDNN's own memory layout."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._networks = {name: network.to(device) for name, network in load_networks().items()}
-
-    def propose(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
-        """See `Networks`."""
-        offsets, probabilities = self._run("pnet", images)
-        return probabilities[:, 1], offsets.transpose(0, 2, 3, 1)
-
-    def refine(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
-        """See `Networks`."""
-        offsets, probabilities = self._run("rnet", images)
-        return probabilities[:, 1], offsets
-
-    def finish(self, images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See `Networks`."""
-        offsets, landmarks, probabilities = self._run("onet", images)
-        return probabilities[:, 1], offsets, landmarks
+        self._batch = CACHE if device.type == "cpu" else GPU_BATCH
+        self._in_onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._layers = {name: load_layers(name, device) for name in _CLASSES}
 
     @torch.inference_mode()
-    def _run(self, name: str, images: Images) -> list[np.ndarray]:
+    def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
+        """See `Networks`."""
+        most = max(1, self._batch // images[0].size)
         # A GPU's shortened float32 (TF32) would move boxes by tenths of a pixel.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            outputs = [self._networks[name](part) for part in self._parts(torch.from_numpy(images))]
+            outputs = [self._outputs(self._layers[name], part) for part in torch.from_numpy(images).split(most)]
         return [torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)]
 
-    def _parts(self, images: Tensor) -> Iterator[Tensor]:
-        most = max(1, CACHE // images[0].numel()) if self._device.type == "cpu" else 4096
-        for part in images.split(most):
-            yield part.to(self._device).permute(0, 3, 1, 2)
+    def _outputs(self, layers: "Layers", images: Tensor) -> list[Tensor]:
+        x = images.to(self._device).permute(0, 3, 1, 2)
+        if self._in_onednn:
+            x = x.to_mkldnn()
+        for layer in layers.trunk:
+            if isinstance(layer, nn.Linear) and x.dim() == 4:
+                x = _dense(x).permute(0, 3, 2, 1).flatten(1)  # as the weights were made for
+            x = layer(x)
+        return [_dense(nn.Sequential(*head)(x)) for head in layers.heads]
 
 
-def load_networks() -> dict[str, nn.Module]:
-    """The networks `pnet`, `rnet` and `onet`, for images of `CHANNELS` channels; the last counts for nothing."""
-    return {name: _load(network, name) for network, name in ((PNet, "pnet"), (RNet, "rnet"), (ONet, "onet"))}
+class Layers(NamedTuple):
+    """A network's layers: some one after the other, and then several heads on the last one's output."""
+
+    trunk: Sequence[nn.Module]
+    heads: Sequence[Sequence[nn.Module]]
+    """Probabilities, offsets, and O-Net's landmarks."""
 
 
-def _load(network: type[nn.Module], name: str) -> nn.Module:
-    module = network(pretrained=False)
+def load_layers(name: NetworkName, device: torch.device) -> Layers:
+    """Load a network for images of `CHANNELS` channels, of which the last counts for nothing."""
+    network = _CLASSES[name](pretrained=False)
     with (files("facenet_pytorch") / "data" / f"{name}.pt").open("rb") as file:
-        module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    first = module.get_submodule("conv1")
+        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    first = network.get_submodule("conv1")
     assert isinstance(first, nn.Conv2d)
     first.weight = nn.Parameter(nn.functional.pad(first.weight.detach(), (0, 0, 0, 0, 0, CHANNELS - first.in_channels)))
     first.in_channels = CHANNELS
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    # The modules stand in the order in which they are applied; conv4_2 is the second head, softmax4_1 ends the first.
+    trunk: list[nn.Module] = []
+    heads: dict[str, list[nn.Module]] = {}
+    for layer_name, layer in network.named_children():
+        _, _, head = layer_name.partition("_")
+        (heads.setdefault(head, []) if head else trunk).append(layer)
+    return Layers(trunk, [heads[head] for head in sorted(heads)])
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.to_dense() if x.is_mkldnn else x

@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from facegm.align.area import CHANNELS
-from facegm.align.networks import CACHE, Images, load_networks
+from facegm.align.networks import CACHE, Images, Layers, NetworkName, load_layers
 from facegm.errors import FacegmError
 
 _SETTINGS = {
@@ -15,9 +16,7 @@ _SETTINGS = {
     "NUM_STREAMS": 1,
     "ENABLE_CPU_PINNING": False,  # else all workers share the first core
 }
-
-
-SIDES = {"pnet": -1, "rnet": 24, "onet": 48}
+_SIDES: dict[NetworkName, int] = {"pnet": -1, "rnet": 24, "onet": 48}
 """Height and width of the images that a network takes; -1 for any."""
 
 
@@ -35,56 +34,38 @@ class OpenVinoNetworks:
             raise FacegmError("the runtime openvino needs OpenVINO: pip install 'facegm[openvino]'") from error
         core = openvino.Core()
         self._networks = {
-            name: core.compile_model(_translated(network, SIDES[name]), "CPU", _SETTINGS)
-            for name, network in load_networks().items()
+            name: core.compile_model(_translated(load_layers(name, torch.device("cpu")), side), "CPU", _SETTINGS)
+            for name, side in _SIDES.items()
         }
 
-    def propose(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
         """See `Networks`."""
-        offsets, probabilities = self._run("pnet", images)
-        return probabilities[:, 1], offsets.transpose(0, 2, 3, 1)
-
-    def refine(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
-        """See `Networks`."""
-        offsets, probabilities = self._run("rnet", images)
-        return probabilities[:, 1], offsets
-
-    def finish(self, images: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See `Networks`."""
-        offsets, landmarks, probabilities = self._run("onet", images)
-        return probabilities[:, 1], offsets, landmarks
-
-    def _run(self, name: str, images: Images) -> list[np.ndarray]:
         most = max(1, CACHE // images[0].size)
-        network = self._networks[name]
         outputs = [
-            [np.array(output) for output in network(images[start : start + most]).to_tuple()]
+            [np.array(output) for output in self._networks[name](images[start : start + most]).to_tuple()]
             for start in range(0, len(images), most)
         ]
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
-def _translated(network: nn.Module, side: int) -> Any:
-    """An OpenVINO model of one of the networks, for images whose channels come last.
+def _translated(layers: Layers, side: int) -> Any:
+    """An OpenVINO model of one of the networks.
 
-    Its layers stand in the order in which they are applied; those whose names hold an underscore are heads on the last
-    one's output. OpenVINO's own converter would trace the network by what torch means to replace, and report its use.
+    OpenVINO's own converter would trace the network by what torch means to replace, and report its use online.
     """
     from openvino import Model, opset1
 
     images = opset1.parameter([-1, side, side, CHANNELS], np.float32)
     x = opset1.transpose(images, [0, 3, 1, 2])
-    heads: dict[str, Any] = {}
-    for name, layer in network.named_children():
-        _, _, head = name.partition("_")
-        if not head:
-            x = _applied(layer, x)
-        elif isinstance(layer, nn.Softmax):
-            heads[head] = opset1.softmax(heads[head], 1)
-        else:
-            heads[head] = _applied(layer, x)
-    # As facenet-pytorch's networks do: the probability last.
-    return Model([*(heads[head] for head in sorted(heads)[1:]), heads["1"]], [images])
+    for layer in layers.trunk:
+        x = _applied(layer, x)
+    outputs = []
+    for head in layers.heads:
+        output = x
+        for layer in head:
+            output = _applied(layer, output)
+        outputs.append(output)
+    return Model(outputs, [images])
 
 
 def _applied(layer: nn.Module, x: Any) -> Any:
@@ -99,8 +80,10 @@ def _applied(layer: nn.Module, x: Any) -> Any:
     if isinstance(layer, nn.MaxPool2d):
         kernel, stride = [layer.kernel_size] * 2, [layer.stride] * 2
         return opset1.max_pool(x, stride, [0, 0], [0, 0], kernel, rounding_type="ceil")
+    if isinstance(layer, nn.Softmax):
+        return opset1.softmax(x, 1)
     assert isinstance(layer, nn.Linear)
-    if len(x.output(0).partial_shape) == 4:  # width, height, channels, in this order
+    if len(x.output(0).partial_shape) == 4:
         x = opset1.reshape(opset1.transpose(x, [0, 3, 2, 1]), [0, -1], special_zero=True)
     return opset1.add(opset1.matmul(x, _constant(layer.weight), False, True), _constant(layer.bias))
 

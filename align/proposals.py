@@ -86,7 +86,8 @@ def _hits(networks: Networks, samplers: Sequence[AreaSampler]) -> np.ndarray:
     def run() -> None:
         for tiles in waiting.values():
             images = np.stack([image for _, image in tiles])
-            hits.extend(_hits_of_tiles([tile for tile, _ in tiles], *networks.propose(images)))
+            probabilities, offsets = networks.run("pnet", images)
+            hits.extend(_hits_of_tiles([tile for tile, _ in tiles], probabilities[:, 1], offsets))
         waiting.clear()
 
     for tile, image in _tiles(samplers):
@@ -102,14 +103,14 @@ def _hits(networks: Networks, samplers: Sequence[AreaSampler]) -> np.ndarray:
 def _hits_of_tiles(
     tiles: Sequence[_Tile],
     probabilities: Float[np.ndarray, "tiles rows columns"],
-    offsets: Float[np.ndarray, "tiles rows columns 4"],
+    offsets: Float[np.ndarray, "tiles 4 rows columns"],
 ) -> Iterator[np.ndarray]:
     for tile, probability, offset in zip(tiles, probabilities, offsets, strict=True):
         rows, columns = np.nonzero(probability >= np.float32(PROPOSAL_THRESHOLD))
         hits = np.empty(len(rows), _HIT)
         hits["photo"], hits["level"] = tile.photo, tile.level
         hits["row"], hits["column"] = tile.row + rows, tile.column + columns
-        hits["score"], hits["offsets"] = probability[rows, columns], offset[rows, columns]
+        hits["score"], hits["offsets"] = probability[rows, columns], offset[:, rows, columns].T
         yield hits
 
 
