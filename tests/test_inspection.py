@@ -261,7 +261,7 @@ def test_photos_of_a_list_are_found_through_it(store: Path, tmp_path: Path) -> N
         manifest.write(encode_record(_failed(key, "no face found")))
     page = _inspect(store)
     assert [name for figure in page.names("Photos without a found face") for name in figure] == [key]
-    assert "no longer in the list" in page.text["Photos without a found face"]
+    assert "no longer in the source" in page.text["Photos without a found face"]
 
 
 def test_a_rare_failure_is_seen_beside_thousands_of_a_common_one(tmp_path: Path) -> None:
