@@ -86,7 +86,8 @@ def _members(shard: Path, file: BinaryIO) -> dict[str, Member]:
                 in_one_piece = entry.isreg() and not entry.issparse()
                 members[name] = Member(offset=entry.offset_data, length=entry.size if in_one_piece else 0)
             end = tar.offset
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two where a size exceeds all files
+    # tarfile lets all but the first pass where a damaged header tells a size beyond any file's.
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
         raise FacegmError(f"{shard}: not a tar file, damaged or cut off: {error}; copy or make it again") from error
     file.seek(end)
     # tarfile takes anything that is no header for the end, which is marked by a block of zeros.
