@@ -132,7 +132,6 @@ def test_photos_are_in_the_order_of_labels_then_keys_and_not_of_the_file(tmp_pat
         b"four" + MAGIC_BYTES + b"after",
         MAGIC_BYTES + b"x" + MAGIC_BYTES,  # the second at no multiple of 4: not split there
         b"four" + MAGIC_BYTES + b"eightbytes..",
-        b"",
     ],
 )
 def test_images_that_hold_the_magic_number_come_back(tmp_path: Path, data: bytes) -> None:
@@ -140,7 +139,7 @@ def test_images_that_hold_the_magic_number_come_back(tmp_path: Path, data: bytes
     assert [read_photo_bytes(photo) for photo in find_photos(path)] == [data, b"next"]
 
 
-_DATA = st.lists(st.binary(max_size=9) | st.just(MAGIC_BYTES), max_size=6).map(b"".join)
+_DATA = st.lists(st.binary(max_size=9) | st.just(MAGIC_BYTES), max_size=6).map(b"".join).filter(bool)
 _LABEL = st.integers(0, 2**24)
 _LABELS = _LABEL | st.lists(_LABEL, min_size=1, max_size=3)
 _IMAGES = st.dictionaries(
@@ -266,6 +265,14 @@ def test_an_empty_file_is_an_error_with_and_without_records_in_the_index(tmp_pat
     assert f"{path}: no photo found" in _message(path)
     path.with_suffix(".idx").write_text("0\t0\n")
     assert f"{path}, record 0 at byte 0: the file ends before, at byte 0" in _message(path)
+
+
+def test_a_record_without_an_image_is_unreadable(tmp_path: Path) -> None:
+    path, _ = _write(tmp_path, [Image(1, 0, b""), Image(2, 0, b"x")])
+    empty, other = find_photos(path)
+    with pytest.raises(UnreadablePhotoError, match=r"^empty record$"):
+        read_photo_bytes(empty)
+    assert read_photo_bytes(other) == b"x"
 
 
 MULTIPART = Image(3, 7.0, b"four" + MAGIC_BYTES + b"more" + MAGIC_BYTES + b"and on")
