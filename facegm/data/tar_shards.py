@@ -76,7 +76,6 @@ def _members(shard: Path, file: BinaryIO) -> dict[str, Member]:
             for entry in tar:
                 if entry.size < 0:  # would lead back to where tarfile came from, for ever
                     raise tarfile.HeaderError(f"member of {entry.size} bytes")
-                tar.members.clear()  # half a million of them take 180 MB
                 # No name leads out of the folder that photos are named in.
                 name = os.path.normpath("/" + entry.name).lstrip("/")
                 if entry.isdir() or any(part.startswith(".") for part in name.split("/")):
