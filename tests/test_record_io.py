@@ -278,8 +278,9 @@ def test_a_record_without_an_image_is_unreadable(tmp_path: Path) -> None:
 MULTIPART = Image(3, 7.0, b"four" + MAGIC_BYTES + b"more" + MAGIC_BYTES + b"and on")
 
 
+@pytest.mark.parametrize("flipped", [0x41, 0x20, 0x04])  # so that lengths grow and shrink, and parts change their kind
 @pytest.mark.parametrize("third", [IMAGES[2], MULTIPART])
-def test_damage_after_the_listing_costs_one_photo(tmp_path: Path, third: Image) -> None:
+def test_damage_after_the_listing_costs_one_photo(tmp_path: Path, third: Image, flipped: int) -> None:
     path, offsets = _write(tmp_path, [*IMAGES[:2], third, IMAGES[3]])
     whole = path.read_bytes()
     photos = find_photos(path)
@@ -290,7 +291,7 @@ def test_damage_after_the_listing_costs_one_photo(tmp_path: Path, third: Image) 
     for begin in framing:
         for position in range(begin, begin + 8):
             path.write_bytes(whole)
-            _patched(path, position, bytes([whole[position] ^ 0x41]))
+            _patched(path, position, bytes([whole[position] ^ flipped]))
             with pytest.raises(UnreadablePhotoError, match=r"^damaged record: "):
                 read_photo_bytes(photos[2])
             assert [read_photo_bytes(photos[number]) for number in (0, 1, 3)] == [JPEGS[0], JPEGS[1], JPEGS[3]]

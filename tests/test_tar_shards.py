@@ -308,7 +308,7 @@ def _with_size(header: bytes, size: bytes) -> bytes:
 def test_a_damaged_size_is_an_error(tmp_path: Path, kind: bytes, size: bytes) -> None:
     path = _pack(tmp_path / "set.tar", {"Ann/1.jpg": b"x"})
     whole = path.read_bytes()
-    header = _with_size(_info("Ann/2.jpg", type=kind).tobuf(tarfile.GNU_FORMAT), size)
+    header = _with_size(_info(".hidden.jpg", type=kind).tobuf(tarfile.GNU_FORMAT), size)
     path.write_bytes(whole[:1024] + header + whole)
     with pytest.raises(FacegmError, match=r"set\.tar: "):
         find_photos(path)
