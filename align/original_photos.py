@@ -1,5 +1,6 @@
 """The photos that a store was made from, as far as they are still there."""
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -9,9 +10,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from facegm.data.find_photos import find_photos
-from facegm.data.photo_files import UnreadablePhotoError
-from facegm.data.photos import read_photo
+from facegm.data.find_photos import Photo, find_photos
+from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
+from facegm.data.photos import decode_photo, read_photo
 from facegm.errors import FacegmError
 
 THUMBNAIL_SIDE = 128
@@ -34,7 +35,7 @@ class OriginalPhotos:
         Raises:
             UnreadablePhotoError: the photo cannot be found or decoded.
         """
-        photo = read_photo(self._path(key))
+        photo = self._read(key)
         height, width = photo.shape[:2]
         shrink = THUMBNAIL_SIDE / max(height, width)
         if shrink >= 1:
@@ -42,19 +43,21 @@ class OriginalPhotos:
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
         return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
 
-    def _path(self, key: str) -> Path:
+    def _read(self, key: str) -> UInt8[np.ndarray, "height width 3"]:
         if self._source is None:
             raise UnreadablePhotoError("the store does not name its source")
-        if not self._source.is_file():
-            return self._source / key
+        path = self._source / key
+        # Of all sources a tree alone has the photo's folder, and listing it would take long.
+        if os.path.isdir(path.parent):
+            return read_photo(path)
         if key not in self._listed:
-            raise UnreadablePhotoError("no longer in the list")
-        return self._listed[key]
+            raise UnreadablePhotoError("no longer in the source")
+        return decode_photo(read_photo_bytes(self._listed[key]))
 
     @cached_property
-    def _listed(self) -> dict[str, Path]:
+    def _listed(self) -> dict[str, Photo]:
         assert self._source is not None
         try:
-            return {photo.key: photo.path for photo in find_photos(self._source)}
-        except FacegmError:  # the list has changed since, beyond reading
+            return {photo.key: photo for photo in find_photos(self._source)}
+        except FacegmError:  # the source has changed since, beyond reading
             return {}

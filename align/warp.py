@@ -85,11 +85,15 @@ def resize_aligned(face: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarray, 
         return face
     # The template of another size is this one's, multiplied: pixel 0 stays where it is.
     scale = FACE_SIZE / height
-    return _warp(face, np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]]))
+    # The outermost pixels lie up to half a pixel outside: no black may be mixed in there.
+    return _warp(face, np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]]), outside=cv2.BORDER_REPLICATE)
 
 
 def _warp(
-    photo: UInt8[np.ndarray, "height width 3"], transform: Float[np.ndarray, "2 3"]
+    photo: UInt8[np.ndarray, "height width 3"],
+    transform: Float[np.ndarray, "2 3"],
+    *,
+    outside: int = cv2.BORDER_CONSTANT,
 ) -> UInt8[np.ndarray, "128 128 3"]:
     """Warp with bilinear sampling, after area-averaging large photos so that shrinking does not alias."""
     shrink = int(1 / np.hypot(transform[0, 0], transform[1, 0]))
@@ -101,4 +105,5 @@ def _warp(
         transform = np.column_stack(
             [transform[:, :2] * factors, transform[:, 2] + transform[:, :2] @ ((factors - 1) / 2)]
         )
-    return np.asarray(cv2.warpAffine(photo, transform, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_LINEAR))
+    size = (FACE_SIZE, FACE_SIZE)
+    return np.asarray(cv2.warpAffine(photo, transform, size, flags=cv2.INTER_LINEAR, borderMode=outside))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facegm.data.find_photos import find_photos
+from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
+from facegm.data.photo_names import identities_by_folder
 from facegm.errors import FacegmError
 
 # ------------------------------------------------------------------------------------------------- folders
@@ -79,6 +81,71 @@ def test_a_folder_that_cannot_be_listed_is_an_error_not_a_gap(tmp_path: Path) ->
     (tmp_path / "Bob").chmod(0o700)
 
 
+@pytest.mark.parametrize("leading", ["lfw/lfw-deepfunneled", "CASIA-WebFace/train/images", ""])
+def test_folders_that_all_photos_share_are_passed_over(tmp_path: Path, leading: str) -> None:
+    names = ["Ann/1.jpg", "Ann/2.jpg", "Bob/old/1.jpg"]
+    _touch(tmp_path, *(f"{leading}/{name}".lstrip("/") for name in names), f"{leading}/README.txt".lstrip("/"))
+    photos = find_photos(tmp_path)
+    assert [photo.key for photo in photos] == [f"{leading}/{name}".lstrip("/") for name in names]
+    assert [photo.identity for photo in photos] == ["Ann", "Ann", "Bob"]
+
+
+@pytest.mark.parametrize(
+    ("names", "identities"),
+    [
+        (["Ann/1.jpg", "Ann/2.jpg"], ["Ann", "Ann"]),  # one identity keeps its name
+        (["set/Ann/1.jpg"], ["Ann"]),
+        (["lfw/Ann/1.jpg", "lfw/stray.jpg"], ["lfw", "lfw"]),  # no folder that every photo has below `lfw`
+        (["lfw/Ann/1.jpg", "stray.jpg"], ["lfw", None]),
+        (["lfw/Ann/1.jpg", "more/Bob/1.jpg"], ["lfw", "more"]),
+        (["set/Ann/1.jpg", "set/Anna/1.jpg"], ["Ann", "Anna"]),  # shared are folders, not beginnings of names
+    ],
+)
+def test_the_identity_is_the_first_folder_that_tells_photos_apart(
+    tmp_path: Path, names: list[str], identities: list[str | None]
+) -> None:
+    _touch(tmp_path, *names)
+    assert [photo.identity for photo in find_photos(tmp_path)] == [name or tmp_path.name for name in identities]
+
+
+_FOLDER = st.sampled_from(["a", "b", "ab", "c"])
+
+
+@given(
+    leading=st.lists(_FOLDER, max_size=3),
+    photos=st.lists(st.tuples(st.sampled_from(["x", "y"]), st.lists(_FOLDER, max_size=2)), min_size=1, max_size=6),
+)
+def test_leading_folders_do_not_change_identities(leading: list[str], photos: list[tuple[str, list[str]]]) -> None:
+    below = ["/".join([identity, *folders, "1.jpg"]) for identity, folders in photos]
+    within = ["/".join([*leading, name]) for name in below]
+    assert identities_by_folder(within) == identities_by_folder(below)
+    if len({identity for identity, _ in photos}) == 2:
+        assert identities_by_folder(within) == [identity for identity, _ in photos]
+
+
+def test_tar_files_beside_photos_are_the_archives_they_came_from(tmp_path: Path) -> None:
+    _touch(tmp_path, "lfw.tgz", "lfw/Ann/1.jpg", "lfw/Bob/1.jpg", "lfw/Bob/more.tar")
+    assert [photo.key for photo in find_photos(tmp_path)] == ["lfw/Ann/1.jpg", "lfw/Bob/1.jpg"]
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "Ann").mkdir()
+    os.mkfifo(tmp_path / "Ann" / "pipe.jpg")
+    (tmp_path / "Ann" / "zero.jpg").symlink_to("/dev/zero")
+    for photo in find_photos(tmp_path):
+        with pytest.raises(UnreadablePhotoError, match=r"^not a regular file$"):
+            read_photo_bytes(photo)
+
+    for name in ("pipe", "pipe.rec", "pipe.tar"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(FacegmError, match=f"{name}: no such folder, list, tar or rec file"):
+            find_photos(tmp_path / name)
+    (tmp_path / "shards").mkdir()
+    os.mkfifo(tmp_path / "shards" / "0.tar")
+    with pytest.raises(FacegmError, match=r"0\.tar: not a regular file"):
+        find_photos(tmp_path / "shards")
+
+
 # ------------------------------------------------------------------------------------------------- lists
 
 
@@ -119,7 +186,32 @@ def test_a_list_names_photos_relative_absolute_and_outside(tmp_path: Path) -> No
         assert [photo.key for photo in photos] == sorted(expected, key=os.fsencode)
 
 
-@pytest.mark.parametrize("again", ["Ann/1.jpg", "./Ann/1.jpg\tBob", "Ann/../Ann//1.jpg"])
+def test_a_number_behind_a_photos_name_is_its_identity(tmp_path: Path) -> None:
+    expected = {
+        "0000045/001.jpg": "0",
+        "0000099/my photo 2.JPG": "10575",
+        "Ann/3.png": "7",
+        "Ann/4.png 8": "tab",  # a tab is the other way to say it
+        "Ann/5 6": "Ann",  # `Ann/5` is no photo's name
+        "Ann/6.jpg x7": "Ann",
+        "Ann/7.jpg -1": "Ann",
+        "Ann/8 .jpg": "Ann",
+        "Ann/9.jpg 9.jpg": "Ann",
+    }
+    lines = [
+        "0000045/001.jpg 0",
+        "0000099/my photo 2.JPG 10575",
+        "Ann/3.png   7",
+        "Ann/4.png 8\ttab",
+        *list(expected)[4:],
+    ]
+    for ending in ("\n", "\r\n"):
+        photos = find_photos(_list(tmp_path, ending.join(lines)))
+        assert {photo.key: photo.identity for photo in photos} == expected
+        assert [photo.path for photo in photos] == [tmp_path / key for key in expected]
+
+
+@pytest.mark.parametrize("again", ["Ann/1.jpg 3", "Ann/1.jpg", "./Ann/1.jpg\tBob", "Ann/../Ann//1.jpg"])
 def test_a_photo_listed_twice_is_an_error_with_its_line(tmp_path: Path, again: str) -> None:
     with pytest.raises(FacegmError, match=r"list\.txt, line 4: .* is listed twice"):
         find_photos(_list(tmp_path, f"Ann/1.jpg\n\nAnn/2.jpg\n{again}\n"))
@@ -166,3 +258,11 @@ def test_links_are_followed_but_not_in_a_loop(tmp_path: Path) -> None:
     (tmp_path / "ann" / "loop").symlink_to(tmp_path)
     (tmp_path / "bob").symlink_to(tmp_path / "ann")
     assert [photo.key for photo in find_photos(tmp_path)] == ["ann/1.jpg", "bob/1.jpg"]
+
+
+def test_folders_that_link_to_each_other_are_entered_once_each(tmp_path: Path) -> None:
+    _touch(tmp_path, "ann/1.jpg", "bob/2.jpg")
+    (tmp_path / "ann" / "friend").symlink_to(tmp_path / "bob")
+    (tmp_path / "bob" / "friend").symlink_to(tmp_path / "ann")
+    keys = [photo.key for photo in find_photos(tmp_path)]
+    assert keys == ["ann/1.jpg", "ann/friend/2.jpg", "bob/2.jpg", "bob/friend/1.jpg"]

@@ -1,8 +1,11 @@
 """Protects `facegm inspect`: its numbers equal an independent count; its page shows the right pictures."""
 
 import base64
+import io
 import json
 import statistics
+import struct
+import tarfile
 from collections import Counter, defaultdict
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -251,17 +254,74 @@ def test_failures_show_the_photo_where_it_still_is_and_their_reason_always(store
         assert text in page.text[section]
 
 
+def _from(store: Path, source: Path, key: str) -> Page:
+    """The page of a store whose source lies elsewhere and holds a failed photo under this key."""
+    settings = json.loads((store / "store.json").read_text())
+    (store / "store.json").write_text(json.dumps(settings | {"source": str(source)}))
+    with (store / "manifest.jsonl").open("a") as manifest:
+        manifest.write(encode_record(_failed(key, "no face found")))
+    return _inspect(store)
+
+
 def test_photos_of_a_list_are_found_through_it(store: Path, tmp_path: Path) -> None:
     listing = tmp_path / "photos" / "list.txt"
     listing.write_text(f"{tmp_path}/photos/Dan/1.jpg\tDan\n")
     key = f"{tmp_path}/photos/Dan/1.jpg".lstrip("/")
-    settings = json.loads((store / "store.json").read_text())
-    (store / "store.json").write_text(json.dumps(settings | {"source": str(listing)}))
-    with (store / "manifest.jsonl").open("a") as manifest:
-        manifest.write(encode_record(_failed(key, "no face found")))
-    page = _inspect(store)
+    page = _from(store, listing, key)
     assert [name for figure in page.names("Photos without a found face") for name in figure] == [key]
-    assert "no longer in the list" in page.text["Photos without a found face"]
+    assert "no longer in the source" in page.text["Photos without a found face"]
+
+
+def _tar(path: Path, name: str, data: bytes) -> None:
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder of tar files", "rec"])
+def test_photos_in_tar_and_record_files_are_found_in_them(store: Path, tmp_path: Path, kind: str) -> None:
+    photo = (tmp_path / "photos" / "Dan" / "1.jpg").read_bytes()
+    source, key = tmp_path / "packed", "shards/000/Dan/1.jpg"
+    (source / "shards").mkdir(parents=True)
+    if kind == "rec":
+        source, key = source / "train.rec", "0000007/000000003.jpg"
+        record = struct.pack("<IfQQ", 0, 7, 3, 0) + photo
+        source.write_bytes(struct.pack("<II", 0xCED7230A, len(record)) + record + bytes(-len(record) % 4))
+        source.with_suffix(".idx").write_text("3\t0\n")
+    else:
+        _tar(source / "shards" / "000.tar", "Dan/1.jpg", photo)
+        if kind == "tar":
+            source, key = source / "shards" / "000.tar", "000/Dan/1.jpg"
+
+    page = _from(store, source, key)
+
+    section = "Photos without a found face"
+    ((name, picture),) = [photo for figure in page.figures[section] for photo in figure]
+    assert (name, picture.shape) == (key, (43, 128, 3))
+    assert abs(picture.mean((0, 1)) - (200, 0, 0)).max() < 5
+    assert "no longer in the source" in page.text[section]  # Dan's other photos
+
+
+def test_a_source_that_is_gone_or_damaged_does_not_keep_the_page_from_being_made(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "damaged.rec").write_bytes(b"x")
+    for source in (tmp_path / "gone", tmp_path / "damaged.rec"):
+        assert (
+            "no longer in the source"
+            in _from(store, source, f"{source.name}/1.jpg").text["Photos without a found face"]
+        )
+
+
+def test_a_tree_of_photos_is_not_listed_for_a_few_of_them(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos" / "Ann").mkdir()
+
+    def fail(source: Path) -> None:
+        pytest.fail(f"{source} was listed")
+
+    monkeypatch.setattr("facegm.align.original_photos.find_photos", fail)
+    _inspect(store)
 
 
 def test_a_rare_failure_is_seen_beside_thousands_of_a_common_one(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facegm.data.photo_files import UnreadablePhotoError
 from facegm.data.photos import read_photo
@@ -53,6 +53,16 @@ def test_exif_orientation_is_undone(tmp_path: Path, suffix: str, orientation: in
     assert photo.shape == expected.shape
     assert photo.dtype == np.uint8
     assert np.abs(photo.astype(int) - expected).max() <= (6 if suffix == "jpg" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_are_those_of_pillow(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(NOISE).save(path, exif=exif)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read_photo(path), np.asarray(ImageOps.exif_transpose(image)))
 
 
 def _lossless(suffix: str) -> dict[str, Any]:
@@ -280,6 +290,12 @@ def test_what_is_no_file_says_so(tmp_path: Path) -> None:
     assert _reason(tmp_path / "dangling.jpg") == "a link to a missing file"
     assert _reason(tmp_path / "missing.jpg") == "No such file or directory"
     assert _reason(tmp_path / ("x" * 300 + ".jpg")) == "File name too long"
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert _reason(tmp_path / "pipe.jpg") == "not a regular file"
+    assert _reason(Path("/dev/zero")) == "not a regular file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

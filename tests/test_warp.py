@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facegm.align.warp import FACE_SIZE, TEMPLATE, center_crop, similarity_transform, warp_face
+from facegm.align.warp import FACE_SIZE, TEMPLATE, center_crop, resize_aligned, similarity_transform, warp_face
 
 _SHIFTS = st.floats(-5000, 5000)
 _ANGLES = st.floats(-np.pi, np.pi)
@@ -185,3 +185,9 @@ def test_tiny_photos_have_a_centre_crop_too(height: int, width: int) -> None:
     face = center_crop(np.full((height, width, 3), 200, np.uint8))
     assert face.shape == (128, 128, 3)
     assert np.abs(face[64, 64].astype(int) - 200).max() <= 2
+
+
+@pytest.mark.parametrize("side", [96, 112, 160, 224, 256, 400])
+def test_the_edges_of_a_resized_aligned_face_are_not_darkened(side: int) -> None:
+    face = np.full((side, side, 3), 200, np.uint8)
+    np.testing.assert_array_equal(resize_aligned(face), np.full((FACE_SIZE, FACE_SIZE, 3), 200))

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from facegm.data.photo_names import PHOTO_SUFFIXES, identities_by_folder, is_photo_name
@@ -38,7 +39,8 @@ def find_photos(source: Path) -> list[Photo]:
     - A list file with one photo a line: its path (relative to the list's folder, or absolute), and optionally a tab and
       the identity, or a space and a number. Without one, the identity is the name of the photo's folder.
     - A tar file, or a folder tree that holds tar files and no photos: the shards of a WebDataset. The identity is what
-      the sample's `.cls` or `.json` says, else the photo's folder as above, else the shard's name.
+      the sample's `.cls` or `.json` says, else the photo's folder in the shards as above, else the shard's name, below
+      the folder that is the source.
     - `x.rec` with `x.idx` beside it, as insightface packs sets. The identity is the label.
 
     Raises:
@@ -59,7 +61,11 @@ def find_photos(source: Path) -> list[Photo]:
             f"{source}: no photo found; expected a folder tree identity/photo.jpg "
             f"({', '.join(sorted(PHOTO_SUFFIXES))}), a list file with one photo a line, tar shards or a .rec file"
         )
-    return in_order(photos)
+    photos = in_order(photos)
+    for one, other in pairwise(photos):
+        if one.key == other.key:
+            raise FacegmError(f"{source}: {one.path} and {other.path} both hold {one.key}; rename one of them")
+    return photos
 
 
 def in_order(photos: Iterable[Photo]) -> list[Photo]:
@@ -89,21 +95,20 @@ def _photos_of_tree(root: Path) -> list[Photo]:
 
 
 def _photos_of_shards(root: Path, shards: Iterable[Path]) -> list[Photo]:
+    found = [(shard, photo) for shard in shards for photo in list_shard(shard)]
+    folders = identities_by_folder([photo.name for _, photo in found])
     photos = []
-    for shard in shards:
-        found = list_shard(shard)
+    for (shard, photo), folder in zip(found, folders, strict=True):
         stem = shard.relative_to(root).with_suffix("").as_posix()
-        folders = identities_by_folder([photo.name for photo in found])
-        photos += [
+        photos.append(
             Photo(
                 path=shard,
                 key=f"{stem}/{photo.name}",
-                identity=photo.identity or folder or shard.stem,
+                identity=photo.identity or folder or stem,
                 offset=photo.member.offset,
                 length=photo.member.length,
             )
-            for photo, folder in zip(found, folders, strict=True)
-        ]
+        )
     return photos
 
 
@@ -123,7 +128,11 @@ def _photos_of_records(records: Path) -> list[Photo]:
 
 def _leads_back(folder: Path) -> bool:
     """Whether a folder is a link to one that it lies in, so that walking it would never end."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+    if not folder.is_symlink():
+        return False
+    # Not the nearest alone: of two folders that link to each other, neither lies in the other.
+    target = folder.resolve()
+    return any(parent.resolve().is_relative_to(target) for parent in folder.parents)
 
 
 def _unlistable(error: OSError) -> None:

@@ -28,7 +28,10 @@ def read_photo_bytes(photo: Photo) -> bytes:
             data = os.pread(container.fileno(), photo.length, photo.offset)
         if len(data) < photo.length:
             raise UnreadablePhotoError(f"cut off: {photo.path.name} has become shorter")
-        return unpack_image(data) if photo.path.suffix == RECORD_SUFFIX else data
+        image = unpack_image(data) if photo.path.suffix == RECORD_SUFFIX else data
+        if not image:
+            raise UnreadablePhotoError("empty record")
+        return image
     except DamagedRecordError as error:
         raise UnreadablePhotoError(f"damaged record: {error}") from error
     except OSError as error:

@@ -80,4 +80,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    # convert() copies what is RGB already, and photos may be large.
+    return image if image.mode == "RGB" else image.convert("RGB")

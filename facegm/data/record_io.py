@@ -25,7 +25,7 @@ _LENGTH_BITS = 29
 _PART = struct.Struct("<4sI")
 _HEADER = struct.Struct("<IfQQ")
 _LABEL = struct.Struct("<f")
-_INDEX_LINE = re.compile(rb"(\d+)\t(\d+)\s*")
+_INDEX_LINE = re.compile(rb"(\d{1,18})\t(\d{1,18})\s*")
 
 
 class DamagedRecordError(FacegmError):
@@ -83,7 +83,9 @@ def unpack_image(record: bytes) -> bytes:
     Raises:
         DamagedRecordError: the record breaks the format.
     """
-    data, _ = _read_record(io.BytesIO(record), len(record), 0, most=len(record))
+    data, end = _read_record(io.BytesIO(record), len(record), 0, most=len(record))
+    if end != len(record):
+        raise DamagedRecordError(f"{end} bytes long, no longer {len(record)}")
     flag, _ = _flag_and_label(data)
     start = _HEADER.size + flag * _LABEL.size
     if start > len(data):

@@ -74,6 +74,8 @@ def _members(shard: Path, file: BinaryIO) -> dict[str, Member]:
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for entry in tar:
+                if entry.size < 0:  # would lead back to where tarfile came from, for ever
+                    raise tarfile.HeaderError(f"member of {entry.size} bytes")
                 # No name leads out of the folder that photos are named in.
                 name = os.path.normpath("/" + entry.name).lstrip("/")
                 if entry.isdir() or any(part.startswith(".") for part in name.split("/")):
@@ -83,7 +85,8 @@ def _members(shard: Path, file: BinaryIO) -> dict[str, Member]:
                 in_one_piece = entry.isreg() and not entry.issparse()
                 members[name] = Member(offset=entry.offset_data, length=entry.size if in_one_piece else 0)
             end = tar.offset
-    except tarfile.TarError as error:
+    # tarfile lets all but the first pass where a damaged header tells a size beyond any file's.
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
         raise FacegmError(f"{shard}: not a tar file, damaged or cut off: {error}; copy or make it again") from error
     file.seek(end)
     # tarfile takes anything that is no header for the end, which is marked by a block of zeros.
