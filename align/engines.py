@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -22,29 +22,32 @@ SPAN = 4
 """Groups of photos that a worker takes at a time: enough to decode one while another is looked at."""
 
 
-def align_groups(groups: Groups, config: AlignConfig, runtime: Runtime) -> Iterator[list[Result]]:
+def align_groups(groups: Groups, config: AlignConfig, runtime: Runtime) -> Generator[list[Result], None, None]:
     """Align groups of photos; results come span by span, in the photos' order, whichever worker is the first.
 
     Raises:
-        FacegmError: a worker was killed, or Ray is not there.
+        FacegmError: a worker was killed, or the runtime or Ray is not there.
     """
     spans = [groups[start : start + SPAN] for start in range(0, len(groups), SPAN)]
+    if not spans:
+        return
     if config.engine == "ray":
         from facegm.align.ray_engine import align_spans_by_ray
 
         yield from align_spans_by_ray(spans, config, runtime)
-    elif spans:
+    else:
         yield from _align_spans(spans, config, runtime)
 
 
+_options: tuple[AlignConfig, Runtime] | None = None
 _aligner: Aligner | None = None
 
 
 def _start_worker(config: AlignConfig, runtime: Runtime) -> None:
-    global _aligner
+    global _options
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _aligner = Aligner(config, runtime)
+    _options = config, runtime
 
 
 def _end_with_parent() -> None:
@@ -56,7 +59,10 @@ def _end_with_parent() -> None:
 
 
 def _align_span(span: Groups) -> list[Result]:
-    assert _aligner is not None
+    global _aligner
+    if _aligner is None:  # made here and not at the start, where an error would not reach the parent
+        assert _options is not None
+        _aligner = Aligner(*_options)
     return _aligner.align(span)
 
 

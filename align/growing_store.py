@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from facegm.align.config import AlignConfig
-from facegm.align.shards import MERGED, ManifestFiles, merge_shards
+from facegm.align.shards import MERGED, ManifestFiles, check_division, merge_shards
 from facegm.align.store_settings import open_folder
 from facegm.align.timings import encode_timing, open_timings
 from facegm.align.worker import Result
@@ -46,16 +46,18 @@ class GrowingStore:
         self._files = MERGED if config.shard is None else ManifestFiles.of(config.shard)
         mine = groups if config.shard is None else groups[config.shard.index :: config.shard.count]
         self._manifest = folder / self._files.manifest
+        check_division(folder, config.shard)
         self._manifest.parent.mkdir(exist_ok=True)
         # What follows the last complete line, left by an interruption, goes as well.
-        self._records = {record.key: record for record in read_manifest(self._manifest) if record.is_final}
+        self._records = _whole_groups(list(read_manifest(self._manifest)), mine)
         pictured = [key for key, record in self._records.items() if record.has_face_image]
         part = FIRST_PART if config.shard is None else f"{config.shard.index:05}"
         self._faces = append_faces(folder, config.store_format, recorded=pictured, part=part)
         for key in self._faces.lost:
             del self._records[key]
         self._write_manifest()
-        waiting = [[photo for photo in group if photo.key not in self._records] for group in mine]
+        final = {key for key, record in self._records.items() if record.is_final}
+        waiting = [[photo for photo in group if photo.key not in final] for group in mine]
         self.waiting = [group for group in waiting if group]
         self.done = sum(map(len, mine)) - sum(map(len, self.waiting))
 
@@ -78,10 +80,11 @@ class GrowingStore:
     def add(self, results: Sequence[Result]) -> None:
         """Keep the faces and records of the next photos, whole groups of them."""
         records = [self._keep(result) for result in results]
-        self._lines.write("".join(map(encode_record, records)))
-        self._lines.flush()
+        # Timings first: of a photo that is done again the last count, but one that is recorded is never done again.
         self._timings.write("".join(encode_timing(result.record.key, result.seconds) for result in results))
         self._timings.flush()
+        self._lines.write("".join(map(encode_record, records)))
+        self._lines.flush()
         self._records.update((record.key, record) for record in records)
 
     def counts(self) -> Counter[str]:
@@ -106,3 +109,13 @@ class GrowingStore:
         content = "".join(map(encode_record, self._records.values())).encode("ascii")
         if not self._manifest.is_file() or self._manifest.read_bytes() != content:
             replace_atomically(self._manifest, content)
+
+
+def _whole_groups(records: Sequence[FaceRecord], groups: Sequence[Sequence[Photo]]) -> dict[str, FaceRecord]:
+    """The records by key, without those of a group that a kill has torn: it is looked at again, in the same company."""
+    by_key = {record.key: record for record in records}
+    for group in groups:
+        keys = [photo.key for photo in group]
+        if records and records[-1].key in keys and not by_key.keys() >= set(keys):
+            return {key: record for key, record in by_key.items() if key not in keys}
+    return by_key

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -35,8 +36,11 @@ def align_photos(
     groups = [found[start : start + BATCH] for start in range(0, len(found), BATCH)]
     with GrowingStore(output, source, groups, config) as store:
         done, waiting = store.done, sum(map(len, store.waiting))
-        with tqdm(desc="align", total=done + waiting, initial=done, unit="photo", disable=None) as progress:
-            for results in align_groups(store.waiting, config, store.runtime):
+        with (
+            tqdm(desc="align", total=done + waiting, initial=done, unit="photo", disable=None) as progress,
+            closing(align_groups(store.waiting, config, store.runtime)) as aligned,
+        ):
+            for results in aligned:
                 store.add(results)
                 progress.update(len(results))
     return store.counts()

@@ -1,7 +1,10 @@
 """Alignment by the processes of a Ray cluster, through Ray Data (the extra `facegm[ray]`)."""
 
 import logging
+import os
+import pickle
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from facegm.align.config import AlignConfig
@@ -18,7 +21,8 @@ class _SpanAligner:
         self._aligner = Aligner(config, runtime)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"results": self._aligner.align(row["span"])}
+        # As bytes, because Ray would make columns of lists, and arrays of columns.
+        return {"results": pickle.dumps(self._aligner.align(pickle.loads(row["span"])))}
 
 
 def align_spans_by_ray(
@@ -31,21 +35,32 @@ def align_spans_by_ray(
     Raises:
         FacegmError: Ray is not installed.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use over the network
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns on each start of what Ray Data itself does
     try:
         import ray
+        import ray.data
     except ImportError as error:
         raise FacegmError("the engine ray needs Ray: pip install 'facegm[ray]'") from error
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True  # the manifest is in the order of the photos
-    context.enable_progress_bars = False
-    rows = ray.data.from_items([{"span": span} for span in spans], override_num_blocks=len(spans))
-    aligned = rows.map(
-        _SpanAligner,  # type: ignore[arg-type] # a class is called to make the function
-        fn_constructor_args=(config, runtime),
-        concurrency=min(config.workers, len(spans)),
-        num_gpus=1 if runtime == "cuda" else None,
-    )
-    for row in aligned.iter_rows():
-        yield row["results"]
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True  # the manifest is in the order of the photos
+        context.enable_progress_bars = False
+        rows = ray.data.from_items([{"span": pickle.dumps(span)} for span in spans], override_num_blocks=len(spans))
+        aligned = rows.map(
+            _SpanAligner,  # type: ignore[arg-type] # a class is called to make the function
+            fn_constructor_args=(config, runtime),
+            compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(spans))),
+            num_gpus=1 if runtime == "cuda" else None,
+        )
+        generator: Any = iter(aligned.iter_rows())
+        with closing(generator) as results:  # closed before Ray is, which its threads would start again
+            for row in results:
+                yield pickle.loads(row["results"])
+    finally:
+        if is_ours:
+            ray.shutdown()

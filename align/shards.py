@@ -8,9 +8,8 @@ from pathlib import Path
 from facegm.align.config import Shard
 from facegm.align.timings import TIMINGS_FILE, merge_timings
 from facegm.data.files import atomic_file
-from facegm.data.store import MANIFEST_FILE, FaceRecord, encode_record, read_manifest
-
-SHARDS_FOLDER = "shards"
+from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, SHARDS_FOLDER, FaceRecord, encode_record, read_manifest
+from facegm.errors import FacegmError
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,24 @@ class ManifestFiles:
 
 MERGED = ManifestFiles(MANIFEST_FILE, TIMINGS_FILE)
 """The files of a whole store."""
+
+
+def check_division(folder: Path, shard: Shard | None) -> None:
+    """Refuse to go on with a store that was begun in another number of jobs, which would do everything again.
+
+    Args:
+        folder: the store.
+        shard: the job that begins; None where there is one alone.
+
+    Raises:
+        FacegmError: the store was begun otherwise.
+    """
+    counts = {int(path.stem.rpartition("-")[2]) for path in (folder / SHARDS_FOLDER).glob("*-of-*.jsonl")}
+    is_whole = (folder / MANIFEST_FILE).is_file()
+    if counts - {shard.count} if shard else counts and not is_whole:
+        raise FacegmError(f"{folder}: begun by jobs with --shard I/{max(counts)}; go on with those")
+    if shard and is_whole and not counts:
+        raise FacegmError(f"{folder}: begun without --shard; go on without it")
 
 
 def merge_shards(folder: Path, shard: Shard, keys: Sequence[str]) -> bool:
@@ -56,4 +73,6 @@ def merge_shards(folder: Path, shard: Shard, keys: Sequence[str]) -> bool:
         file.write(merge_timings(folder / one.timings for one in files))
     with atomic_file(folder / MANIFEST_FILE, writer=shard.name) as file:
         file.write("".join(map(encode_record, ordered)).encode("ascii"))
+    for left in folder.glob(f".{SETTINGS_FILE}.*"):  # by a job that was killed when it began
+        left.unlink(missing_ok=True)
     return True

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,6 +32,8 @@ BATCH = 16
 """Photos that are looked at together at most."""
 BATCH_PIXELS = 2**22
 """Pixels that are looked at together at most, so that memory is bounded; one larger photo is looked at alone."""
+ALONE_PIXELS = 2**24
+"""Pixels of a photo from which on no other is decoded while it is looked at, so that their memory does not add up."""
 
 BOX_DECIMALS, PROBABILITY_DECIMALS, QUALITY_DECIMALS = 3, 6, 4
 
@@ -89,15 +91,18 @@ class Aligner:
     def _detect(self, detector: FaceDetector, photos: list[_Decoded]) -> None:
         start = time.perf_counter()
         pixels = [photo.pixels for photo in photos if photo.pixels is not None]
+        reason = ""
         try:
             found = detector.detect_batch(pixels)
         except Exception as error:
-            if len(photos) > 1:  # so that the others do not suffer from the odd one
-                for photo in photos:
-                    self._detect(detector, [photo])
-                return
+            reason = f"{type(error).__name__}: {error}"
+        if reason and len(photos) > 1:  # so that the others do not suffer from the odd one
             for photo in photos:
-                photo.record, photo.pixels = _failed(photo.record, f"{type(error).__name__}: {error}"), None
+                self._detect(detector, [photo])
+            return
+        if reason:
+            for photo in photos:
+                photo.record, photo.pixels = _failed(photo.record, reason), None
             return
         seconds_per_pixel = (time.perf_counter() - start) / max(1, sum(image.size for image in pixels))
         for photo, faces, image in zip(photos, found, pixels, strict=True):
@@ -132,20 +137,25 @@ def _batches(groups: Sequence[Sequence[Photo]]) -> Iterator[list[_Decoded]]:
             batch.append(decoded)
             pixels += size
             del decoded  # a large photo must not live on while the next one is decoded
-        yield batch
+            if pixels >= BATCH_PIXELS:  # nor wait for it
+                yield batch
+                batch, pixels = [], 0
+        if batch:
+            yield batch
 
 
-Item = TypeVar("Item")
-
-
-def _made_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield items while a thread makes the next one; never more than one ahead, so that memory is bounded."""
+def _made_ahead(batches: Iterator[list[_Decoded]]) -> Iterator[list[_Decoded]]:
+    """Yield batches while a thread makes the next one; never more than one ahead, so that memory is bounded."""
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
-            del item
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            is_alone = sum(photo.pixels.size // 3 for photo in batch if photo.pixels is not None) > ALONE_PIXELS
+            if not is_alone:
+                coming = thread.submit(next, batches, None)
+            yield batch
+            del batch
+            if is_alone:
+                coming = thread.submit(next, batches, None)
 
 
 def _decode(photo: Photo) -> _Decoded:

@@ -222,14 +222,13 @@ def test_an_interrupted_store_continued_by_two_workers_is_the_store_of_one(
     store = tmp_path / "interrupted"
     shutil.copytree(aligned[0], store)
 
-    # Interrupted in the middle of the third line, with most of the work still to do: of the pictures that come later
-    # one is missing with its folder, one is half-written, and the others are there.
-    third = whole[MANIFEST_FILE].index(b'{"key":"bad/')
-    assert whole[MANIFEST_FILE][:third].count(b"\n") == 2
-    os.truncate(store / MANIFEST_FILE, third + 25)
-    shutil.rmtree(face_path(store, "bob/cropped.jpg").parent)
+    # Interrupted in the middle of a line of the second group: of the pictures that come later one is missing, one is
+    # half-written, and the others are there. The torn group is looked at again, the one before it is not.
+    lines = whole[MANIFEST_FILE].splitlines(keepends=True)
+    os.truncate(store / MANIFEST_FILE, sum(map(len, lines[: BATCH + 2])) + 25)
+    face_path(store, "zoe/half by exif.png").unlink()
     face_path(store, ODD_NAME).write_bytes(b"half of a picture")
-    early = [face_path(store, "ann/half.png"), face_path(store, "ann/turned.webp")]
+    early = [face_path(store, key) for key in ("ann/half.png", "ann/turned.webp", "bob/cropped.jpg")]
     before = [path.stat().st_mtime_ns for path in early]
 
     assert align_photos(photos, store, AlignConfig(workers=2)) == aligned[1]

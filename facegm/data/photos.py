@@ -22,6 +22,8 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
 """What brings a picture of each EXIF orientation upright."""
+_STRIP = 512
+"""Rows that are brought from Pillow to NumPy at a time."""
 
 
 def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
@@ -46,10 +48,7 @@ def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no reason to stop ...
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... a decompression bomb is
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                orientation = _orientation(image)
-                pixels = np.asarray(_to_rgb(image))
+            pixels, orientation = _decoded(data)
     except UnreadablePhotoError:
         raise
     except MemoryError:
@@ -60,6 +59,18 @@ def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
         raise UnreadablePhotoError(f"{type(error).__name__}: {error}") from error
     turn = _TURNS.get(orientation)
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _decoded(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+    """The pixels as they are stored, and their EXIF orientation; Pillow's own copy ends with this function."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        rgb = _to_rgb(image)
+        pixels = np.empty((rgb.height, rgb.width, 3), np.uint8)
+        for top in range(0, rgb.height, _STRIP):  # on the way from Pillow to NumPy pixels are copied twice
+            bottom = min(top + _STRIP, rgb.height)
+            pixels[top:bottom] = np.asarray(rgb.crop((0, top, rgb.width, bottom)))
+        return pixels, _orientation(image)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -80,5 +91,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    # convert() copies what is RGB already, and photos may be large.
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it

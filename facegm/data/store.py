@@ -22,6 +22,8 @@ from facegm.errors import FacegmError
 
 FORMAT = 1
 SETTINGS_FILE, MANIFEST_FILE = "store.json", "manifest.jsonl"
+SHARDS_FOLDER = "shards"
+"""Holds the manifests of jobs that make a store together; the store's own is made of them at the end."""
 
 _ENCODER_PARAMETERS = {
     "png": (cv2.IMWRITE_PNG_COMPRESSION, 3),
@@ -107,7 +109,16 @@ class FaceStore:
 
     @cached_property
     def records(self) -> dict[str, FaceRecord]:
-        """All lines of the manifest by key, in order."""
+        """All lines of the manifest by key, in order.
+
+        Raises:
+            FacegmError: a line is damaged, or jobs that make the store together are not all at their end.
+        """
+        if (self.folder / SHARDS_FOLDER).is_dir() and not (self.folder / MANIFEST_FILE).is_file():
+            raise FacegmError(
+                f"{self.folder}: not all jobs that make this store are at their end; run `facegm align` again for each "
+                "--shard that was interrupted or not begun"
+            )
         return {record.key: record for record in read_manifest(self.folder / MANIFEST_FILE)}
 
     def read_face(self, key: str) -> UInt8[np.ndarray, "size size 3"]:

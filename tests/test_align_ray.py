@@ -1,0 +1,110 @@
+"""Protects the alignment by Ray: the store of this machine's workers, in silence, and nothing left behind."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facegm.align.config import AlignConfig
+from facegm.align.pipeline import align_photos
+from facegm.align.timings import TIMINGS_FILE, read_timings
+from facegm.data.find_photos import Photo
+from facegm.data.store import FaceStore
+from facegm.errors import FacegmError
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+
+import ray
+
+from facegm import cli
+from facegm.align import pipeline
+
+photos, done, stopped = sys.argv[1:]
+align = ["align", photos, "--engine=ray", "--workers=2", "--output"]
+assert cli.main([*align, done]) == 0
+assert not ray.is_initialized()
+assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+assert cli.main([*align, done]) == 0  # nothing is left to do: Ray is not even started
+
+class Interrupted(pipeline.GrowingStore):
+    def add(self, results):
+        assert ray.is_initialized()
+        raise KeyboardInterrupt
+
+pipeline.GrowingStore = Interrupted
+assert cli.main([*align, stopped]) == 130
+assert not ray.is_initialized()
+"""
+
+
+def _make_photos(root: Path) -> None:
+    """Three spans, of which the last is done the soonest."""
+    rng = np.random.default_rng(1)
+    root.mkdir()
+    with Image.open(HOPPER) as hopper:
+        for number in range(150):
+            image = Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8))
+            if number % 4 == 0 and number < 128:
+                image = hopper.resize((100 + number % 16, 120 + number % 7))
+            image.save(root / os.fsdecode(b"%03d \xe9\n.png" % number))
+
+
+def _contents(store: Path) -> dict[str, bytes]:
+    paths = (path for path in store.rglob("*") if path.is_file() and path.name != TIMINGS_FILE)
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in paths}
+
+
+@needs_ray
+def test_ray_makes_the_same_store_in_silence_and_leaves_no_process(tmp_path: Path) -> None:
+    _make_photos(tmp_path / "photos")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    stores = [str(tmp_path / name) for name in ("by ray", "stopped")]
+    command = [sys.executable, "script.py", str(tmp_path / "photos"), *stores]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    mark = f"mark of {tmp_path}"
+    session = {"MARK_OF_THIS_TEST": mark, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment | session, timeout=200
+    )
+    assert ran.returncode == 0, ran.stderr
+    # Ray says that it heeds the variable by which it is kept silent.
+    said = [line for line in ran.stderr.splitlines() if "RAY_BACKEND_LOG_LEVEL" not in line]
+    assert said == ["facegm align: interrupted"]
+    assert len(ran.stdout.splitlines()) == 4
+    assert _left_running(mark) == []
+
+    align_photos(tmp_path / "photos", tmp_path / "by workers", AlignConfig(workers=1))
+    assert _contents(tmp_path / "by ray") == _contents(tmp_path / "by workers")
+    assert read_timings(tmp_path / "by ray" / TIMINGS_FILE).keys() == FaceStore(tmp_path / "by ray").records.keys()
+
+
+def _left_running(mark: str) -> list[str]:
+    """Processes that inherited the mark in their environment."""
+    processes = [process for process in Path("/proc").glob("[0-9]*") if _read(process / "environ").find(mark) >= 0]
+    return [_read(process / "cmdline") for process in processes]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    photos: Sequence[Photo] = [Photo(path=HOPPER, key="hopper.jpg", identity="x")]
+    with pytest.raises(FacegmError, match=r"engine ray needs Ray: pip install 'facegm\[ray\]'"):
+        align_photos(Path("photos"), tmp_path / "store", AlignConfig(engine="ray"), photos=photos)

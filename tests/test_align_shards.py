@@ -1,0 +1,219 @@
+"""Protects the alignment in shards: jobs that share a store, in any order, at once or killed, make that of one job."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facegm import cli
+from facegm.align import engines
+from facegm.align.config import AlignConfig, Shard
+from facegm.align.networks import Runtime
+from facegm.align.pipeline import align_photos
+from facegm.align.timings import TIMINGS_FILE, read_timings
+from facegm.align.worker import BATCH, Aligner, Result
+from facegm.data.face_files import FACES_FOLDER, StoreFormat
+from facegm.data.find_photos import Photo
+from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, SHARDS_FOLDER, FaceStore
+from facegm.errors import FacegmError
+
+pytestmark = pytest.mark.usefixtures("one_thread", "in_this_process")
+
+HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
+PHOTOS = 5 * BATCH + 3
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six groups of photos, each with faces, noise, and one that cannot be read."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(1)
+    with Image.open(HOPPER) as hopper:
+        for number in range(PHOTOS):
+            image = Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8))
+            if number % 4 == 0:
+                image = hopper.resize((100 + number % 16, 120 + number % 7))
+            (root / f"person {number % 3}").mkdir(exist_ok=True)
+            image.save(root / f"person {number % 3}/{number:03}.png")
+    for number in range(7, PHOTOS, BATCH):
+        (root / f"person {number % 3}/{number:03}.png").write_bytes(b"torn")
+    return root
+
+
+@pytest.fixture(scope="module")
+def in_this_process() -> Iterator[None]:
+    """Work without worker processes, which take seconds to start; what they do is protected elsewhere."""
+
+    def align_spans(spans: list[list[list[Photo]]], config: AlignConfig, runtime: Runtime) -> Iterator[list[Result]]:
+        aligner = Aligner(config, runtime)
+        for span in spans:
+            yield aligner.align(span)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "_align_spans", align_spans)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory, in_this_process: None) -> Path:
+    """The store of one job."""
+    store = tmp_path_factory.mktemp("stores") / "whole"
+    align_photos(photos, store, AlignConfig())
+    return store
+
+
+def _align(photos: Path, store: Path, shard: str, container: Literal["folder", "tar"] = "folder") -> int:
+    """Do one job; returns how many photos it had."""
+    config = AlignConfig(shard=Shard.parse(shard), store_format=StoreFormat(container=container))
+    counts = align_photos(photos, store, config)
+    return counts["aligned"] + counts["failed"]
+
+
+def _contents(store: Path) -> dict[str, bytes]:
+    """All files but timings and the jobs' own."""
+    paths = (path.relative_to(store) for path in store.rglob("*") if path.is_file())
+    kept = (path for path in paths if path.name != TIMINGS_FILE and path.parts[0] != SHARDS_FOLDER)
+    return {path.as_posix(): (store / path).read_bytes() for path in kept}
+
+
+# ------------------------------------------------------------------------------------------------- the same store
+
+
+@pytest.mark.parametrize("order", [("0/2", "1/2"), ("2/3", "0/3", "1/3")])
+def test_the_store_of_several_jobs_is_that_of_one(
+    photos: Path, whole: Path, tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    done = []
+    for shard in order:
+        with pytest.raises(FacegmError, match="store"):  # no store yet, or an unfinished one
+            _ = FaceStore(tmp_path / "store").records
+        assert not (tmp_path / "store" / MANIFEST_FILE).exists()
+        done.append(_align(photos, tmp_path / "store", shard))
+    assert sum(done) == PHOTOS
+    assert min(done) >= BATCH
+    assert _contents(tmp_path / "store") == _contents(whole)
+    assert read_timings(tmp_path / "store" / TIMINGS_FILE).keys() == FaceStore(whole).records.keys()
+
+
+def test_in_tar_files_the_faces_are_those_of_one_job(photos: Path, whole: Path, tmp_path: Path) -> None:
+    for shard in ("1/2", "0/2"):
+        _align(photos, tmp_path / "store", shard, "tar")
+    store = tmp_path / "store"
+    assert sorted(path.name for path in (store / FACES_FOLDER).iterdir()) == [
+        *("00000.idx", "00000.tar", "00001.idx", "00001.tar")
+    ]
+    assert (store / MANIFEST_FILE).read_bytes() == (whole / MANIFEST_FILE).read_bytes()
+    expected, packed = FaceStore(whole), FaceStore(store)
+    pictured = [key for key, record in expected.records.items() if record.has_face_image]
+    assert len(pictured) >= 20
+    for key in pictured:
+        np.testing.assert_array_equal(packed.read_face(key), expected.read_face(key))
+
+
+def test_jobs_that_run_again_change_nothing(photos: Path, whole: Path, tmp_path: Path) -> None:
+    for shard in ("0/2", "1/2", "0/2"):
+        _align(photos, tmp_path / "store", shard)
+    assert _contents(tmp_path / "store") == _contents(whole)
+
+
+def test_a_mended_photo_comes_to_its_place(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.png").write_bytes(b"torn")
+    for shard in ("0/2", "1/2"):
+        _align(source, tmp_path / "store", shard)
+    (source / "1.png").write_bytes((photos / "person 0/000.png").read_bytes())
+    _align(source, tmp_path / "store", "0/2")
+    statuses = [record.status for record in FaceStore(tmp_path / "store").records.values()]
+    assert statuses == ["failed", "aligned", "failed"]
+
+
+def test_with_more_jobs_than_groups_some_have_nothing_to_do(photos: Path, whole: Path, tmp_path: Path) -> None:
+    done = [_align(photos, tmp_path / "store", f"{index}/9") for index in reversed(range(9))]
+    assert done[:3] == [0, 0, 0]
+    assert done[3:] == [3, *(5 * [BATCH])]
+    assert _contents(tmp_path / "store") == _contents(whole)
+
+
+def test_jobs_at_the_same_time_of_which_one_is_killed_and_continued(photos: Path, whole: Path, tmp_path: Path) -> None:
+    first, second = (_start(photos, tmp_path / "store", f"{index}/2") for index in range(2))
+    killed = tmp_path / "store" / SHARDS_FOLDER / "00001-of-00002.jsonl"
+    end = time.monotonic() + 60
+    while not killed.is_file():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(second.pid, signal.SIGKILL)
+    second.wait()
+    assert first.wait(timeout=120) == 0
+    with pytest.raises(FacegmError, match=r"not all jobs .* at their end; run `facegm align` again"):
+        _ = FaceStore(tmp_path / "store").records
+    assert _start(photos, tmp_path / "store", "1/2").wait(timeout=120) == 0
+    assert _contents(tmp_path / "store") == _contents(whole)
+
+
+def _start(photos: Path, store: Path, shard: str) -> subprocess.Popen[bytes]:
+    options = ["--output", str(store), "--workers=1", f"--shard={shard}"]
+    command = [sys.executable, "-m", "facegm", "align", str(photos), *options]
+    return subprocess.Popen(command, cwd=store.parent, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("shard", ["2/2", "0/0", "-1/2", "1", "a/b", "1/2/3", "0/100000", "", "1.5/2", "0/2\n"])
+def test_a_shard_that_makes_no_sense_is_wrong_usage(
+    photos: Path, tmp_path: Path, shard: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["align", str(photos), "--output", str(tmp_path / "store"), f"--shard={shard}"]) == 2
+    assert "facegm align: shard: " in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("begun", "asked", "message"),
+    [
+        (["0/2"], "0/3", "begun by jobs with --shard I/2; go on with those"),
+        (["0/2"], None, "begun by jobs with --shard I/2; go on with those"),
+        (["0/2", "1/2"], "0/1", "begun by jobs with --shard I/2; go on with those"),
+        ([None], "0/2", "begun without --shard; go on without it"),
+    ],
+)
+def test_a_store_is_gone_on_with_in_as_many_jobs_as_it_was_begun(
+    photos: Path, tmp_path: Path, begun: list[str | None], asked: str | None, message: str
+) -> None:
+    def align(shard: str | None) -> None:
+        config = AlignConfig(is_aligned=True, shard=None if shard is None else Shard.parse(shard))
+        align_photos(photos, tmp_path / "store", config)
+
+    for shard in begun:
+        align(shard)
+    before = _contents(tmp_path / "store")
+    with pytest.raises(FacegmError, match=message):
+        align(asked)
+    assert _contents(tmp_path / "store") == before
+
+
+def test_a_merged_store_may_be_gone_on_with_by_one_job(photos: Path, whole: Path, tmp_path: Path) -> None:
+    for shard in ("0/2", "1/2"):
+        _align(photos, tmp_path / "store", shard)
+    align_photos(photos, tmp_path / "store", AlignConfig())
+    assert _contents(tmp_path / "store") == _contents(whole)
+
+
+def test_what_a_job_killed_at_its_beginning_left_is_gone_in_the_end(photos: Path, whole: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / f".{SETTINGS_FILE}.00000-of-00002.partial").write_bytes(b"{")
+    for shard in ("1/2", "0/2"):
+        _align(photos, store, shard)
+    assert _contents(store) == _contents(whole)

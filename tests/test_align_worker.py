@@ -1,0 +1,235 @@
+"""Protects what a worker does with its photos: batches, numbers of the manifest, timings, and the choice of a face."""
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facegm.align import worker
+from facegm.align.choice import FaceChoice
+from facegm.align.config import AlignConfig
+from facegm.align.detector import DetectedFaces, FaceDetector
+from facegm.align.face import align_face
+from facegm.align.pipeline import align_photos
+from facegm.align.quality import alignment_residual, contrast, perceptual_hash, profile, sharpness
+from facegm.align.timings import TIMINGS_FILE, read_timings
+from facegm.align.worker import BATCH_PIXELS, Aligner, Result
+from facegm.data.find_photos import Photo
+from facegm.data.photos import read_photo
+from facegm.data.store import FaceStore
+from facegm.errors import FacegmError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
+ODD_WIDTH = 77
+
+
+class _Recording(FaceDetector):
+    """Notes what it is given, and stumbles over photos of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[int]] = []
+
+    def detect_batch(self, photos: Sequence[np.ndarray]) -> list[DetectedFaces]:
+        self.batches.append([photo.shape[0] * photo.shape[1] for photo in photos])
+        if any(photo.shape[1] == ODD_WIDTH for photo in photos):
+            raise ZeroDivisionError("odd photo")
+        return super().detect_batch(photos)
+
+
+@pytest.fixture
+def detectors(monkeypatch: pytest.MonkeyPatch) -> list[_Recording]:
+    made: list[_Recording] = []
+
+    def make(runtime: object) -> _Recording:
+        made.append(_Recording())
+        return made[-1]
+
+    monkeypatch.setattr(worker, "FaceDetector", make)
+    return made
+
+
+def _save(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Photo]:
+    """Hopper at several sizes (width, height)."""
+    photos = []
+    with Image.open(HOPPER) as hopper:
+        for number, size in enumerate(sizes):
+            path = folder / f"{number:02}.png"
+            hopper.resize(size).save(path, compress_level=1)
+            photos.append(Photo(path=path, key=path.name, identity="hopper"))
+    return photos
+
+
+# ------------------------------------------------------------------------------------------------- batches
+
+
+def test_a_photo_that_the_detector_stumbles_over_does_not_spoil_its_batch(
+    tmp_path: Path, detectors: list[_Recording]
+) -> None:
+    photos = _save(tmp_path, [(128, 150), (ODD_WIDTH, 100), (120, 140)])
+    first, odd, last = Aligner(AlignConfig(), "cpu").align([photos])
+    assert [result.record.status for result in (first, last)] == ["aligned", "aligned"]
+    assert (odd.record.status, odd.record.reason, odd.face) == ("failed", "ZeroDivisionError: odd photo", None)
+    assert odd.record.faces is None  # it shall be tried again
+    assert detectors[0].batches == [
+        [128 * 150, ODD_WIDTH * 100, 120 * 140],
+        [128 * 150],
+        [ODD_WIDTH * 100],
+        [120 * 140],
+    ]
+
+
+def test_batches_are_cut_where_they_become_too_large(tmp_path: Path, detectors: list[_Recording]) -> None:
+    small, large, most = (100, 120), (1500, 1500), (2048, 2048)
+    photos = _save(tmp_path, [small, large, small, large, most, small, small])
+    results = Aligner(AlignConfig(), "cpu").align([photos[:6], photos[6:]])
+    assert [result.record.key for result in results] == [photo.key for photo in photos]
+    sizes = [[width * height for width, height in batch] for batch in [[small, large, small], [large], [most]]]
+    assert detectors[0].batches == [*sizes, [12_000], [12_000]]
+    assert max(map(sum, detectors[0].batches)) <= BATCH_PIXELS == 2048 * 2048
+
+
+def test_a_photo_larger_than_a_batch_is_looked_at_alone(tmp_path: Path, detectors: list[_Recording]) -> None:
+    photos = _save(tmp_path, [(100, 120), (2100, 2100), (100, 120)])
+    Aligner(AlignConfig(), "cpu").align([photos])
+    assert detectors[0].batches == [[12_000], [2100 * 2100], [12_000]]
+
+
+def test_a_face_that_cannot_be_kept_is_a_failure_of_its_photo_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(face: np.ndarray, encoding: str) -> bytes:
+        raise RuntimeError("could not encode")
+
+    photos = _save(tmp_path, [(128, 150)])
+    monkeypatch.setattr(worker, "encode_face", encode)
+    [result] = Aligner(AlignConfig(), "cpu").align([photos])
+    assert (result.record.status, result.record.reason) == ("failed", "RuntimeError: could not encode")
+    assert result.face is None
+
+
+# ------------------------------------------------------------------------------------------------- what is recorded
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    _save(folder, [(128, 150), (200, 240), (256, 300)])
+    (folder / 'torn, "odd".png').write_bytes(b"torn")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores") / "store"
+    align_photos(source, folder, AlignConfig(workers=1))
+    return folder
+
+
+def test_the_recorded_quality_follows_from_landmarks_and_stored_face(store: Path) -> None:
+    opened = FaceStore(store)
+    aligned = [record for record in opened.records.values() if record.status == "aligned"]
+    assert len(aligned) == 3
+    for record in aligned:
+        face, landmarks = opened.read_face(record.key), np.array(record.landmarks)
+        assert record.residual == pytest.approx(alignment_residual(landmarks), abs=1e-4)
+        assert record.profile == pytest.approx(profile(landmarks), abs=1e-4)
+        assert record.sharpness == pytest.approx(sharpness(face), abs=1e-4)
+        assert record.contrast == pytest.approx(contrast(face), abs=1e-4)
+        assert record.perceptual_hash == perceptual_hash(face)
+
+
+def test_the_digest_is_that_of_the_file_readable_or_not(source: Path, store: Path) -> None:
+    for key, record in FaceStore(store).records.items():
+        assert record.digest == hashlib.sha256((source / key).read_bytes()).hexdigest()
+
+
+def test_every_photo_has_its_timings(source: Path, store: Path) -> None:
+    timings = read_timings(store / TIMINGS_FILE)
+    assert list(timings) == list(FaceStore(store).records)
+    torn = timings.pop('torn, "odd".png')
+    assert torn[1] == 0
+    assert all(1e-5 < seconds < 30 for stages in timings.values() for seconds in stages)
+    # Detection is shared out by pixels.
+    shares = [timings[key][1] / (width * height) for key, width, height in [("00.png", 128, 150), ("02.png", 256, 300)]]
+    assert shares[0] == pytest.approx(shares[1], rel=0.01)
+
+
+def test_timings_survive_a_torn_line(source: Path, store: Path, tmp_path: Path) -> None:
+    align_photos(source, tmp_path / "store", AlignConfig(workers=1))
+    path = tmp_path / "store" / TIMINGS_FILE
+    content = path.read_bytes()
+    path.write_bytes(content + content.splitlines()[1][:9])
+    assert read_timings(path).keys() == read_timings(store / TIMINGS_FILE).keys()
+    align_photos(source, tmp_path / "store", AlignConfig(workers=1))  # tries the torn photo again, and adds its line
+    assert path.read_bytes().startswith(content)
+    assert path.read_bytes().count(b"\n") == content.count(b"\n") + 1
+    assert read_timings(path).keys() == read_timings(store / TIMINGS_FILE).keys()
+
+
+# ------------------------------------------------------------------------------------------------- choice
+
+
+@pytest.mark.parametrize("choice", [FaceChoice(minimum_size=90), FaceChoice(minimum_probability=1.0)])
+def test_a_face_that_is_not_good_enough_is_a_failure_with_its_reason(source: Path, choice: FaceChoice) -> None:
+    [result] = Aligner(AlignConfig(choice=choice), "cpu").align([[_photo(source, "00.png")]])
+    assert result.record.reason == "no face large and probable enough"
+    assert (result.record.status, result.record.faces, result.face) == ("failed", 1, None)
+
+
+def test_the_smallest_size_is_that_of_the_box(source: Path) -> None:
+    [found] = Aligner(AlignConfig(), "cpu").align([[_photo(source, "01.png")]])
+    left, top, right, bottom = found.record.box or ()
+    side = min(right - left, bottom - top)
+
+    def align(minimum: float) -> Result:
+        [result] = Aligner(AlignConfig(choice=FaceChoice(minimum_size=minimum)), "cpu").align(
+            [[_photo(source, "01.png")]]
+        )
+        return result
+
+    assert align(side - 0.01).record.status == "aligned"
+    assert align(side + 0.01).record.status == "failed"
+
+
+def test_the_choice_is_in_the_store_and_is_not_changed_later(source: Path, store: Path, tmp_path: Path) -> None:
+    assert FaceStore(store).settings["minimum_size"] == FaceStore(store).settings["minimum_probability"] == 0
+    for changed in (FaceChoice(minimum_size=20), FaceChoice(minimum_probability=0.9)):
+        with pytest.raises(FacegmError, match=r"made otherwise \(minimum_(size|probability): 0.0, now"):
+            align_photos(source, store, AlignConfig(choice=changed))
+    config = AlignConfig(choice=FaceChoice(minimum_size=20, minimum_probability=0.9))
+    align_photos(source, tmp_path / "store", config, photos=[])
+    settings = FaceStore(tmp_path / "store").settings
+    assert (settings["minimum_size"], settings["minimum_probability"]) == (20, 0.9)
+
+
+def test_the_face_is_that_of_the_photo_alone_but_for_rounding(source: Path, store: Path) -> None:
+    photo = read_photo(source / "02.png")
+    face = align_face(photo, FaceDetector().detect(photo), crop_when_missing=False)
+    assert face.image is not None
+    assert np.abs(FaceStore(store).read_face("02.png").astype(int) - face.image).max() <= 1
+
+
+def _photo(folder: Path, name: str) -> Photo:
+    return Photo(path=folder / name, key=name, identity="hopper")
+
+
+# ------------------------------------------------------------------------------------------------- errors of a worker
+
+
+def test_what_keeps_a_worker_from_its_work_is_said(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(FacegmError, match="runtime cuda: torch sees no GPU here"):
+        align_photos(source, tmp_path / "store", AlignConfig(workers=1, runtime="cuda"))
+    assert "Traceback" not in capfd.readouterr().err
