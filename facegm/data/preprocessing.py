@@ -41,5 +41,5 @@ class Preprocessing:
 
 
 def network_input(crops: UInt8[Tensor, "batch side side 3"]) -> Float[Tensor, "batch 3 side side"]:
-    """RGB pixels, 0 to 255, channels last in memory order, to the network's float32 input."""
-    return (crops.permute(0, 3, 1, 2).to(torch.float32) - PIXEL_CENTER) / PIXEL_SCALE
+    """RGB pixels, 0 to 255, channels last in memory order, to the network's input, in torch's default precision."""
+    return (crops.permute(0, 3, 1, 2).to(torch.get_default_dtype()) - PIXEL_CENTER) / PIXEL_SCALE

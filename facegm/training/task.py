@@ -43,7 +43,8 @@ class FaceTask(nn.Module):
             monitor: whether to measure what the loss wants watched too.
         """
         with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
-            features = self.network(images).float()
+            features = self.network(images)
+        features = features.to(images.dtype)
         terms = self.loss(features, labels, progress)
         named = {"loss": terms.total} | {name: t.detach() for name, t in terms._asdict().items() if name != "total"}
         if monitor:
