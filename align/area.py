@@ -5,6 +5,7 @@ of the pixels under them, and in integers, so that they are exact.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ TABLE_LIMIT = 2**22
 
 CHANNELS = 4
 """Channels of all averages: RGB and one of zeros, so that a pixel's sums are 16 bytes, which numpy gathers at once."""
+
+Averages = Float[np.ndarray, f"rows columns {CHANNELS}"]
 
 
 class AreaSampler:
@@ -36,54 +39,52 @@ class AreaSampler:
         """Height and width of the photo in pixels."""
         return self._photo.shape[0], self._photo.shape[1]
 
-    def resized(
-        self, size: tuple[int, int], rows: slice, columns: slice
-    ) -> Float[np.ndarray, "rows columns {CHANNELS}"]:
-        """A part of the photo resized to `size` (height, width): the given rows and columns of the result."""
-        row_cells = _cells(0, self._photo.shape[0], size[0])[:, rows]
-        column_cells = _cells(0, self._photo.shape[1], size[1])[:, columns]
+    def resize(self, size: tuple[int, int], rows: slice, columns: slice, out: Averages) -> None:
+        """Resize the photo to `size` (height, width), and of that write the given rows and columns to `out`."""
+        row_cells = _cells(self._photo.shape[0], size[0])[:, rows]
+        column_cells = _cells(self._photo.shape[1], size[1])[:, columns]
         if self._table is not None:
-            return _averages(self._table, row_cells, column_cells)
-        return self._averages_by_bands(row_cells, column_cells)
+            _average(self._table, row_cells, column_cells, out)
+        else:
+            self._average_by_bands(row_cells, column_cells, out)
 
-    def crops(
-        self, boxes: Int[np.ndarray, "crops 4"], side: int
-    ) -> Float[np.ndarray, "crops {side} {side} {CHANNELS}"]:
-        """Square averages of rectangles (left, top, right, bottom; right and bottom not included) of the photo."""
+    def crop(self, boxes: Int[np.ndarray, "crops 4"], out: Float[np.ndarray, f"crops side side {CHANNELS}"]) -> None:
+        """Resize rectangles (left, top, right, bottom; right and bottom not included) of the photo to squares."""
         if self._table is not None:
-            return _averages_of_crops(self._table, boxes, side)
-        crops = [
-            self._averages_by_bands(_cells(top, bottom, side), _cells(left, right, side))
-            for left, top, right, bottom in boxes.tolist()
-        ]
-        return np.stack(crops) if crops else np.empty((0, side, side, CHANNELS), np.float32)
+            _average_crops(self._table, boxes, out)
+            return
+        for (left, top, right, bottom), crop in zip(boxes.tolist(), out, strict=True):
+            rows, columns = _cells(bottom - top, len(crop)), _cells(right - left, len(crop))
+            self._average_by_bands(rows + top, columns + left, crop)
 
-    def _averages_by_bands(
-        self, row_cells: Int[np.ndarray, "2 rows"], column_cells: Int[np.ndarray, "2 columns"]
-    ) -> Float[np.ndarray, "rows columns 4"]:
+    def _average_by_bands(
+        self, row_cells: Int[np.ndarray, "2 rows"], column_cells: Int[np.ndarray, "2 columns"], out: Averages
+    ) -> None:
         """The same where one table would take too much memory: a table for some rows at a time."""
         left, right = int(column_cells[0, 0]), int(column_cells[1, -1])
-        averages = []
-        for cells in _bands(row_cells, most_rows=max(1, TABLE_LIMIT // (right - left))):
+        for band in _bands(row_cells, most_rows=max(1, TABLE_LIMIT // (right - left))):
+            cells = row_cells[:, band]
             top, bottom = int(cells[0, 0]), int(cells[1, -1])
             table = _table_of_sums(self._photo[top:bottom, left:right])
-            averages.append(_averages(table, cells - top, column_cells - left))
-        return np.concatenate(averages)
+            _average(table, cells - top, column_cells - left, out[band])
 
 
-def _bands(cells: Int[np.ndarray, "2 rows"], most_rows: int) -> Iterator[Int[np.ndarray, "2 band"]]:
+def _bands(cells: Int[np.ndarray, "2 rows"], most_rows: int) -> Iterator[slice]:
     first = 0
     while first < cells.shape[1]:
         within = np.searchsorted(cells[1], cells[0, first] + most_rows, side="right")
         end = max(first + 1, int(within))
-        yield cells[:, first:end]
+        yield slice(first, end)
         first = end
 
 
-def _cells(start: int, end: int, count: int) -> Int[np.ndarray, "2 {count}"]:
+@lru_cache(256)  # photos of one set are often of one size
+def _cells(side: int, count: int) -> Int[np.ndarray, "2 {count}"]:
     """First pixel of each cell, and the one after its last."""
-    steps, side = np.arange(count), end - start
-    return np.stack([start + steps * side // count, start - (-(steps + 1) * side // count)])
+    steps = np.arange(count)
+    cells = np.stack([steps * side // count, -(-(steps + 1) * side // count)])
+    cells.flags.writeable = False
+    return cells
 
 
 def _table_of_sums(photo: UInt8[np.ndarray, "height width 3"]) -> np.ndarray:
@@ -93,19 +94,20 @@ def _table_of_sums(photo: UInt8[np.ndarray, "height width 3"]) -> np.ndarray:
     return np.asarray(cv2.integral(with_zeros, sdepth=cv2.CV_32S)).view(np.complex128)[:, :, 0]
 
 
-def _averages(
-    table: np.ndarray, row_cells: Int[np.ndarray, "2 rows"], column_cells: Int[np.ndarray, "2 columns"]
-) -> Float[np.ndarray, "rows columns 4"]:
+def _average(
+    table: np.ndarray, row_cells: Int[np.ndarray, "2 rows"], column_cells: Int[np.ndarray, "2 columns"], out: Averages
+) -> None:
     (tops, bottoms), (lefts, rights) = row_cells, column_cells
     bands = _difference(np.take(table, bottoms, axis=0, mode="clip"), np.take(table, tops, axis=0, mode="clip"))
     sums = _difference(np.take(bands, rights, axis=1, mode="clip"), np.take(bands, lefts, axis=1, mode="clip"))
-    return _divided(sums.view(np.int32), bottoms - tops, rights - lefts)
+    _divide(sums.view(np.int32).reshape(out.shape), bottoms - tops, rights - lefts, out)
 
 
-def _averages_of_crops(
-    table: np.ndarray, boxes: Int[np.ndarray, "crops 4"], side: int
-) -> Float[np.ndarray, "crops {side} {side} 4"]:
+def _average_crops(
+    table: np.ndarray, boxes: Int[np.ndarray, "crops 4"], out: Float[np.ndarray, "crops side side 4"]
+) -> None:
     lefts, tops, rights, bottoms = boxes.T[:, :, None]
+    side = out.shape[1]
     steps = np.arange(side)
     top, bottom = tops + steps * (bottoms - tops) // side, tops - (-(steps + 1) * (bottoms - tops) // side)
     left, right = lefts + steps * (rights - lefts) // side, lefts - (-(steps + 1) * (rights - lefts) // side)
@@ -113,25 +115,26 @@ def _averages_of_crops(
 
     def corner(rows: Int[np.ndarray, "crops side"], columns: Int[np.ndarray, "crops side"]) -> np.ndarray:
         items = np.take(flat, rows[:, :, None] * width + columns[:, None, :], mode="clip")
-        return np.asarray(items.view(np.int32))
+        return np.asarray(items.view(np.int32)).reshape(out.shape)
 
     sums = corner(bottom, right)
     sums -= corner(top, right)
     sums -= corner(bottom, left)
     sums += corner(top, left)
-    return _divided(sums, bottom - top, right - left)
+    _divide(sums, bottom - top, right - left, out)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a.view(np.int32) - b.view(np.int32)).view(np.complex128)
 
 
-def _divided(
-    sums: Int[np.ndarray, "*shape rows columns_x_4"],
+def _divide(
+    sums: Int[np.ndarray, "*shape rows columns 4"],
     heights: Int[np.ndarray, "*shape rows"],
     widths: Int[np.ndarray, "*shape columns"],
-) -> Float[np.ndarray, "*shape rows columns 4"]:
-    averages = sums.astype(np.float32)
-    averages /= heights.astype(np.float32)[..., None]  # one after the other, as torch does, so that all bits agree
-    averages /= np.repeat(widths.astype(np.float32), CHANNELS, axis=-1)[..., None, :]
-    return averages.reshape(*averages.shape[:-1], -1, CHANNELS)
+    out: Float[np.ndarray, "*shape rows columns 4"],
+) -> None:
+    out[...] = sums
+    out /= heights.astype(np.float32)[..., None, None]  # one after the other, as torch does, so that all bits agree
+    flat = out.reshape(*out.shape[:-2], -1)  # numpy is slow where the innermost axis is short
+    flat /= np.repeat(widths.astype(np.float32), CHANNELS, axis=-1)[..., None, :]

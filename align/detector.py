@@ -1,6 +1,6 @@
 """MTCNN face detection (Zhang et al. 2016) on batches of photos, with facenet-pytorch's weights and its results."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 
 from facegm.align.area import CHANNELS, AreaSampler
 from facegm.align.boxes import Boxes, by_group, inside, is_filled, shifted, squared, suppressed
-from facegm.align.networks import NetworkName, Networks, Runtime, load_runtime, normalized
+from facegm.align.networks import NetworkName, Networks, Runtime, load_runtime, normalize
 from facegm.align.proposals import PROPOSAL_THRESHOLD, propose
 
 REFINEMENT_THRESHOLD, FINAL_THRESHOLD = 0.7, 0.7
@@ -17,8 +17,6 @@ STAGE_THRESHOLDS = (PROPOSAL_THRESHOLD, REFINEMENT_THRESHOLD, FINAL_THRESHOLD)
 OVERLAP = 0.7
 """Largest overlap of two boxes that both stay."""
 REFINEMENT_SIDE, FINAL_SIDE = 24, 48
-CROPS = 2**18
-"""Numbers of crops (1 MiB) that are made and looked at together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +76,10 @@ class FaceDetector:
         self, samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"]
     ) -> tuple[Boxes, Int[np.ndarray, " kept"]]:
         """R-Net's stage: boxes that look like a face on 24x24 pixels, moved to it."""
-        boxes, owners, images = _crops(samplers, boxes, owners, REFINEMENT_SIDE)
+        boxes, owners = _filled(samplers, boxes, owners)
         if not len(boxes):
             return boxes, owners
-        probabilities, offsets = self._run("rnet", images)
+        probabilities, offsets = self._run("rnet", samplers, boxes, owners, REFINEMENT_SIDE)
         scores = probabilities[:, 1]
         likely = np.flatnonzero(scores > np.float32(REFINEMENT_THRESHOLD))
         groups = [likely[group] for group in by_group(owners[likely])]
@@ -93,10 +91,10 @@ class FaceDetector:
         self, samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"]
     ) -> tuple[Boxes, np.ndarray, np.ndarray, Int[np.ndarray, " kept"]]:
         """O-Net's stage: boxes that are a face on 48x48 pixels, with probabilities and landmarks."""
-        boxes, owners, images = _crops(samplers, boxes, owners, FINAL_SIDE)
+        boxes, owners = _filled(samplers, boxes, owners)
         if not len(boxes):
             return boxes, np.empty(0, np.float32), np.empty((0, 5, 2), np.float32), owners
-        probabilities, offsets, points = self._run("onet", images)
+        probabilities, offsets, points = self._run("onet", samplers, boxes, owners, FINAL_SIDE)
         scores = probabilities[:, 1]
         kept = np.flatnonzero(scores > np.float32(FINAL_THRESHOLD))
         boxes, points = boxes[kept], points[kept].reshape(-1, 2, 5).transpose(0, 2, 1)
@@ -104,26 +102,34 @@ class FaceDetector:
         landmarks = sides * points + boxes[:, None, :2] - np.float32(1)
         return shifted(boxes, offsets[kept]), scores[kept], landmarks, owners[kept]
 
-    def _run(self, name: NetworkName, images: Iterator[Float[np.ndarray, "part side side 4"]]) -> list[np.ndarray]:
-        outputs = [self._networks.run(name, part) for part in images]
+    def _run(
+        self,
+        name: NetworkName,
+        samplers: Sequence[AreaSampler],
+        boxes: Boxes,
+        owners: Int[np.ndarray, " boxes"],
+        side: int,
+    ) -> list[np.ndarray]:
+        """A network's outputs for the parts of the photos inside boxes, resized to squares."""
+        rectangles = inside(boxes, _sizes(samplers)[owners])
+        most = max(1, self._networks.most // (side * side * CHANNELS))
+        outputs = []
+        for start in range(0, len(boxes), most):
+            part = slice(start, start + most)
+            images = np.empty((len(owners[part]), side, side, CHANNELS), np.float32)
+            for group in by_group(owners[part]):
+                samplers[owners[part][group[0]]].crop(rectangles[part][group], images[group[0] : group[-1] + 1])
+            outputs.append(self._networks.run(name, normalize(images)))
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
-def _crops(
-    samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"], side: int
-) -> tuple[Boxes, Int[np.ndarray, " filled"], Iterator[Float[np.ndarray, "part {side} {side} 4"]]]:
-    """The boxes that hold a pixel of their photo, their photos, and the images of them, some at a time."""
-    sizes = np.array([sampler.size for sampler in samplers], np.int64).reshape(-1, 2)
-    rectangles = inside(boxes, sizes[owners])
-    filled = is_filled(rectangles)
-    boxes, owners, rectangles = boxes[filled], owners[filled], rectangles[filled]
-    most = CROPS // (side * side * CHANNELS)
+def _filled(
+    samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"]
+) -> tuple[Boxes, Int[np.ndarray, " filled"]]:
+    """The boxes that hold a pixel of their photo, and the photos."""
+    filled = is_filled(inside(boxes, _sizes(samplers)[owners]))
+    return boxes[filled], owners[filled]
 
-    def images() -> Iterator[np.ndarray]:
-        for start in range(0, len(boxes), most):
-            part = np.arange(start, min(start + most, len(boxes)))
-            groups = [part[group] for group in by_group(owners[part])]
-            crops = [samplers[owners[group[0]]].crops(rectangles[group], side) for group in groups]
-            yield normalized(np.concatenate(crops))
 
-    return boxes, owners, images()
+def _sizes(samplers: Sequence[AreaSampler]) -> Int[np.ndarray, "photos 2"]:
+    return np.array([sampler.size for sampler in samplers], np.int64).reshape(-1, 2)

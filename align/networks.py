@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from facegm.align.area import CHANNELS
 from facegm.errors import FacegmError
 
-CACHE = 2**18
-"""Input numbers that a network works on at a time on a CPU: what it makes of them then stays in the core's cache."""
+CACHE = 2**17
+"""Input numbers that a network is given at a time on a CPU: what it makes of them then stays in the core's cache."""
 GPU_BATCH = 2**24
 """The same on a GPU, where it bounds memory."""
 
@@ -24,7 +24,7 @@ _CLASSES: dict[NetworkName, type[nn.Module]] = {"pnet": PNet, "rnet": RNet, "one
 Images = Float[np.ndarray, f"images height width {CHANNELS}"]
 
 
-def normalized(averages: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+def normalize(averages: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Pixels, 0 to 255, on the networks' scale: (pixel - 127.5) / 128, in place."""
     averages -= np.float32(127.5)
     averages *= np.float32(0.0078125)
@@ -34,12 +34,16 @@ def normalized(averages: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*sha
 class Networks(Protocol):
     """The three networks, whatever computes them."""
 
+    @property
+    def most(self) -> int:
+        """How many numbers they are best given at a time."""
+
     def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
         """Run one of the networks.
 
         Args:
             name: P-Net takes images of one size, R-Net of 24x24 and O-Net of 48x48 pixels.
-            images: RGB and a channel of anything, `normalized`.
+            images: RGB and a channel of anything, `normalize`d.
 
         Returns:
             Of each image [images, 2] probabilities of no face and of a face; [images, 4] offsets of the box as shares
@@ -71,19 +75,17 @@ class TorchNetworks:
     """The networks in float32 on a device, on a CPU in oneDNN's own memory layout."""
 
     def __init__(self, device: torch.device) -> None:
+        self.most = CACHE if device.type == "cpu" else GPU_BATCH
         self._device = device
-        self._batch = CACHE if device.type == "cpu" else GPU_BATCH
         self._in_onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
         self._layers = {name: load_layers(name, device) for name in _CLASSES}
 
     @torch.inference_mode()
     def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
         """See `Networks`."""
-        most = max(1, self._batch // images[0].size)
         # A GPU's shortened float32 (TF32) would move boxes by tenths of a pixel.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            outputs = [self._outputs(self._layers[name], part) for part in torch.from_numpy(images).split(most)]
-        return [torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)]
+            return [output.cpu().numpy() for output in self._outputs(self._layers[name], torch.from_numpy(images))]
 
     def _outputs(self, layers: "Layers", images: Tensor) -> list[Tensor]:
         x = images.to(self._device).permute(0, 3, 1, 2)

@@ -32,6 +32,7 @@ class OpenVinoNetworks:
             import openvino
         except ImportError as error:
             raise FacegmError("the runtime openvino needs OpenVINO: pip install 'facegm[openvino]'") from error
+        self.most = CACHE
         core = openvino.Core()
         self._networks = {
             name: core.compile_model(_translated(load_layers(name, torch.device("cpu")), side), "CPU", _SETTINGS)
@@ -40,12 +41,7 @@ class OpenVinoNetworks:
 
     def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
         """See `Networks`."""
-        most = max(1, CACHE // images[0].size)
-        outputs = [
-            [np.array(output) for output in self._networks[name](images[start : start + most]).to_tuple()]
-            for start in range(0, len(images), most)
-        ]
-        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+        return list(self._networks[name](images, share_inputs=True, share_outputs=False).to_tuple())
 
 
 def _translated(layers: Layers, side: int) -> Any:

@@ -1,5 +1,6 @@
 """The first stage of MTCNN: P-Net over the image pyramids of photos of any sizes."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int
 
 from facegm.align.area import CHANNELS, AreaSampler
 from facegm.align.boxes import Boxes, by_group, squared, suppressed
-from facegm.align.networks import Networks, normalized
+from facegm.align.networks import Networks, normalize
 
 MINIMUM_FACE = 20
 """Smallest face looked for, in pixels. It shapes the image pyramid, and so every result: it is fixed."""
@@ -20,17 +21,26 @@ CELL, STRIDE = 12, 2
 """P-Net looks at squares of 12 pixels, two pixels apart."""
 TILE = 96
 """Rows and columns of squares that P-Net is given at most: large levels are cut, so that memory is bounded."""
-PENDING = 2**24
-"""Numbers of image tiles (64 MiB) that wait to be run together with tiles of their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Tile:
+    """A part of a level of a photo's pyramid."""
+
     photo: int
     level: int
+    level_size: tuple[int, int]
     row: int
     column: int
     """Its first square, counted within the level."""
+    rows: slice
+    columns: slice
+    """Its pixels of the level."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of its image."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start, CHANNELS
 
 
 _HIT = np.dtype(
@@ -80,23 +90,19 @@ def _kept(hits: np.ndarray, boxes: Boxes) -> Int[np.ndarray, " kept"]:
 
 def _hits(networks: Networks, samplers: Sequence[AreaSampler]) -> np.ndarray:
     """All squares that P-Net finds likely enough; tiles of one size run together."""
-    waiting: defaultdict[tuple[int, ...], list[tuple[_Tile, np.ndarray]]] = defaultdict(list)
-    pending, hits = 0, [np.empty(0, _HIT)]
-
-    def run() -> None:
-        for tiles in waiting.values():
-            images = np.stack([image for _, image in tiles])
-            probabilities, offsets = networks.run("pnet", images)
-            hits.extend(_hits_of_tiles([tile for tile, _ in tiles], probabilities[:, 1], offsets))
-        waiting.clear()
-
-    for tile, image in _tiles(samplers):
-        waiting[image.shape].append((tile, image))
-        pending += image.size
-        if pending > PENDING:
-            run()
-            pending = 0
-    run()
+    by_shape: defaultdict[tuple[int, int, int], list[_Tile]] = defaultdict(list)
+    for tile in _tiles(samplers):
+        by_shape[tile.shape].append(tile)
+    hits = [np.empty(0, _HIT)]
+    for shape, tiles in by_shape.items():
+        most = max(1, networks.most // math.prod(shape))
+        for start in range(0, len(tiles), most):
+            part = tiles[start : start + most]
+            images = np.empty((len(part), *shape), np.float32)
+            for tile, image in zip(part, images, strict=True):
+                samplers[tile.photo].resize(tile.level_size, tile.rows, tile.columns, out=image)
+            probabilities, offsets = networks.run("pnet", normalize(images))
+            hits.extend(_hits_of_tiles(part, probabilities[:, 1], offsets))
     return np.concatenate(hits)
 
 
@@ -114,15 +120,16 @@ def _hits_of_tiles(
         yield hits
 
 
-def _tiles(samplers: Sequence[AreaSampler]) -> Iterator[tuple[_Tile, Float[np.ndarray, f"height width {CHANNELS}"]]]:
+def _tiles(samplers: Sequence[AreaSampler]) -> Iterator[_Tile]:
     for photo, sampler in enumerate(samplers):
         height, width = sampler.size
         for level, scale in enumerate(pyramid_scales(height, width)):
             size = (int(height * scale + 1), int(width * scale + 1))
             for row, rows in _spans(size[0]):
                 for column, columns in _spans(size[1]):
-                    image = normalized(sampler.resized(size, rows, columns))
-                    yield _Tile(photo=photo, level=level, row=row, column=column), image
+                    yield _Tile(
+                        photo=photo, level=level, level_size=size, row=row, column=column, rows=rows, columns=columns
+                    )
 
 
 def _spans(side: int) -> Iterator[tuple[int, slice]]:

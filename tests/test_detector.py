@@ -155,7 +155,6 @@ def test_a_photo_cut_into_tiles_and_bands_gives_the_same_faces(
     detector: FaceDetector, reference: Any, hopper: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proposals, "TILE", 30)
-    monkeypatch.setattr(proposals, "PENDING", 10**5)
     monkeypatch.setattr(area, "TABLE_LIMIT", 20_000)
     photo = np.hstack([hopper, _resized(hopper, 600, 512)[:, ::-1], np.zeros((600, 101, 3), np.uint8)])
     assert _assert_same_faces(detector, reference, photo) == 2
