@@ -18,7 +18,7 @@ from facegm.errors import FacegmError
 
 Groups = Sequence[Sequence[Photo]]
 
-SPAN = 4
+SPAN = 2
 """Groups of photos that a worker takes at a time: enough to decode one while another is looked at."""
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -56,18 +57,29 @@ Runtime = Literal["cpu", "cuda", "openvino"]
 """What computes the networks: torch on the CPU or on a GPU, or OpenVINO on the CPU."""
 
 
+def require_runtime(runtime: Runtime) -> None:
+    """Check that this machine has what a runtime needs.
+
+    Raises:
+        FacegmError: OpenVINO is not installed, or there is no GPU.
+    """
+    if runtime == "openvino" and find_spec("openvino") is None:
+        raise FacegmError("the runtime openvino needs OpenVINO: pip install 'facegm[openvino]'")
+    if runtime == "cuda" and not torch.cuda.is_available():
+        raise FacegmError("runtime cuda: torch sees no GPU here; use the runtime cpu or openvino")
+
+
 def load_runtime(runtime: Runtime) -> Networks:
     """Load the networks for a runtime.
 
     Raises:
         FacegmError: the runtime, or the GPU, is not there.
     """
+    require_runtime(runtime)
     if runtime == "openvino":
         from facegm.align.openvino_networks import OpenVinoNetworks
 
         return OpenVinoNetworks()
-    if runtime == "cuda" and not torch.cuda.is_available():
-        raise FacegmError("runtime cuda: torch sees no GPU here; use the runtime cpu or openvino")
     return TorchNetworks(torch.device(runtime))
 
 

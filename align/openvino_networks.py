@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from facegm.align.area import CHANNELS
 from facegm.align.networks import CACHE, Images, Layers, NetworkName, load_layers
-from facegm.errors import FacegmError
 
 _SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",  # else processors with bfloat16 use that, and boxes move by pixels
@@ -21,17 +20,11 @@ _SIDES: dict[NetworkName, int] = {"pnet": -1, "rnet": 24, "onet": 48}
 
 
 class OpenVinoNetworks:
-    """The networks in float32 on one thread; see `facegm.align.networks.Networks`.
-
-    Raises:
-        FacegmError: OpenVINO is not installed.
-    """
+    """The networks in float32 on one thread; see `facegm.align.networks.Networks`."""
 
     def __init__(self) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise FacegmError("the runtime openvino needs OpenVINO: pip install 'facegm[openvino]'") from error
+        import openvino
+
         self.most = CACHE
         core = openvino.Core()
         self._networks = {

@@ -10,7 +10,7 @@ import torch
 
 from facegm.align.config import AlignConfig
 from facegm.align.detector import STAGE_THRESHOLDS
-from facegm.align.networks import Runtime
+from facegm.align.networks import Runtime, require_runtime
 from facegm.align.proposals import MINIMUM_FACE, PYRAMID_FACTOR
 from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
 from facegm.data.files import atomic_file
@@ -25,10 +25,13 @@ def open_folder(folder: Path, source: Path, config: AlignConfig) -> Runtime:
         What computes the detector.
 
     Raises:
-        FacegmError: the folder is something else, or a store of another source or other options.
+        FacegmError: the folder is something else, or a store of another source or other options; or this machine has
+            not what the detector is to be computed by.
     """
     stored = read_settings(folder) if is_store(folder) else {}
     runtime: Runtime = config.runtime or stored.get("runtime") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if config.engine == "local" and not config.is_aligned:
+        require_runtime(runtime)
     settings = _settings(source, config, runtime)
     if stored:
         _check(folder, stored, settings)

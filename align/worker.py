@@ -28,7 +28,7 @@ from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
 from facegm.data.photos import decode_photo
 from facegm.data.store import FaceRecord, encode_face
 
-BATCH = 16
+BATCH = 32
 """Photos that are looked at together at most."""
 BATCH_PIXELS = 2**22
 """Pixels that are looked at together at most, so that memory is bounded; one larger photo is looked at alone."""

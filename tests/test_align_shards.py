@@ -40,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Image.open(HOPPER) as hopper:
         for number in range(PHOTOS):
             image = Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8))
-            if number % 4 == 0:
+            if number % 8 == 0:
                 image = hopper.resize((100 + number % 16, 120 + number % 7))
             (root / f"person {number % 3}").mkdir(exist_ok=True)
             image.save(root / f"person {number % 3}/{number:03}.png")

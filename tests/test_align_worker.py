@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from facegm.align import worker
+from facegm.align import networks, worker
 from facegm.align.choice import FaceChoice
 from facegm.align.config import AlignConfig
 from facegm.align.detector import DetectedFaces, FaceDetector
+from facegm.align.engines import align_groups
 from facegm.align.face import align_face
 from facegm.align.pipeline import align_photos
 from facegm.align.quality import alignment_residual, contrast, perceptual_hash, profile, sharpness
@@ -223,13 +225,20 @@ def _photo(folder: Path, name: str) -> Photo:
 # ------------------------------------------------------------------------------------------------- errors of a worker
 
 
-def test_what_keeps_a_worker_from_its_work_is_said(
-    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_keeps_a_worker_from_its_work_is_said(source: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FacegmError, match="runtime cuda: torch sees no GPU here"):
-        align_photos(source, tmp_path / "store", AlignConfig(workers=1, runtime="cuda"))
+        list(align_groups([[_photo(source, "02.png")]], AlignConfig(workers=1), "cuda"))
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_store_is_begun_that_cannot_be_made_here(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FacegmError, match="runtime cuda: torch sees no GPU here"):
+        align_photos(source, tmp_path / "store", AlignConfig(runtime="cuda"))
+    monkeypatch.setattr(networks, "find_spec", lambda _: None)
+    with pytest.raises(FacegmError, match=r"pip install 'facegm\[openvino\]'"):
+        align_photos(source, tmp_path / "store", AlignConfig(runtime="openvino"))
+    assert not (tmp_path / "store").exists()

@@ -130,7 +130,10 @@ class _FolderWriter:
 
     def append(self, key: str, data: bytes) -> None:
         path = face_path(self.folder, key, self.encoding)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(path, data)
+        try:
+            replace_atomically(path, data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_atomically(path, data)
 
     def close(self) -> None: ...

@@ -27,8 +27,9 @@ def atomic_file(path: Path, *, sync: bool = False, writer: str = "") -> Iterator
                 file.flush()
                 os.fsync(file.fileno())
         aside.replace(path)
-    finally:
+    except BaseException:
         aside.unlink(missing_ok=True)
+        raise
 
 
 def replace_atomically(path: Path, data: bytes) -> None:

@@ -180,7 +180,7 @@ def _decode_face(data: bytes, encoding: Encoding) -> UInt8[np.ndarray, "height w
 
 def encode_record(record: FaceRecord) -> str:
     """One line of the manifest, pure ASCII: a name that is no valid UTF-8 comes back as it was."""
-    fields = {name: value for name, value in asdict(record).items() if value is not None}
+    fields = {name: value for name, value in vars(record).items() if value is not None}
     return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
