@@ -8,25 +8,39 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def measure(ways: Mapping[str, Callable[[], object]], *, runs: int) -> list[dict[str, object]]:
-    """Run every way once to warm up, then `runs` times in turn; ratios are to the first way, pair by pair."""
+def wall_clock(way: Callable[[], object]) -> float:
+    """Seconds that a way takes."""
+    start = time.perf_counter()
+    way()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(
+    ways: Mapping[str, Callable[[], object]], *, runs: int, clock: Callable[[Callable[[], Any]], float] = wall_clock
+) -> list[dict[str, object]]:
+    """Run every way once to warm up, then `runs` times in turn; ratios are to the first way, pair by pair.
+
+    Args:
+        ways: what to time, by name.
+        runs: times of each.
+        clock: runs a way and returns its seconds.
+    """
     _keep_freed_memory()
     for way in ways.values():
         way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(runs):
         for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock(way))
     first = next(iter(seconds.values()))
     return [
         {

@@ -10,17 +10,24 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from facegm.data import faces as faces_module
-from facegm.data.augment import augmented_input
-from facegm.data.draws import Draw
+from facegm.data.augment import augmented_input, cropped
+from facegm.data.batch import Batch
+from facegm.data.draws import Draws
 from facegm.data.face_files import StoreFormat, append_faces, face_path
-from facegm.data.faces import LabelledFaces, Sample
+from facegm.data.faces import LabelledFaces
 from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, FaceStore
 from facegm.errors import FacegmError
 
 SMALL = Preprocessing(face_size=64, crop_size=60)
-DRAW = Draw(face=9, top=3, left=1, mirrored=True, contrast=1.1, brightness=-0.05)
+DRAWS = Draws(
+    face=np.array([9, 30]),
+    top=np.array([3, 4]),
+    left=np.array([1, 0]),
+    mirrored=np.array([True, False]),
+    contrast=np.array([1.1, 0.9], np.float32),
+    brightness=np.array([-0.05, 0.1], np.float32),
+)
 
 
 def test_identities_are_counted_from_the_manifest(small_store: Path) -> None:
@@ -45,23 +52,24 @@ def test_one_identity_is_not_enough(small_store: Path) -> None:
 
 def test_crop_and_mirror_equal_plain_slicing(small_store: Path) -> None:
     store = FaceStore(small_store)
-    sample = LabelledFaces(store, SMALL)[DRAW]
-    face = cv2.resize(store.read_face("person_1/person_1_0002.jpg"), (64, 64), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(sample.crop.numpy(), face[3:63, 1:61][:, ::-1])
-    assert sample.label.item() == 1
+    batch = LabelledFaces(store, SMALL)[DRAWS]
+    crops = cropped(batch, 60).numpy()
+    keys = ("person_1/person_1_0002.jpg", "person_3/person_3_0007.jpg")
+    first, second = (cv2.resize(store.read_face(key), (64, 64), interpolation=cv2.INTER_AREA) for key in keys)
+    assert np.array_equal(crops[0], first[3:63, 1:61][:, ::-1])
+    assert np.array_equal(crops[1], second[4:64, :60])
+    assert batch.label.tolist() == [1, 3]
 
 
-def test_streamed_and_resident_faces_are_the_same(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resident = LabelledFaces(FaceStore(small_store), SMALL)
-    monkeypatch.setattr(faces_module, "RESIDENT_LIMIT", 0)
-    streamed = LabelledFaces(FaceStore(small_store), SMALL)
-    assert (resident.is_resident, streamed.is_resident) == (True, False)
-    assert all(torch.equal(a, b) for a, b in zip(resident[DRAW], streamed[DRAW], strict=True))
+def test_streamed_and_decoded_faces_are_the_same(small_store: Path) -> None:
+    decoded, streamed = (LabelledFaces(FaceStore(small_store), SMALL) for _ in range(2))
+    decoded.keep_decoded(torch.device("cpu"))
+    assert decoded.decoded_size == 48 * 64 * 64 * 3
+    assert all(torch.equal(a, b) for a, b in zip(decoded[DRAWS], streamed[DRAWS], strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faces_module, "RESIDENT_LIMIT", 0)
+def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path) -> None:
     single = LabelledFaces(FaceStore(small_store), SMALL)
     shutil.copy(small_store / MANIFEST_FILE, tmp_path)
     settings = json.loads((small_store / SETTINGS_FILE).read_text()) | {"container": "tar"}
@@ -73,8 +81,8 @@ def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path, m
 
     packed = LabelledFaces(FaceStore(tmp_path), SMALL)
     assert (packed.fingerprint, packed.alignment) == (single.fingerprint, single.alignment)
-    workers = DataLoader(packed, batch_size=None, sampler=[DRAW] * 4, num_workers=2)
-    assert [torch.equal(sample.crop, single[DRAW].crop) for sample in workers] == [True] * 4
+    workers = DataLoader(packed, batch_size=None, sampler=[DRAWS] * 4, num_workers=2)
+    assert [torch.equal(batch.faces, single[DRAWS].faces) for batch in workers] == [True] * 4
 
 
 def test_network_input_is_rgb_scaled_and_channels_first() -> None:
@@ -88,8 +96,10 @@ def test_network_input_is_rgb_scaled_and_channels_first() -> None:
 def test_contrast_and_brightness_act_around_the_mean() -> None:
     crops = torch.randint(0, 256, (2, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     plain = network_input(crops)
-    batch = Sample(crops, torch.tensor([0, 1]), torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.1]))
-    changed = augmented_input(batch)
+    whole, unmirrored = torch.zeros(2, dtype=torch.int64), torch.tensor([False, False])
+    contrast, brightness = torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.1])
+    batch = Batch(crops, torch.tensor([0, 1]), whole, whole, unmirrored, contrast, brightness)
+    changed = augmented_input(batch, 6)
     torch.testing.assert_close(changed[0], plain[0])
     assert changed[1].mean().item() == pytest.approx(plain[1].mean().item() + 0.1, abs=1e-6)
     assert changed[1].std().item() == pytest.approx(0.5 * plain[1].std().item(), rel=1e-5)

@@ -89,7 +89,7 @@ def test_a_run_on_the_device_learns(small_store: Path, tmp_path: Path) -> None:
         model=FaceResNetConfig(width=0.25, embedding_dim=32),
         train=TrainConfig(epochs=20, batch_size=24, log_every=1),
     )
-    train_run(config, tmp_path / "run", is_new=True)
+    train_run(config, tmp_path / "run")
     losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
     assert losses[-1] < losses[0]
     assert (tmp_path / "run" / "embedder.safetensors").is_file()

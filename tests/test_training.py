@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from facegm.data import faces as faces_module
+from facegm.config import parse_config
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import load_embedder
 from facegm.errors import FacegmError
@@ -26,7 +26,7 @@ from facegm.models.face_resnet import FaceResNetConfig
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
 from facegm.training.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from facegm.training.distributed import autocast_dtype
-from facegm.training.loop import set_learning_rates
+from facegm.training.optimization import set_learning_rates
 from facegm.training.run import train_run
 from facegm.training.run_folder import read_metrics
 from facegm.training.schedule import step_decay
@@ -57,7 +57,7 @@ def small_config(store: Path, **train: Any) -> RunConfig:
 def run(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One uninterrupted run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train_run(small_config(small_store), folder, is_new=True)
+    train_run(small_config(small_store), folder)
     return folder
 
 
@@ -110,8 +110,8 @@ def test_a_run_learns_and_leaves_its_records(run: Path, small_store: Path) -> No
 
 
 def test_same_seed_same_run_and_another_seed_another(run: Path, small_store: Path, tmp_path: Path) -> None:
-    train_run(small_config(small_store), tmp_path / "again", is_new=True)
-    train_run(small_config(small_store, seed=1), tmp_path / "other", is_new=True)
+    train_run(small_config(small_store), tmp_path / "again")
+    train_run(small_config(small_store, seed=1), tmp_path / "other")
     assert losses(tmp_path / "again") == losses(run)
     assert_same_weights(tmp_path / "again", run)
     assert losses(tmp_path / "other") != losses(run)
@@ -120,26 +120,23 @@ def test_same_seed_same_run_and_another_seed_another(run: Path, small_store: Pat
 def test_ten_steps_and_resume_equal_twenty(run: Path, small_store: Path, tmp_path: Path) -> None:
     # What a kill after the first checkpoint leaves: step 10 saved, later lines of the log, a half-written file.
     folder = tmp_path / "resumed"
-    train_run(small_config(small_store), folder, is_new=True)
+    train_run(small_config(small_store), folder)
     (folder / "checkpoints" / "step-00000020.pt").unlink()
     (folder / "checkpoints" / ".step-00000020.pt.partial").write_bytes(b"half")
     (folder / "embedder.safetensors").unlink()
-    train_run(small_config(small_store), folder, is_new=False)
+    train_run(small_config(small_store), folder)
     assert losses(folder) == losses(run)
     assert_same_weights(folder, run)
 
 
-def test_streamed_faces_train_like_resident_ones(
-    run: Path, small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(faces_module, "RESIDENT_LIMIT", 0)  # as for a set too large for memory: worker processes decode
+def test_streamed_faces_train_like_resident_ones(run: Path, small_store: Path, tmp_path: Path) -> None:
     config = small_config(small_store)
-    train_run(replace(config, data=replace(config.data, workers=2)), tmp_path / "run", is_new=True)
+    train_run(replace(config, data=replace(config.data, residency="stream", workers=2)), tmp_path / "run")
     assert losses(tmp_path / "run") == losses(run)
 
 
 def test_bfloat16_trains_near_float32(run: Path, small_store: Path, tmp_path: Path) -> None:
-    train_run(small_config(small_store, precision="bfloat16", epochs=1), tmp_path / "run", is_new=True)
+    train_run(small_config(small_store, precision="bfloat16", epochs=1), tmp_path / "run")
     assert losses(tmp_path / "run") == pytest.approx(losses(run)[:2], rel=0.02)
     assert losses(tmp_path / "run") != losses(run)[:2]
 
@@ -181,9 +178,9 @@ def test_a_kill_while_saving_leaves_nothing_for_ever(tmp_path: Path) -> None:
 
 def test_resuming_a_finished_run_changes_nothing(small_store: Path, tmp_path: Path) -> None:
     config = small_config(small_store, epochs=1)
-    train_run(config, tmp_path / "run", is_new=True)
+    train_run(config, tmp_path / "run")
     before = losses(tmp_path / "run")
-    train_run(config, tmp_path / "run", is_new=False)
+    train_run(config, tmp_path / "run")
     assert losses(tmp_path / "run") == before
 
 
@@ -196,7 +193,7 @@ def exact_run(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """One process that has all means, in double precision."""
     folder = tmp_path_factory.mktemp("runs") / "exact"
     with float64():
-        train_run(gm_config(small_store, shard_means=False), folder, is_new=True)
+        train_run(gm_config(small_store, shard_means=False), folder)
     return folder
 
 
@@ -246,7 +243,7 @@ def test_a_checkpoint_of_four_processes_resumes_on_other_numbers(
 @pytest.mark.parametrize("name", ["softmax", "center", "l_softmax", "rce", "cosface", "arcface"])
 def test_every_loss_trains_by_its_name_alone(small_store: Path, tmp_path: Path, name: LossName) -> None:
     config = replace(small_config(small_store), loss=LossConfig(name=name))
-    train_run(config, tmp_path / "run", is_new=True)
+    train_run(config, tmp_path / "run")
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
     assert "accuracy" in read_metrics(tmp_path / "run")[-1]
 
@@ -254,7 +251,7 @@ def test_every_loss_trains_by_its_name_alone(small_store: Path, tmp_path: Path, 
 def test_centers_are_the_same_on_two_processes_as_on_one(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     config = replace(small_config(small_store), loss=LossConfig(name="center"))
     with float64():
-        train_run(config, tmp_path / "one", is_new=True)
+        train_run(config, tmp_path / "one")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     done = torchrun(2, [float64_script(tmp_path), "train", "--config", "config.yaml", "--output", "two"], tmp_path)
     assert done.returncode == 0, done.stderr
@@ -269,7 +266,7 @@ from facegm.config import parse_config
 from facegm.training.run import train_run
 
 seed = os.environ["RANK"]
-train_run(parse_config(Path("config.yaml"), [f"--train.seed={seed}"]), Path("run"), is_new=True)
+train_run(parse_config(Path("config.yaml"), [f"--train.seed={seed}"]), Path("run"))
 """
     (tmp_path / "config.yaml").write_text(small_config(small_store).to_yaml())
     (tmp_path / "unequal.py").write_text(script)
@@ -282,22 +279,26 @@ train_run(parse_config(Path("config.yaml"), [f"--train.seed={seed}"]), Path("run
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": FaceResNetConfig(width=0.2, embedding_dim=16)}, r"belongs to another run: model was .*width=0\.1"),
-        ({"data": "exclude"}, "the training data was 48 faces of 6 identities"),
-        ({"train": "seed"}, r"train\.seed was 0, now 5"),
-        ({"optimizer": OptimizerConfig(warmup_fraction=0.1, weight_decay=0.1)}, "optimizer was .*weight_decay=0"),
+        ("--model.width=0.2", r"belongs to another run: model was .*width=0\.1"),
+        ('--data.exclude_identities=["person_0"]', "the training data was 48 faces of 6 identities"),
+        ("--train.seed=5", r"train\.seed was 0, now 5"),
+        ("--optimizer.weight_decay=0.1", "optimizer was .*weight_decay=0"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(
-    run: Path, small_store: Path, change: dict[str, Any], message: str
-) -> None:
-    config = small_config(small_store)
-    if change.get("data"):
-        change = {"data": replace(config.data, exclude_identities=["person_0"])}
-    elif change.get("train"):
-        change = {"train": replace(config.train, seed=5)}
+def test_a_checkpoint_of_another_run_is_refused(run: Path, tmp_path: Path, change: str, message: str) -> None:
+    # As after an edit of the run's own configuration; checkpoints do not fit it any more.
+    folder = tmp_path / "edited"
+    shutil.copytree(run, folder)
+    config = parse_config(folder / "config.yaml", [change])
+    (folder / "config.yaml").write_text(config.to_yaml())
     with pytest.raises(FacegmError, match=message):
-        train_run(replace(config, **change), run, is_new=False)
+        train_run(config, folder)
+
+
+def test_a_folder_of_another_run_is_refused(run: Path, small_store: Path) -> None:
+    config = small_config(small_store, seed=3)
+    with pytest.raises(FacegmError, match=r"holds a run of another configuration \(train\.seed: 0, now 3\)"):
+        train_run(config, run)
 
 
 class Malicious:
@@ -313,13 +314,27 @@ def test_a_damaged_or_malicious_checkpoint_is_refused(tmp_path: Path, content: b
         load_newest_checkpoint(tmp_path)
 
 
+def test_of_a_torn_checkpoint_the_one_before_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (10, 20):
+        save_checkpoint(tmp_path, step, {"task": {}}, keep=2)
+    torn = tmp_path / "checkpoints" / "step-00000020.pt"
+    torn.write_bytes(torn.read_bytes()[:-200])
+    state = load_newest_checkpoint(tmp_path)
+    assert state is not None
+    assert state["step"] == 10
+    assert f"{torn}: damaged" in caplog.text
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store: Path, tmp_path: Path) -> None:
     config = small_config(small_store, checkpoint_every=2)
     wild = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, clip_gradient=float("inf")))
     with pytest.raises(
-        FacegmError, match=r"at step \d+, .* the loss became .*(nan|inf).* lower optimizer\.learning_rate"
-    ):
-        train_run(wild, tmp_path / "run", is_new=True)
+        FacegmError, match=r"at step \d+ the loss or its gradient became (nan|inf).* lower optimizer\.learning_rate"
+    ) as stop:
+        train_run(wild, tmp_path / "run")
+    (listing,) = (tmp_path / "run").glob("not-finite-step-*.txt")
+    assert str(listing) in str(stop.value)
+    assert len(listing.read_text().splitlines()) == 24
     state = load_newest_checkpoint(tmp_path / "run")
     assert state is None or all(tensor.isfinite().all() for tensor in state["task"].values())
 
@@ -331,13 +346,14 @@ def test_what_the_loss_cannot_do_here_is_refused_before_anything_is_written(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     config = replace(small_config(small_store), loss=LossConfig(gm=GMLossConfig(implementation="fused")))
     with pytest.raises(FacegmError, match=r"loss\.gm: implementation: fused, but the device is cpu"):
-        train_run(config, tmp_path / "run", is_new=True)
+        train_run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_in_use_is_refused(run: Path, small_store: Path) -> None:
-    with pytest.raises(FacegmError, match="exists already; go on by `facegm train --resume"):
-        train_run(small_config(small_store), run, is_new=True)
+def test_a_folder_of_something_else_is_left_alone(small_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FacegmError, match="exists and is not a run folder; give another --output"):
+        train_run(small_config(small_store), tmp_path)
 
 
 def test_schedules() -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from facegm import __version__
-from facegm.errors import FacegmError, UsageError
+from facegm.errors import FacegmError, StoppedError, UsageError
 
 VERBS = {
     "align": "find and align the faces of a data set of photos",
@@ -15,7 +15,7 @@ VERBS = {
     "verify-lfw": "verify the pairs of LFW, or of a set laid out like it, and write a report",
     "demo": "walk the whole road on synthetic identities: align, train, verify",
 }
-DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, FacegmError.exit_code, UsageError.exit_code, StoppedError.exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         importlib.import_module(f"facegm.cli.{verb.replace('-', '_')}").run(rest)
     except FacegmError as error:
         print(f"facegm {verb}: {error}", file=sys.stderr)
-        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+        return error.exit_code
     except OSError as error:  # a full disk, a folder that may not be written: the message names the file
         print(f"facegm {verb}: {error}", file=sys.stderr)
         return FAILED

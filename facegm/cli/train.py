@@ -21,8 +21,11 @@ def parser() -> ArgumentParser:
         "torchrun --nproc_per_node=N --no-python facegm train ...",
         allow_abbrev=False,
     )
-    options.add_argument("--output", help="run folder to make; default: runs/NAME-OF-CONFIG")
-    options.add_argument("--resume", help="run folder to go on with, by its own configuration")
+    options.add_argument(
+        "--output",
+        help="run folder to make, or to go on with after an interruption; default: runs/NAME-OF-CONFIG",
+    )
+    options.add_argument("--resume", help="run folder to go on with, by the configuration that lies in it")
     add_config_arguments(options)
     return options
 
@@ -49,8 +52,8 @@ def run(arguments: Sequence[str]) -> None:
             )
         if not (folder / CONFIG_FILE).is_file():
             raise FacegmError(f"{folder}: not a run folder (no {CONFIG_FILE})")
-        train_run(parse_config(folder / CONFIG_FILE), folder, is_new=False)
+        train_run(parse_config(folder / CONFIG_FILE), folder)
     else:
         path = find_config(chosen.config)
         folder = Path(chosen.output) if chosen.output else Path("runs", path.stem)
-        train_run(parse_config(path, overrides), folder, is_new=True)
+        train_run(parse_config(path, overrides), folder)

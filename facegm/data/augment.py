@@ -1,15 +1,25 @@
-"""The part of the augmentation that runs on the device, over a whole batch."""
+"""The part of the augmentation that runs on the device, over a whole batch: crop, mirror, contrast and brightness."""
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from facegm.data.faces import Sample
+from facegm.data.batch import Batch
 from facegm.data.preprocessing import network_input
 
 
-def augmented_input(batch: Sample) -> Float[Tensor, "batch 3 side side"]:
-    """The network's input for a training batch, with each face's contrast and brightness changed as drawn."""
-    images = network_input(batch.crop)
+def augmented_input(batch: Batch, side: int) -> Float[Tensor, "batch 3 {side} {side}"]:
+    """The network's input for a training batch: each face cropped to `side` pixels, mirrored and changed as drawn."""
+    images = network_input(cropped(batch, side))
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     contrast, brightness = (factor[:, None, None, None].to(images) for factor in (batch.contrast, batch.brightness))
     return mean + contrast * (images - mean) + brightness
+
+
+def cropped(batch: Batch, side: int) -> UInt8[Tensor, "batch {side} {side} 3"]:
+    """The drawn crops, mirrored where that was drawn."""
+    steps = torch.arange(side, device=batch.faces.device)
+    rows = batch.top[:, None] + steps
+    columns = batch.left[:, None] + torch.where(batch.mirrored[:, None], side - 1 - steps, steps)
+    numbers = torch.arange(len(batch.faces), device=batch.faces.device)
+    return batch.faces[numbers[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -5,28 +5,29 @@ resumed run goes on as if it had never stopped.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float32, Int64
 from torch.utils.data import Sampler
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.errors import FacegmError
 
 
-class Draw(NamedTuple):
-    """One face of a batch and its augmentation."""
+class Draws(NamedTuple):
+    """The faces of a step and their augmentation."""
 
-    face: int
-    """Number of the face in the data set."""
-    top: int
-    left: int
+    face: Int64[np.ndarray, " batch"]
+    """Number of each face in the data set."""
+    top: Int64[np.ndarray, " batch"]
+    left: Int64[np.ndarray, " batch"]
     """Where the crop begins, in pixels of the resized face."""
-    mirrored: bool
-    contrast: float
+    mirrored: Bool[np.ndarray, " batch"]
+    contrast: Float32[np.ndarray, " batch"]
     """Factor on the deviation of the pixels from the crop's mean."""
-    brightness: float
+    brightness: Float32[np.ndarray, " batch"]
     """Added to all pixels, on the network's scale."""
 
 
@@ -34,8 +35,8 @@ class Draw(NamedTuple):
 class DrawPlan:
     """The numbers that all draws of a run follow from."""
 
-    faces: int
-    """Number of faces in the data set."""
+    labels: Int64[np.ndarray, " faces"] = field(repr=False)
+    """Identity of each face of the data set, 0 to identities - 1."""
     batch_size: int
     """Faces in a step, over all processes."""
     epochs: int
@@ -43,18 +44,20 @@ class DrawPlan:
     preprocessing: Preprocessing
     jitter: float = 0.0
     """Largest change of contrast (a factor of 1 ± jitter) and brightness (± jitter on the network's scale)."""
+    balanced: bool = False
+    """Draw all identities equally often, however many faces each has."""
 
     def __post_init__(self) -> None:
-        if self.faces < self.batch_size:
+        if len(self.labels) < self.batch_size:
             raise FacegmError(
-                f"{self.faces} faces do not fill one batch of {self.batch_size}; "
+                f"{len(self.labels)} faces do not fill one batch of {self.batch_size}; "
                 "lower train.batch_size or align more photos"
             )
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch; the rest of the shuffled faces is left out, others in each epoch."""
-        return self.faces // self.batch_size
+        return len(self.labels) // self.batch_size
 
     @property
     def steps(self) -> int:
@@ -62,7 +65,7 @@ class DrawPlan:
         return self.epochs * self.steps_per_epoch
 
 
-class StepSampler(Sampler[list[Draw]]):
+class StepSampler(Sampler[Draws]):
     """This process's part of each step's draws, from a first step to the last of the run.
 
     Args:
@@ -80,7 +83,7 @@ class StepSampler(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return self._plan.steps - self._first_step
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[Draws]:
         plan = self._plan
         mine = slice(
             self._rank * plan.batch_size // self._world_size, (self._rank + 1) * plan.batch_size // self._world_size
@@ -89,16 +92,42 @@ class StepSampler(Sampler[list[Draw]]):
         for step in range(self._first_step, plan.steps):
             epoch, step_in_epoch = divmod(step, plan.steps_per_epoch)
             if epoch != order_epoch:
-                order, order_epoch = np.random.default_rng([plan.seed, 0, epoch]).permutation(plan.faces), epoch
-            batch = order[step_in_epoch * plan.batch_size :][: plan.batch_size]
-            yield self._augmented(batch, step)[mine]
+                order, order_epoch = _order(plan, epoch), epoch
+            faces = order[step_in_epoch * plan.batch_size :][: plan.batch_size]
+            yield Draws(*(column[mine] for column in _augmented(plan, faces, step)))
 
-    def _augmented(self, batch: np.ndarray, step: int) -> list[Draw]:
-        plan, size = self._plan, len(batch)
-        rng = np.random.default_rng([plan.seed, 1, step])
-        slack = plan.preprocessing.face_size - plan.preprocessing.crop_size
-        top, left = rng.integers(0, slack + 1, (2, size))
-        mirrored = (rng.random(size) < 0.5) & plan.preprocessing.mirror
-        contrast, brightness = rng.uniform(-plan.jitter, plan.jitter, (2, size)).astype(np.float32)
-        columns = (batch, top, left, mirrored, 1 + contrast, brightness)
-        return [Draw(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+def faces_of_step(plan: DrawPlan, step: int) -> Int64[np.ndarray, " batch"]:
+    """Numbers of the faces that all processes together train on in a step, counted from 0."""
+    epoch, step_in_epoch = divmod(step, plan.steps_per_epoch)
+    return _order(plan, epoch)[step_in_epoch * plan.batch_size :][: plan.batch_size]
+
+
+def _order(plan: DrawPlan, epoch: int) -> Int64[np.ndarray, " faces"]:
+    """The faces of an epoch in the order in which they are trained on."""
+    rng = np.random.default_rng([plan.seed, 0, epoch])
+    order = rng.permutation(len(plan.labels))
+    return _balanced(plan.labels, order, rng) if plan.balanced else order
+
+
+def _balanced(
+    labels: Int64[np.ndarray, " faces"], order: Int64[np.ndarray, " faces"], rng: np.random.Generator
+) -> Int64[np.ndarray, " faces"]:
+    """As many faces, all identities in every round; of each its faces in their shuffled order, again and again."""
+    counts = np.bincount(labels)
+    identities = np.flatnonzero(counts)
+    rounds = -(-len(labels) // len(identities))
+    drawn = np.concatenate([rng.permutation(identities) for _ in range(rounds)])
+    turn = np.repeat(np.arange(rounds), len(identities))
+    by_identity = order[np.argsort(labels[order], kind="stable")]
+    first = np.cumsum(counts) - counts
+    return by_identity[first[drawn] + turn % counts[drawn]][: len(labels)]
+
+
+def _augmented(plan: DrawPlan, faces: Int64[np.ndarray, " batch"], step: int) -> Draws:
+    rng, size = np.random.default_rng([plan.seed, 1, step]), len(faces)
+    slack = plan.preprocessing.face_size - plan.preprocessing.crop_size
+    top, left = rng.integers(0, slack + 1, (2, size))
+    mirrored = (rng.random(size) < 0.5) & plan.preprocessing.mirror
+    contrast, brightness = rng.uniform(-plan.jitter, plan.jitter, (2, size)).astype(np.float32)
+    return Draws(faces, top, left, mirrored, 1 + contrast, brightness)

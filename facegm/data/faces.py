@@ -4,36 +4,24 @@ import hashlib
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from facegm.data.draws import Draw
+from facegm.data.batch import Batch
+from facegm.data.draws import Draws
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 
-RESIDENT_LIMIT = 2 * 2**30
-"""Bytes of decoded faces that are kept in memory; a larger set is decoded anew in every epoch by worker processes."""
 
-
-class Sample(NamedTuple):
-    """One training face, or a batch of them with a leading dimension."""
-
-    crop: UInt8[Tensor, "*batch crop crop 3"]
-    """RGB, 0 to 255, mirrored or not."""
-    label: Tensor
-    contrast: Tensor
-    brightness: Tensor
-    """What is left to apply on the device, see `facegm.data.draws.Draw`."""
-
-
-class LabelledFaces(Dataset[Sample]):
-    """The aligned faces of a store with integer labels, found from the manifest's identities.
+class LabelledFaces(Dataset[Batch]):
+    """The aligned faces of a store with integer labels, found from the manifest's identities; gives batches as drawn.
 
     Args:
         store: the aligned faces.
@@ -62,9 +50,8 @@ class LabelledFaces(Dataset[Sample]):
             )
         number = {identity: label for label, identity in enumerate(self.identities)}
         self.labels = np.array([number[record.identity] for record in kept], np.int64)
-        self._resident: UInt8[Tensor, "faces side side 3"] | None = None
-        if len(kept) * preprocessing.face_size**2 * 3 <= RESIDENT_LIMIT:
-            self._resident = self._load_all()
+        self._labels = torch.from_numpy(self.labels)
+        self._decoded: UInt8[Tensor, "faces side side 3"] | None = None
 
     @property
     def alignment(self) -> dict[str, Any]:
@@ -80,28 +67,16 @@ class LabelledFaces(Dataset[Sample]):
         return digest.hexdigest()[:16]
 
     @property
-    def is_resident(self) -> bool:
-        """Whether all faces are decoded in memory."""
-        return self._resident is not None
+    def decoded_size(self) -> int:
+        """Bytes of all faces when they are decoded and resized."""
+        return len(self) * self._preprocessing.face_size**2 * 3
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    def keep_decoded(self, device: torch.device) -> None:
+        """Decode all faces once, and keep them in the memory of a device.
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        face = self._load(draw.face) if self._resident is None else self._resident[draw.face]
-        side = self._preprocessing.crop_size
-        crop = face[draw.top : draw.top + side, draw.left : draw.left + side]
-        return Sample(
-            crop=crop.flip(1) if draw.mirrored else crop,
-            label=torch.tensor(self.labels[draw.face]),
-            contrast=torch.tensor(draw.contrast),
-            brightness=torch.tensor(draw.brightness),
-        )
-
-    def _load(self, index: int) -> UInt8[Tensor, "side side 3"]:
-        return torch.from_numpy(self._preprocessing.resize(self._store.read_face(self.keys[index])))
-
-    def _load_all(self) -> UInt8[Tensor, "faces side side 3"]:
+        Raises:
+            FacegmError: a face is missing or damaged.
+        """
         side = self._preprocessing.face_size
         faces = torch.empty(len(self), side, side, 3, dtype=torch.uint8)
 
@@ -109,6 +84,23 @@ class LabelledFaces(Dataset[Sample]):
             faces[index] = self._load(index)
 
         with ThreadPoolExecutor() as threads:
-            for _ in threads.map(load, range(len(self))):
+            loaded = threads.map(load, range(len(self)))
+            for _ in tqdm(loaded, desc="decode", total=len(self), unit="face", disable=None, delay=2):
                 pass
-        return faces
+        self._decoded = faces.to(device)
+        self._labels = self._labels.to(device)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, draws: Draws) -> Batch:
+        number = torch.from_numpy(draws.face)
+        if self._decoded is None:
+            faces = torch.stack([self._load(index) for index in draws.face.tolist()])
+        else:
+            number = number.to(self._decoded.device)
+            faces = self._decoded[number]
+        return Batch.of(faces, self._labels[number], draws)
+
+    def _load(self, index: int) -> UInt8[Tensor, "side side 3"]:
+        return torch.from_numpy(self._preprocessing.resize(self._store.read_face(self.keys[index])))

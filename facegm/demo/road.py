@@ -10,7 +10,6 @@ from facegm.demo.photos import write_pairs, write_photos
 from facegm.eval.lfw import VerificationReport
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.training.run import train_run
-from facegm.training.run_folder import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def walk(folder: Path, *, seed: int) -> tuple[VerificationReport, Path]:
 
     logger.info("3/4 train")
     config = parse_config(shipped_configs()["demo.yaml"], [f"--data.store={store}", f"--train.seed={seed}"])
-    train_run(config, run, is_new=not (run / CONFIG_FILE).exists())
+    train_run(config, run)
 
     logger.info("4/4 align and verify the held-out identities")
     output = folder / "report"

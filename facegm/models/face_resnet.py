@@ -20,12 +20,16 @@ class FaceResNetConfig:
     """Multiplies all channels; 1 is the paper's network."""
     embedding_dim: int = 512
     """Length of the embedding."""
+    dropout: float = 0.0
+    """Share of the last layer's inputs that are set to 0 at random while training."""
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= 8:
             raise ValueError(f"width: {self.width}, must be above 0 and at most 8")
         if self.embedding_dim < 1:
             raise ValueError(f"embedding_dim: {self.embedding_dim}, must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: {self.dropout}, must be at least 0 and below 1")
 
 
 class FaceResNet27(nn.Module):
@@ -57,12 +61,13 @@ class FaceResNet27(nn.Module):
             layers += [ResidualUnit(outgoing) for _ in range(units)]
             side = (side - 2) // 2
         self.trunk = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(config.dropout)
         self.embedding = nn.Linear(channels[-1] * side * side, config.embedding_dim)
         _xavier_(self.embedding)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Embed square faces, scaled as `facegm.data.preprocessing` says; the embedding is not normalised."""
-        embedding: Tensor = self.embedding(self.trunk(images).flatten(1))
+        embedding: Tensor = self.embedding(self.dropout(self.trunk(images).flatten(1)))
         return embedding
 
 

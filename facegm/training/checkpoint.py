@@ -1,5 +1,6 @@
 """Checkpoints: one file a step, written aside, synced and renamed; the newest few are kept."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 from facegm.data.files import atomic_file
 from facegm.errors import FacegmError
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+FORMAT = 2
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
@@ -33,25 +35,33 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def load_newest_checkpoint(run: Path) -> dict[str, Any] | None:
-    """Read the newest checkpoint of a run onto the CPU; None where there is none yet.
+    """Read the newest whole checkpoint of a run onto the CPU; None where there is none yet.
 
-    Only tensors and plain values are read: a file that holds code is refused.
+    Only tensors and plain values are read: a file that holds code is refused. A damaged file is passed over with a
+    warning where there is one before it.
 
     Raises:
-        FacegmError: the file is damaged, holds code, or is of another format.
+        FacegmError: all are damaged or hold code, or one is of another format.
     """
-    found = checkpoints(run)
-    if not found:
-        return None
-    path = found[-1]
+    damage = ""
+    for path in reversed(checkpoints(run)):
+        state, reason = _load(path)
+        if state is not None:
+            return state
+        damage = f"{path}: damaged or not a facegm checkpoint ({reason})"
+        logger.warning(f"{damage}; looking for the one before")
+    if damage:
+        raise FacegmError(f"{damage}, and there is none before it; begin anew in another run folder")
+    return None
+
+
+def _load(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The state in a file, or None and what is wrong with it."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         version = state["format"]
     except Exception as error:  # torch.load raises anything from OSError to UnpicklingError on damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FacegmError(
-            f"{path}: damaged or not a facegm checkpoint ({reason}); delete it to use the one before"
-        ) from error
+        return None, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if version != FORMAT:
         raise FacegmError(f"{path}: checkpoint format {version}, this facegm reads {FORMAT}")
-    return dict(state)
+    return dict(state), ""

@@ -27,8 +27,12 @@ class DataConfig:
     """Identities to leave out, such as those that the evaluation set holds too; put names of digits in quotes."""
     jitter: float = 0.0
     """Largest random change of contrast and brightness."""
+    balanced: bool = False
+    """Draw all identities equally often, however many faces each has."""
+    residency: Literal["auto", "device", "host", "stream"] = "auto"
+    """Where decoded faces are kept: on the GPU, in the host's memory, or nowhere; auto takes the first with room."""
     workers: int = 4
-    """Processes that decode faces, where the set is too large to be kept decoded in memory."""
+    """Processes that decode faces, where they are kept nowhere."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.jitter < 1, "jitter", self.jitter, "at least 0 and below 1")
@@ -37,18 +41,22 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with momentum and a step schedule."""
+    """The optimiser and how its learning rate falls."""
 
+    name: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
     learning_rate: float = 0.1
-    """Highest learning rate."""
+    """Highest learning rate; AdamW wants about a hundredth of SGD's."""
     momentum: float = 0.9
-    """Momentum."""
+    """Momentum; of AdamW the first beta."""
     weight_decay: float = 0.0005
     """Weight decay of convolution and linear weights; biases and PReLU slopes have none, the GM loss's means theirs."""
     warmup_fraction: float = 0.0
     """Share of the run over which the learning rate rises linearly from a hundredth."""
+    schedule: Literal["step", "cosine"] = "step"
+    """Fall by steps at the milestones, or along half a cosine to 0 at the end."""
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.8])
-    """Shares of the run at which the learning rate is divided by 10."""
+    """Shares of the run at which the step schedule divides the learning rate by 10."""
     clip_gradient: float = 2.0
     """Largest L2 norm of the gradient, network and means together; .inf for no clipping. A network without
     normalisation layers needs one: single steep batches have thrown runs at learning rate 0.1 off for good."""
@@ -73,8 +81,15 @@ class TrainConfig:
     """Faces in a step, over all processes together."""
     seed: int = 0
     """Seed of the initial weights, the order of the faces and their augmentation."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the network's products; auto takes bfloat16 where the hardware has it. The loss is in float32."""
+    accumulate: int = 1
+    """Parts of a step that are computed one after the other, where memory is too small for all of them at once."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the network's products; auto takes bfloat16 where the hardware has it, else float16 on a GPU, which
+    scales the loss so that small gradients survive. The loss itself is in float32."""
+    compile: bool = False
+    """Compile the network by torch.compile: faster steps after a minute at the start; a CPU needs a C++ compiler."""
+    ema_decay: float = 0.0
+    """Export the moving average of the network's weights with this decay a step, such as 0.999; 0 is the last ones."""
     log_every: int = 20
     """Steps between two lines of the log."""
     checkpoint_every: int = 500
@@ -83,8 +98,9 @@ class TrainConfig:
     """Newest checkpoints that are kept."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
 
 

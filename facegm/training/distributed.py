@@ -20,6 +20,10 @@ class Processes:
     rank: int
     world_size: int
     device: torch.device
+    local_size: int = 1
+    """Processes of the run on this machine."""
+    host_group: dist.ProcessGroup | None = None
+    """The same processes, for what lies in the host's memory; None for the default group."""
 
     @property
     def is_main(self) -> bool:
@@ -48,6 +52,14 @@ class Processes:
                     f"the processes of this run differ in {name}; give all the same data and configuration"
                 )
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; the host waits for the others, but not for the device."""
+        if self.world_size == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.host_group)
+        return bool(flags)
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.world_size > 1:
@@ -67,19 +79,26 @@ def join_processes() -> Iterator[Processes]:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(rank=rank, world_size=world_size, device=device)
+        yield Processes(
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            host_group=dist.new_group(backend="gloo") if device.type == "cuda" else None,
+        )
     finally:
         dist.destroy_process_group()
 
 
-def autocast_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype | None:
-    """Precision of the network's products: None for float32, bfloat16 by wish or where the hardware computes in it."""
-    if precision == "auto":
-        native = (
-            torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bfloat16()
-        )
-        return torch.bfloat16 if native else None
-    return torch.bfloat16 if precision == "bfloat16" else None
+def autocast_dtype(
+    precision: Literal["auto", "float32", "bfloat16", "float16"], device: torch.device
+) -> torch.dtype | None:
+    """Precision of the network's products, None for float32; auto takes the shortest that the hardware is fast in."""
+    if precision != "auto":
+        return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if _cpu_has_bfloat16() else None
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -1,28 +1,28 @@
 """The training loop."""
 
 import logging
-import math
 from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from facegm.data.augment import augmented_input
+from facegm.data.batch import Batch
 from facegm.data.draws import DrawPlan, StepSampler
-from facegm.data.faces import LabelledFaces, Sample
+from facegm.data.faces import LabelledFaces
+from facegm.data.residency import choose_residency
 from facegm.embedding.model_file import MODEL_FILE, save_embedder
-from facegm.errors import FacegmError
+from facegm.errors import StoppedError
 from facegm.losses.interface import Progress
-from facegm.losses.schedule import linear_warmup
-from facegm.training.config import OptimizerConfig, RunConfig
-from facegm.training.distributed import Processes, autocast_dtype
+from facegm.training.config import RunConfig
+from facegm.training.distributed import Processes
+from facegm.training.finite import FiniteGuard
+from facegm.training.interruption import StopSignals
+from facegm.training.optimization import Optimization
 from facegm.training.progress_log import ProgressLog
 from facegm.training.run_folder import forget_metrics_after
-from facegm.training.schedule import step_decay
-from facegm.training.shards import clip_gradient
 from facegm.training.state import TrainingState
 from facegm.training.task import FaceTask
 
@@ -41,84 +41,86 @@ def train(config: RunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, pr
 
     Raises:
         FacegmError: a checkpoint of another network or data set, or a loss that is not finite.
+        StoppedError: SIGTERM or Ctrl-C came; the run is saved.
     """
     torch.manual_seed(config.train.seed)
     task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, len(faces.identities))
     task.to(processes.device).to(memory_format=torch.channels_last)  # as the input lies in memory
-    optimizer = torch.optim.SGD(
-        task.parameter_groups(config.optimizer), lr=config.optimizer.learning_rate, momentum=config.optimizer.momentum
-    )
-    state = TrainingState(run, config, faces, task, optimizer)
+    optimization = Optimization(task, config, processes)
+    state = TrainingState(run, config, faces, plan, task, optimization)
     first_step = state.restore()
-    precision = autocast_dtype(config.train.precision, processes.device)
+    precision = str(optimization.precision or torch.float32).removeprefix("torch.")
     processes.require_equal("the checkpoint they go on from, or in their precision", f"{first_step} {precision}")
-
-    module = _replicated(task) if processes.world_size > 1 else task
-    sampler = StepSampler(plan, first_step=first_step, rank=processes.rank, world_size=processes.world_size)
-    batches = DataLoader(
-        faces,
-        batch_sampler=sampler,
-        num_workers=0 if faces.is_resident else config.data.workers,
-        worker_init_fn=_start_worker,
-        pin_memory=processes.device.type == "cuda",
-    )
+    batches = _batches(config, faces, plan, first_step, processes)
 
     with ExitStack() as stack:
         log = None
         if processes.is_main:
             logger.info(
                 f"{len(faces)} faces of {len(faces.identities)} identities; steps {first_step} to {plan.steps} of "
-                f"{plan.batch_size} faces; {processes.world_size} process(es) on {processes.device.type}, "
-                f"{'float32' if precision is None else 'bfloat16'}; {config.loss}"
+                f"{plan.batch_size} faces; {processes.world_size} process(es) on {processes.device.type}, {precision}; "
+                f"{config.loss}"
             )
             forget_metrics_after(run, first_step)
             log = stack.enter_context(ProgressLog(run, plan, first_step))
+        signals = stack.enter_context(StopSignals())
+        guard = FiniteGuard(run, plan, faces.keys, is_main=processes.is_main)
 
         task.train()
         for step, batch in enumerate(batches, start=first_step + 1):
             progress = Progress(step - 1, plan.steps)
-            is_checkpoint = step % config.train.checkpoint_every == 0 or step == plan.steps
+            is_stopping = processes.any(signals.received is not None)
+            is_checkpoint = step % config.train.checkpoint_every == 0 or step == plan.steps or is_stopping
             is_logged = step % config.train.log_every == 0 or is_checkpoint
 
-            learning_rate = set_learning_rates(optimizer, config.optimizer, progress.share)
-            batch = Sample(*(part.to(processes.device, non_blocking=True) for part in batch))
-            terms = module(augmented_input(batch), batch.label, progress, precision, is_logged)
-            optimizer.zero_grad()
-            terms["loss"].backward()
-            gradient_norm = clip_gradient(task, config.optimizer.clip_gradient)
+            torch.manual_seed(_step_seed(config.train.seed, step, processes.rank))
+            terms = optimization.backward(batch.to(processes.device), progress, monitor=is_logged)
+            if not optimization.scaler.is_enabled():  # which passes over gradients that are not finite
+                guard.watch(step, terms["gradient_norm"])
+            optimization.step()
+
             if is_logged:
-                means = processes.mean(terms | {"gradient_norm": gradient_norm})
-                if not (math.isfinite(means["loss"]) and math.isfinite(means["gradient_norm"])):
-                    raise FacegmError(
-                        f"at step {step}, or since the line before, the loss became {means['loss']} and its gradient's "
-                        f"norm {means['gradient_norm']}; lower optimizer.learning_rate or the loss's margin, or give "
-                        f"the learning rate a warm-up; the checkpoints in {run} are from before"
-                    )
+                means = processes.mean(terms)
+                guard.settle()
                 if log:
-                    log.write(step, means | task.settings(progress) | {"learning_rate": learning_rate})
-            optimizer.step()
+                    log.write(step, means | task.settings(progress) | {"learning_rate": optimization.learning_rate})
             if is_checkpoint:
                 state.save(step, is_main=processes.is_main)
+            if is_stopping and step < plan.steps:
+                cause = signals.received or "a signal to another process"
+                raise StoppedError(
+                    f"stopped by {cause} after step {step} of {plan.steps}, with a checkpoint; to go on, give the same "
+                    f"command again, or facegm train --resume {run}"
+                )
 
     if processes.is_main:
-        save_embedder(run / MODEL_FILE, task.network, config.model, config.preprocessing, faces.alignment)
+        save_embedder(run / MODEL_FILE, optimization.network, config.model, config.preprocessing, faces.alignment)
         logger.info(f"done: {run / MODEL_FILE}")
     processes.wait()
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:
-    """Set each parameter group's learning rate for a point of the run, by warm-up and steps; return the network's."""
-    rate = config.learning_rate * step_decay(progress, config.milestones)
-    rate *= linear_warmup(progress, start=0.01, fraction=config.warmup_fraction)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
-    return rate
+def _batches(
+    config: RunConfig, faces: LabelledFaces, plan: DrawPlan, first_step: int, processes: Processes
+) -> DataLoader[Batch]:
+    """This process's part of each step's batch, from where its faces are kept."""
+    residency = config.data.residency
+    if residency == "auto":
+        residency = choose_residency(faces.decoded_size, processes.device, processes.local_size)
+    if residency != "stream":
+        faces.keep_decoded(processes.device if residency == "device" else torch.device("cpu"))
+    return DataLoader(
+        faces,
+        batch_size=None,  # the sampler's items are whole batches
+        sampler=StepSampler(plan, first_step=first_step, rank=processes.rank, world_size=processes.world_size),
+        num_workers=config.data.workers if residency == "stream" else 0,
+        worker_init_fn=_start_worker,
+        pin_memory=processes.device.type == "cuda" and residency != "device",
+    )
 
 
-def _replicated(task: FaceTask) -> DistributedDataParallel:
-    """The task with equal weights in all processes, but for parameters of which each holds its part."""
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, list(task.sharded))
-    return DistributedDataParallel(task)
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of what a step leaves to chance in one process, such as dropout, so that a resumed run draws the same."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
 
 
 def _start_worker(_: int) -> None:

@@ -17,36 +17,45 @@ from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes, join_processes
 from facegm.training.geometry_chart import CHART_FILE, draw_geometry
 from facegm.training.loop import train
-from facegm.training.run_folder import create_run_folder, refuse_used_folder
+from facegm.training.run_folder import create_run_folder, is_run_of
 
 
-def train_run(config: RunConfig, folder: Path, *, is_new: bool) -> None:
-    """Train in a run folder to the end.
+def train_run(config: RunConfig, folder: Path) -> None:
+    """Train in a run folder to the end: begin there, or go on from its newest checkpoint.
 
     Args:
         config: what to train.
-        folder: the run folder.
-        is_new: make the folder; otherwise go on from its newest checkpoint.
+        folder: the run folder, made when missing.
 
     Raises:
-        FacegmError: a new run's folder is not empty, the data is unusable, or training fails; the folder is made only
-            when the data is known to be usable.
+        FacegmError: the folder is something else or another run's, the data is unusable, or training fails; a new
+            folder is made only when the data is known to be usable.
+        StoppedError: SIGTERM or Ctrl-C came while training; the run is saved.
     """
-    if is_new:
-        refuse_used_folder(folder)
+    is_new = not is_run_of(folder, config)
     store = FaceStore(config.data.store)
     faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
     with join_processes() as processes:
         plan = _draw_plan(config, faces)
-        StepSampler(plan, world_size=processes.world_size)  # refuses, before anything is written, an indivisible batch
+        _check_division(plan, config.train.accumulate, processes.world_size)
         _check_loss(config, len(faces.identities), processes)
         processes.require_equal("data or configuration", f"{asdict(config)} {faces.fingerprint}")
         if is_new and processes.is_main:
-            create_run_folder(folder, config.to_yaml())
+            create_run_folder(folder, config)
         processes.wait()
         train(config, faces, plan, folder, processes)
         if processes.is_main and config.loss.name == "gm":
             _draw_geometry(config.loss.gm, folder)
+
+
+def _check_division(plan: DrawPlan, accumulate: int, processes: int) -> None:
+    """Refuse a batch that does not fall into equal parts, before anything is written."""
+    StepSampler(plan, world_size=processes)
+    if plan.batch_size // processes % accumulate:
+        raise FacegmError(
+            f"train.batch_size: {plan.batch_size} on {processes} process(es) does not divide into "
+            f"train.accumulate: {accumulate} parts"
+        )
 
 
 def _draw_geometry(loss: GMLossConfig, folder: Path) -> None:
@@ -81,10 +90,11 @@ def _draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
         FacegmError: the faces do not fill one batch.
     """
     return DrawPlan(
-        faces=len(faces),
+        labels=faces.labels,
         batch_size=config.train.batch_size,
         epochs=config.train.epochs,
         seed=config.train.seed,
         preprocessing=config.preprocessing,
         jitter=config.data.jitter,
+        balanced=config.data.balanced,
     )

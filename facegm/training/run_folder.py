@@ -10,25 +10,53 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import yaml
 
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError
+from facegm.training.config import RunConfig
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json", "metrics.jsonl"
 _PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "numpy", "scikit-learn")
 
 
-def refuse_used_folder(run: Path) -> None:
-    """Raise where a new run cannot have its folder.
+def is_run_of(run: Path, config: RunConfig) -> bool:
+    """Whether a folder is a run of this configuration, to be gone on with; not if it is yet to be made.
 
     Raises:
-        FacegmError: the folder exists and is not empty.
+        FacegmError: the folder is something else, or a run of another configuration.
     """
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise FacegmError(f"{run}: exists already; go on by `facegm train --resume {run}`, or give another --output")
+    if not run.exists():
+        return False
+    if (run / CONFIG_FILE).is_file():
+        stored = (run / CONFIG_FILE).read_text(encoding="utf-8")
+        changed = _differences(yaml.safe_load(stored), yaml.safe_load(config.to_yaml()))
+        if changed:
+            raise FacegmError(
+                f"{run}: holds a run of another configuration ({'; '.join(changed)}); go on with it by `facegm train "
+                f"--resume {run}`, or give another --output"
+            )
+        return True
+    # A kill while the folder was made may have left the other file, or a part of one.
+    begun = {ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial"}
+    if not run.is_dir() or not {path.name for path in run.iterdir()} <= begun:
+        raise FacegmError(f"{run}: exists and is not a run folder; give another --output")
+    return False
 
 
-def create_run_folder(run: Path, config_yaml: str) -> None:
+def _differences(stored: Any, asked: Any, path: str = "") -> list[str]:
+    """What two configurations differ in, by dotted keys."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        keys = stored | asked
+        return [
+            change
+            for key in keys
+            for change in _differences(stored.get(key), asked.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if stored == asked else [f"{path}: {stored}, now {asked}"]
+
+
+def create_run_folder(run: Path, config: RunConfig) -> None:
     """Make a new run folder with the resolved config, the command line and the versions, before the first step."""
     run.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -38,8 +66,8 @@ def create_run_folder(run: Path, config_yaml: str) -> None:
         "packages": {"opencv": cv2.__version__} | {name: version(name) for name in _PACKAGES},
         "code": _code_version(),
     }
-    replace_atomically(run / CONFIG_FILE, config_yaml.encode())
     replace_atomically(run / ENVIRONMENT_FILE, (json.dumps(environment, indent=2) + "\n").encode())
+    replace_atomically(run / CONFIG_FILE, config.to_yaml().encode())  # last: it makes the folder a run
 
 
 def _code_version() -> str | None:

@@ -1,0 +1,119 @@
+"""One step of the optimiser, from the loss of a batch to new weights."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from facegm.data.augment import augmented_input
+from facegm.data.batch import Batch
+from facegm.errors import FacegmError
+from facegm.losses.interface import Progress
+from facegm.losses.schedule import linear_warmup
+from facegm.training.config import OptimizerConfig, RunConfig
+from facegm.training.distributed import Processes, autocast_dtype
+from facegm.training.schedule import cosine_decay, step_decay
+from facegm.training.shards import clip_gradient
+from facegm.training.task import FaceTask
+
+
+class Optimization:
+    """The optimiser of a task with all that goes with it: mixed precision, accumulation, clipping and averaging.
+
+    Args:
+        task: the network and the loss, on the device of this process.
+        config: the run's configuration.
+        processes: this process among those of the run.
+
+    Raises:
+        FacegmError: the precision does not go together with means that are split over the processes.
+    """
+
+    def __init__(self, task: FaceTask, config: RunConfig, processes: Processes) -> None:
+        self._task, self._config = task, config
+        self.precision = autocast_dtype(config.train.precision, processes.device)
+        if self.precision is torch.float16 and task.sharded:
+            raise FacegmError(
+                "train.precision: float16 scales the loss by what each process finds in its own part of the means; "
+                "with loss.gm.shard_means take bfloat16 or float32"
+            )
+        self.optimizer = build_optimizer(task, config.optimizer)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.precision is torch.float16)
+        decay = config.train.ema_decay
+        self.average = AveragedModel(task.network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        if config.train.compile:
+            task.compile_network()
+        self.learning_rate = 0.0
+        """The network's, of the step whose gradient was computed last."""
+        self._module: nn.Module = _replicated(task) if processes.world_size > 1 else task
+
+    @property
+    def network(self) -> nn.Module:
+        """The network to export: the average of its weights over the steps where that is kept, else the last ones."""
+        return self._task.network if self.average is None else self.average.module
+
+    def backward(self, batch: Batch, progress: Progress, *, monitor: bool) -> dict[str, Tensor]:
+        """Compute the gradient of the loss of a batch; returns the loss's terms, and the gradient's norm.
+
+        The gradient is that of the whole batch over all processes, and shortened to the configured norm.
+        """
+        self.learning_rate = set_learning_rates(self.optimizer, self._config.optimizer, progress.share)
+        self.optimizer.zero_grad()
+        count = self._config.train.accumulate
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(batch.parts(count)):
+            images = augmented_input(part, self._config.preprocessing.crop_size)
+            with nullcontext() if number == count - 1 else self._without_exchange():
+                terms = self._module(images, part.label, progress, self.precision, monitor)
+                self.scaler.scale(terms["loss"] / count).backward()
+            sums = {name: sums.get(name, 0) + value.detach() / count for name, value in terms.items()}
+        self.scaler.unscale_(self.optimizer)
+        return sums | {"gradient_norm": clip_gradient(self._task, self._config.optimizer.clip_gradient)}
+
+    def step(self) -> None:
+        """Change the weights by the gradient; where float16 has made it infinite, only the loss's scale."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self._task.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, beside the task."""
+        average = None if self.average is None else self.average.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "average": average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as a checkpoint was left."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def _without_exchange(self) -> Any:
+        return self._module.no_sync() if isinstance(self._module, DistributedDataParallel) else nullcontext()
+
+
+def build_optimizer(task: FaceTask, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over the task's parameter groups."""
+    groups = task.parameter_groups(config)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:
+    """Set each parameter group's learning rate for a point of the run; return the network's."""
+    decay = cosine_decay(progress) if config.schedule == "cosine" else step_decay(progress, config.milestones)
+    rate = config.learning_rate * decay * linear_warmup(progress, start=0.01, fraction=config.warmup_fraction)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    return rate
+
+
+def _replicated(task: FaceTask) -> DistributedDataParallel:
+    """The task with equal weights in all processes, but for parameters of which each holds its part."""
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, list(task.sharded))
+    return DistributedDataParallel(task)
