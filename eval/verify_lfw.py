@@ -47,8 +47,9 @@ def verify_lfw(
     pairs_file = pairs_file or _find_pairs(lfw)
     pairs = read_pairs(pairs_file)
     output.mkdir(parents=True, exist_ok=True)
-    store, prefix = _aligned(lfw, pairs, output / "aligned", workers)
-    faces = _faces(store, prefix, pairs)
+    store = FaceStore(lfw) if is_store(lfw) else _aligned(lfw, pairs, output / "aligned", workers)
+    prefix = _prefix(store, pairs.images[0])
+    faces = faces_of_pairs(store, pairs)
 
     report = evaluate_lfw(
         pairs,
@@ -70,17 +71,14 @@ def _find_pairs(lfw: Path) -> Path:
     raise FacegmError(f"{lfw}: no {PAIRS_FILE} here or in the folder above; give --pairs FILE")
 
 
-def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int) -> tuple[FaceStore, str]:
-    """The store with the pairs' faces, and what stands before LFW's own names in its keys."""
-    if is_store(lfw):
-        store = FaceStore(lfw)
-        return store, _prefix(store, pairs.images[0])
+def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int) -> FaceStore:
+    """Align the photos that the pairs name."""
     root = next((root for root in (lfw, *sorted(lfw.iterdir())) if (root / pairs.images[0]).is_file()), None)
     if root is None:
         raise FacegmError(f"{lfw}: {pairs.images[0]}, which the pairs name, is not in this folder or one below")
     photos = [Photo(path=root / name, key=name, identity=Path(name).parent.name) for name in pairs.images]
     align_photos(root, output, AlignConfig(on_missing="center-crop", workers=workers), photos=photos)
-    return FaceStore(output), ""
+    return FaceStore(output)
 
 
 def _prefix(store: FaceStore, name: str) -> str:
@@ -91,7 +89,13 @@ def _prefix(store: FaceStore, name: str) -> str:
     return found.removesuffix(name)
 
 
-def _faces(store: FaceStore, prefix: str, pairs: Pairs) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
+def faces_of_pairs(store: FaceStore, pairs: Pairs) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
+    """The aligned faces of all images that the pairs name, RGB, 0 to 255, by name.
+
+    Raises:
+        FacegmError: a face is missing.
+    """
+    prefix = _prefix(store, pairs.images[0])
     records = {name: store.records.get(prefix + name) for name in pairs.images}
     missing = [
         f"{name}: {'not in the store' if record is None else record.reason}"

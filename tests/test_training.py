@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from facegm.losses.gm_module import GMLossConfig
 from facegm.losses.schedule import linear_warmup
 from facegm.models.face_resnet import FaceResNetConfig
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
-from facegm.training.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
+from facegm.training.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig, ValidationConfig
 from facegm.training.distributed import autocast_dtype
 from facegm.training.optimization import set_learning_rates
 from facegm.training.run import train_run
@@ -107,6 +108,28 @@ def test_a_run_learns_and_leaves_its_records(run: Path, small_store: Path) -> No
     assert [event.step for event in board.Scalars("loss")] == list(range(1, STEPS + 1))
     assert [path.name for path in checkpoints(run)] == ["step-00000010.pt", "step-00000020.pt"]
     assert "6 of 6 means" in (run / "geometry.svg").read_text()
+
+
+def test_a_finished_run_is_summed_up(run: Path, small_store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        train_run(small_config(small_store), run)  # at its end already
+    seconds = sum(24 / line["images_per_second"] for line in read_metrics(run))
+    assert f"20 steps of 24 faces in {timedelta(seconds=round(seconds))}, {480 / seconds:,.0f} img/s" in caplog.text
+    assert f"at the end loss {losses(run)[-1]:.4f}" in caplog.text
+
+
+def test_a_network_is_validated_while_it_is_trained(small_store: Path, tmp_path: Path) -> None:
+    seen: list[tuple[bool, int]] = []
+
+    def validate(network: nn.Module, preprocessing: Preprocessing) -> dict[str, float]:
+        seen.append((network.training, preprocessing.crop_size))
+        return {"validation_accuracy": 0.5 + len(seen) / 100}
+
+    config = replace(small_config(small_store, epochs=5), validation=ValidationConfig(every_epochs=2))
+    train_run(config, tmp_path / "run", validate)
+    found = {line["step"]: line.get("validation_accuracy") for line in read_metrics(tmp_path / "run")}
+    assert {step: value for step, value in found.items() if value} == {4: 0.51, 8: 0.52, 10: 0.53}
+    assert [crop for _, crop in seen] == [48] * 3
 
 
 def test_same_seed_same_run_and_another_seed_another(run: Path, small_store: Path, tmp_path: Path) -> None:

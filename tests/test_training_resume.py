@@ -31,19 +31,21 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def everything_on(store: Path, *, epochs: int = 5, **train: Any) -> RunConfig:
     """All that has a state or draws random numbers: 4 steps an epoch, each of two parts, in scaled float16."""
-    course: dict[str, Any] = {"log_every": 1, "checkpoint_every": 5, "keep_checkpoints": 99}
+    course: dict[str, Any] = {
+        "batch_size": 12,
+        "accumulate": 2,
+        "precision": "float16",
+        "ema_decay": 0.9,
+        "log_every": 1,
+        "checkpoint_every": 5,
+        "keep_checkpoints": 99,
+    }
     return RunConfig(
         data=DataConfig(store=store, jitter=0.2, balanced=True),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
         model=FaceResNetConfig(width=0.1, embedding_dim=16, dropout=0.2),
         optimizer=OptimizerConfig(warmup_fraction=0.1, schedule="cosine"),
-        train=TrainConfig(
-            **(
-                {"epochs": epochs, "batch_size": 12, "accumulate": 2, "precision": "float16", "ema_decay": 0.9}
-                | course
-                | train
-            )
-        ),
+        train=TrainConfig(epochs=epochs, **(course | train)),
     )
 
 
@@ -173,6 +175,13 @@ def start(config: Path, run: Path) -> subprocess.Popen[str]:
     )
 
 
+def finish(config: Path, run: Path) -> str:
+    running = start(config, run)
+    output, _ = running.communicate(timeout=300)
+    assert running.returncode == 0, output
+    return output
+
+
 def test_the_command_stops_by_a_signal_and_goes_on_when_given_again(small_store: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(everything_on(small_store, epochs=25, checkpoint_every=100).to_yaml())
@@ -185,11 +194,9 @@ def test_the_command_stops_by_a_signal_and_goes_on_when_given_again(small_store:
     assert "stopped by SIGINT after step" in output
     assert "Traceback" not in output
     stopped_at = read_metrics(tmp_path / "run")[-1]["step"]
-    again = start(config, tmp_path / "run")
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
+    output = finish(config, tmp_path / "run")
     assert f"steps {stopped_at} to 100" in output
-    assert start(config, tmp_path / "whole").wait(timeout=120) == 0
+    finish(config, tmp_path / "whole")
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
@@ -197,7 +204,7 @@ def kill_again_and_again(store: Path, folder: Path, kills: int, seed: int) -> No
     config = folder / "config.yaml"
     config.write_text(everything_on(store, epochs=30, checkpoint_every=7, keep_checkpoints=2).to_yaml())
     begin = time.monotonic()
-    assert start(config, folder / "whole").wait(timeout=300) == 0
+    finish(config, folder / "whole")
     seconds = time.monotonic() - begin
     rng, step, late = random.Random(seed), 0, 0
     for kill in range(kills):
@@ -214,9 +221,7 @@ def kill_again_and_again(store: Path, folder: Path, kills: int, seed: int) -> No
         assert newest_step(folder / "run") >= step, "a checkpoint was lost"
         step = newest_step(folder / "run")
     assert late >= kills // 2, "most runs had ended before they were killed"
-    last = start(config, folder / "run")
-    output, _ = last.communicate(timeout=300)
-    assert last.returncode == 0, output
+    finish(config, folder / "run")
     assert_same_end(folder / "run", folder / "whole")
     assert {path.name for path in (folder / "run").iterdir()} == {path.name for path in (folder / "whole").iterdir()}
 

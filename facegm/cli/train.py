@@ -8,6 +8,8 @@ from jsonargparse import ArgumentParser
 
 from facegm.config import add_config_arguments, find_config, parse_config
 from facegm.errors import FacegmError, UsageError
+from facegm.training.config import RunConfig
+from facegm.training.loop import Validate
 from facegm.training.run import train_run
 from facegm.training.run_folder import CONFIG_FILE
 
@@ -52,8 +54,18 @@ def run(arguments: Sequence[str]) -> None:
             )
         if not (folder / CONFIG_FILE).is_file():
             raise FacegmError(f"{folder}: not a run folder (no {CONFIG_FILE})")
-        train_run(parse_config(folder / CONFIG_FILE), folder)
+        config = parse_config(folder / CONFIG_FILE)
     else:
         path = find_config(chosen.config)
         folder = Path(chosen.output) if chosen.output else Path("runs", path.stem)
-        train_run(parse_config(path, overrides), folder)
+        config = parse_config(path, overrides)
+    train_run(config, folder, _validation(config))
+
+
+def _validation(config: RunConfig) -> Validate | None:
+    pairs, store = config.validation.pairs, config.validation.store
+    if pairs is None or store is None:
+        return None
+    from facegm.eval.validation import PairsValidation
+
+    return PairsValidation(store, pairs)

@@ -121,7 +121,7 @@ def _balanced(
     turn = np.repeat(np.arange(rounds), len(identities))
     by_identity = order[np.argsort(labels[order], kind="stable")]
     first = np.cumsum(counts) - counts
-    return by_identity[first[drawn] + turn % counts[drawn]][: len(labels)]
+    return np.asarray(by_identity[first[drawn] + turn % counts[drawn]][: len(labels)])
 
 
 def _augmented(plan: DrawPlan, faces: Int64[np.ndarray, " batch"], step: int) -> Draws:

@@ -105,6 +105,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Verification while training, for the choice of settings; not on the set that results are reported of."""
+
+    store: Path | None = None
+    """Store of the aligned faces that the pairs name; none for no validation."""
+    pairs: Path | None = None
+    """Pairs of them, in the format of LFW's pairs.txt."""
+    every_epochs: int = 1
+    """Epochs between two validations; there is always one at the end."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_epochs >= 1, "every_epochs", self.every_epochs, "at least 1")
+        _require((self.store is None) == (self.pairs is None), "pairs", self.pairs, "given together with store")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A training run of a face network."""
 
@@ -120,6 +136,8 @@ class RunConfig:
     """The optimiser and its schedule."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """The course of the run."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Verification while training."""
 
     def __post_init__(self) -> None:
         if self.preprocessing.crop_size < MINIMUM_INPUT:

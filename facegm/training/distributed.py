@@ -22,7 +22,7 @@ class Processes:
     device: torch.device
     local_size: int = 1
     """Processes of the run on this machine."""
-    host_group: dist.ProcessGroup | None = None
+    host_group: Any = None
     """The same processes, for what lies in the host's memory; None for the default group."""
 
     @property

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from torch.utils.data import DataLoader
 from facegm.data.batch import Batch
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.faces import LabelledFaces
+from facegm.data.preprocessing import Preprocessing
 from facegm.data.residency import choose_residency
 from facegm.embedding.model_file import MODEL_FILE, save_embedder
 from facegm.errors import StoppedError
 from facegm.losses.interface import Progress
+from facegm.models.face_resnet import FaceResNet27
 from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes
 from facegm.training.finite import FiniteGuard
 from facegm.training.interruption import StopSignals
 from facegm.training.optimization import Optimization
-from facegm.training.progress_log import ProgressLog
+from facegm.training.progress_log import ProgressLog, summary
 from facegm.training.run_folder import forget_metrics_after
 from facegm.training.state import TrainingState
 from facegm.training.task import FaceTask
@@ -29,7 +32,18 @@ from facegm.training.task import FaceTask
 logger = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, processes: Processes) -> None:
+Validate = Callable[[FaceResNet27, Preprocessing], dict[str, float]]
+"""Named numbers that say how good a network is."""
+
+
+def train(
+    config: RunConfig,
+    faces: LabelledFaces,
+    plan: DrawPlan,
+    run: Path,
+    processes: Processes,
+    validate: Validate | None = None,
+) -> None:
     """Train from the newest checkpoint of the run folder, or from the beginning, to the end; export the embedder.
 
     Args:
@@ -38,6 +52,7 @@ def train(config: RunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, pr
         plan: what the order of the faces and their augmentation follow from.
         run: an existing run folder; checkpoints, logs and `embedder.safetensors` are written there.
         processes: this process among those of the run.
+        validate: what the main process does every few epochs.
 
     Raises:
         FacegmError: a checkpoint of another network or data set, or a loss that is not finite.
@@ -71,7 +86,8 @@ def train(config: RunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, pr
             progress = Progress(step - 1, plan.steps)
             is_stopping = processes.any(signals.received is not None)
             is_checkpoint = step % config.train.checkpoint_every == 0 or step == plan.steps or is_stopping
-            is_logged = step % config.train.log_every == 0 or is_checkpoint
+            is_validated = step % (config.validation.every_epochs * plan.steps_per_epoch) == 0 or step == plan.steps
+            is_logged = step % config.train.log_every == 0 or is_checkpoint or is_validated
 
             torch.manual_seed(_step_seed(config.train.seed, step, processes.rank))
             terms = optimization.backward(batch.to(processes.device), progress, monitor=is_logged)
@@ -83,7 +99,10 @@ def train(config: RunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, pr
                 means = processes.mean(terms)
                 guard.settle()
                 if log:
-                    log.write(step, means | task.settings(progress) | {"learning_rate": optimization.learning_rate})
+                    means |= task.settings(progress) | {"learning_rate": optimization.learning_rate}
+                    if validate and is_validated:
+                        means |= validate(optimization.network, config.preprocessing)
+                    log.write(step, means)
             if is_checkpoint:
                 state.save(step, is_main=processes.is_main)
             if is_stopping and step < plan.steps:
@@ -95,7 +114,7 @@ def train(config: RunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, pr
 
     if processes.is_main:
         save_embedder(run / MODEL_FILE, optimization.network, config.model, config.preprocessing, faces.alignment)
-        logger.info(f"done: {run / MODEL_FILE}")
+        logger.info(f"{summary(run, plan)}\ndone: {run / MODEL_FILE}")
     processes.wait()
 
 

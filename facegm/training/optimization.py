@@ -13,6 +13,7 @@ from facegm.data.batch import Batch
 from facegm.errors import FacegmError
 from facegm.losses.interface import Progress
 from facegm.losses.schedule import linear_warmup
+from facegm.models.face_resnet import FaceResNet27
 from facegm.training.config import OptimizerConfig, RunConfig
 from facegm.training.distributed import Processes, autocast_dtype
 from facegm.training.schedule import cosine_decay, step_decay
@@ -51,9 +52,11 @@ class Optimization:
         self._module: nn.Module = _replicated(task) if processes.world_size > 1 else task
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> FaceResNet27:
         """The network to export: the average of its weights over the steps where that is kept, else the last ones."""
-        return self._task.network if self.average is None else self.average.module
+        network = self._task.network if self.average is None else self.average.module
+        assert isinstance(network, FaceResNet27)
+        return network
 
     def backward(self, batch: Batch, progress: Progress, *, monitor: bool) -> dict[str, Tensor]:
         """Compute the gradient of the loss of a batch; returns the loss's terms, and the gradient's norm.

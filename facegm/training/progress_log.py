@@ -8,7 +8,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from facegm.data.draws import DrawPlan
-from facegm.training.run_folder import append_metrics
+from facegm.training.run_folder import append_metrics, read_metrics
 
 logger = logging.getLogger(__name__)
 CONSOLE_TERMS = (
@@ -19,6 +19,7 @@ CONSOLE_TERMS = (
     ("accuracy", "acc", 6, 3),
     ("own_distance", "own", 6, 2),
     ("mean_distance", "means", 6, 2),
+    ("validation_accuracy", "valid", 6, 4),
     ("learning_rate", "lr", 7, 4),
 )
 """Term, its short name, width and digits on the console line, where the loss has it."""
@@ -58,3 +59,20 @@ class ProgressLog:
         shown = "  ".join(f"{title} {terms[name]:{width}.{digits}f}" for name, title, width, digits in known)
         left = timedelta(seconds=round((steps - step) * seconds_a_step))
         logger.info(f"step {step:>{len(str(steps))}}/{steps}  {shown}  {rate:6.0f} img/s  {left} left")
+
+
+def summary(run: Path, plan: DrawPlan) -> str:
+    """One line on a run that is at its end, interruptions left out of its time."""
+    lines = read_metrics(run)
+    steps_before = [0, *(line["step"] for line in lines)]
+    seconds = sum(
+        (line["step"] - before) * plan.batch_size / line["images_per_second"]
+        for before, line in zip(steps_before, lines, strict=False)
+    )
+    faces = plan.steps * plan.batch_size
+    known = [term for term in CONSOLE_TERMS if term[0] in lines[-1] and term[0] != "learning_rate"]
+    terms = ", ".join(f"{title} {lines[-1][name]:.{digits}f}" for name, title, _, digits in known)
+    return (
+        f"{plan.steps:,} steps of {plan.batch_size} faces in {timedelta(seconds=round(seconds))}, "
+        f"{faces / seconds:,.0f} img/s; at the end {terms}"
+    )

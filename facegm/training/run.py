@@ -16,16 +16,17 @@ from facegm.training.checkpoint import load_newest_checkpoint
 from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes, join_processes
 from facegm.training.geometry_chart import CHART_FILE, draw_geometry
-from facegm.training.loop import train
+from facegm.training.loop import Validate, train
 from facegm.training.run_folder import create_run_folder, is_run_of
 
 
-def train_run(config: RunConfig, folder: Path) -> None:
+def train_run(config: RunConfig, folder: Path, validate: Validate | None = None) -> None:
     """Train in a run folder to the end: begin there, or go on from its newest checkpoint.
 
     Args:
         config: what to train.
         folder: the run folder, made when missing.
+        validate: what the main process does with the network every `config.validation.every_epochs` epochs.
 
     Raises:
         FacegmError: the folder is something else or another run's, the data is unusable, or training fails; a new
@@ -43,7 +44,7 @@ def train_run(config: RunConfig, folder: Path) -> None:
         if is_new and processes.is_main:
             create_run_folder(folder, config)
         processes.wait()
-        train(config, faces, plan, folder, processes)
+        train(config, faces, plan, folder, processes, validate)
         if processes.is_main and config.loss.name == "gm":
             _draw_geometry(config.loss.gm, folder)
 
