@@ -246,6 +246,7 @@ def test_killed_25_times_it_ends_with_the_same_weights(small_store: Path, tmp_pa
     kill_again_and_again(small_store, tmp_path, kills=25, seed=25)
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_after_a_process_has_died(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     script = """
 import os, signal, sys
