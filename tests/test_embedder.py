@@ -59,7 +59,7 @@ def test_what_the_network_was_trained_with_travels_in_the_file(model_file: Path)
     assert description["preprocessing"] == {"face_size": 64, "crop_size": 48, "mirror": True}
     assert description["pixels"] == {"color": "RGB", "center": 127.5, "scale": 128.0}
     assert description["alignment"]["template"] == TEMPLATE.tolist()
-    assert description["model"] == {"width": 0.1, "embedding_dim": 24}
+    assert description["model"] == {"width": 0.1, "embedding_dim": 24, "dropout": 0.0}
     network, preprocessing, alignment = load_embedder(model_file)
     assert (preprocessing, alignment) == (PREPROCESSING, ALIGNMENT)
     assert not network.training
