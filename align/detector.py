@@ -76,10 +76,10 @@ class FaceDetector:
         self, samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"]
     ) -> tuple[Boxes, Int[np.ndarray, " kept"]]:
         """R-Net's stage: boxes that look like a face on 24x24 pixels, moved to it."""
-        boxes, owners = _filled(samplers, boxes, owners)
+        boxes, owners, rectangles = _filled(samplers, boxes, owners)
         if not len(boxes):
             return boxes, owners
-        probabilities, offsets = self._run("rnet", samplers, boxes, owners, REFINEMENT_SIDE)
+        probabilities, offsets = self._run("rnet", samplers, rectangles, owners, REFINEMENT_SIDE)
         scores = probabilities[:, 1]
         likely = np.flatnonzero(scores > np.float32(REFINEMENT_THRESHOLD))
         groups = [likely[group] for group in by_group(owners[likely])]
@@ -91,10 +91,10 @@ class FaceDetector:
         self, samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"]
     ) -> tuple[Boxes, np.ndarray, np.ndarray, Int[np.ndarray, " kept"]]:
         """O-Net's stage: boxes that are a face on 48x48 pixels, with probabilities and landmarks."""
-        boxes, owners = _filled(samplers, boxes, owners)
+        boxes, owners, rectangles = _filled(samplers, boxes, owners)
         if not len(boxes):
             return boxes, np.empty(0, np.float32), np.empty((0, 5, 2), np.float32), owners
-        probabilities, offsets, points = self._run("onet", samplers, boxes, owners, FINAL_SIDE)
+        probabilities, offsets, points = self._run("onet", samplers, rectangles, owners, FINAL_SIDE)
         scores = probabilities[:, 1]
         kept = np.flatnonzero(scores > np.float32(FINAL_THRESHOLD))
         boxes, points = boxes[kept], points[kept].reshape(-1, 2, 5).transpose(0, 2, 1)
@@ -106,17 +106,16 @@ class FaceDetector:
         self,
         name: NetworkName,
         samplers: Sequence[AreaSampler],
-        boxes: Boxes,
+        rectangles: Int[np.ndarray, "boxes 4"],
         owners: Int[np.ndarray, " boxes"],
         side: int,
     ) -> list[np.ndarray]:
-        """A network's outputs for the parts of the photos inside boxes, resized to squares."""
-        rectangles = inside(boxes, _sizes(samplers)[owners])
+        """A network's outputs for rectangles of the photos, resized to squares."""
         most = max(1, self._networks.most // (side * side * CHANNELS))
         outputs = []
-        for start in range(0, len(boxes), most):
+        for start in range(0, len(rectangles), most):
             part = slice(start, start + most)
-            images = np.empty((len(owners[part]), side, side, CHANNELS), np.float32)
+            images = np.empty((len(rectangles[part]), side, side, CHANNELS), np.float32)
             for group in by_group(owners[part]):
                 samplers[owners[part][group[0]]].crop(rectangles[part][group], images[group[0] : group[-1] + 1])
             outputs.append(self._networks.run(name, normalize(images)))
@@ -125,11 +124,9 @@ class FaceDetector:
 
 def _filled(
     samplers: Sequence[AreaSampler], boxes: Boxes, owners: Int[np.ndarray, " boxes"]
-) -> tuple[Boxes, Int[np.ndarray, " filled"]]:
-    """The boxes that hold a pixel of their photo, and the photos."""
-    filled = is_filled(inside(boxes, _sizes(samplers)[owners]))
-    return boxes[filled], owners[filled]
-
-
-def _sizes(samplers: Sequence[AreaSampler]) -> Int[np.ndarray, "photos 2"]:
-    return np.array([sampler.size for sampler in samplers], np.int64).reshape(-1, 2)
+) -> tuple[Boxes, Int[np.ndarray, " filled"], Int[np.ndarray, "filled 4"]]:
+    """The boxes that hold a pixel of their photo, their photos, and the pixels that they hold."""
+    sizes = np.array([sampler.size for sampler in samplers], np.int64).reshape(-1, 2)
+    rectangles = inside(boxes, sizes[owners])
+    filled = is_filled(rectangles)
+    return boxes[filled], owners[filled], rectangles[filled]
