@@ -89,7 +89,7 @@ def evaluate_lfw(
     Raises:
         FacegmError: images of the pairs have no embedding, a name comes twice, or `verify` finds fault.
     """
-    row_a, row_b = _rows(pairs, names, len(embeddings))
+    row_a, row_b = rows_of_pairs(pairs, names, len(embeddings))
     left, right = embeddings[row_a], embeddings[row_b]
     return VerificationReport(
         pairs=pairs,
@@ -103,8 +103,17 @@ def evaluate_lfw(
     )
 
 
-def _rows(pairs: Pairs, names: Sequence[str], embeddings: int) -> tuple[list[int], list[int]]:
-    """Row of every pair's left and right image, found by name."""
+def rows_of_pairs(pairs: Pairs, names: Sequence[str], embeddings: int) -> tuple[list[int], list[int]]:
+    """Row of every pair's left and right image, found by name.
+
+    Args:
+        pairs: the pairs.
+        names: image name of every embedding.
+        embeddings: number of embeddings.
+
+    Raises:
+        FacegmError: images of the pairs have no embedding, or a name comes twice.
+    """
     row_of = {name: row for row, name in enumerate(names)}
     if len(names) != embeddings or len(row_of) != len(names):
         raise FacegmError(
@@ -124,6 +133,6 @@ def _baseline(pairs: Pairs, face_of: FaceOf) -> Verification:
     """Score raw pixels as the primary variant scores embeddings."""
     images = pairs.images
     pixels = np.concatenate([raw_pixels(face_of(image)[None]) for image in images])
-    row_a, row_b = _rows(pairs, images, len(pixels))
+    row_a, row_b = rows_of_pairs(pairs, images, len(pixels))
     variant = replace(PCA_64, name="raw grey pixels 32x32, PCA 64")
     return verify(pixels[row_a], pixels[row_b], pairs.same, pairs.fold, variant=variant)

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import torch
-
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.store import FaceStore
 from facegm.embedding.embedder import FaceEmbedder
+from facegm.eval.lfw import rows_of_pairs
 from facegm.eval.pairs import read_pairs
 from facegm.eval.protocol import NO_PCA, verify
-from facegm.eval.verify_lfw import faces_of_pairs
+from facegm.eval.verify_lfw import records_of_pairs
 from facegm.models.face_resnet import FaceResNet27
 
 
@@ -26,16 +25,17 @@ class PairsValidation:
 
     def __init__(self, store: Path, pairs: Path) -> None:
         self._pairs = read_pairs(pairs)
-        self._faces = faces_of_pairs(FaceStore(store), self._pairs)
+        faces = FaceStore(store)
+        records = records_of_pairs(faces, self._pairs)
+        self._faces = [faces.read_face(record.key) for record in records.values()]
+        self._left, self._right = rows_of_pairs(self._pairs, list(records), len(self._faces))
 
     def __call__(self, network: FaceResNet27, preprocessing: Preprocessing) -> dict[str, float]:
         """Accuracy and its standard error, as shares of 1; the network is left in the mode it was in."""
         was_training = network.training
         network.eval()
-        with torch.inference_mode():
-            embeddings = FaceEmbedder(network, preprocessing).embed_aligned(list(self._faces.values()))
+        embeddings = FaceEmbedder(network, preprocessing).embed_aligned(self._faces)
         network.train(was_training)
-        row = {name: number for number, name in enumerate(self._faces)}
-        a, b = ([row[name] for name in names] for names in (self._pairs.names_a, self._pairs.names_b))
-        result = verify(embeddings[a], embeddings[b], self._pairs.same, self._pairs.fold, variant=NO_PCA)
+        left, right = embeddings[self._left], embeddings[self._right]
+        result = verify(left, right, self._pairs.same, self._pairs.fold, variant=NO_PCA)
         return {"validation_accuracy": result.accuracy, "validation_standard_error": result.standard_error}

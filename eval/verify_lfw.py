@@ -3,13 +3,10 @@
 import os
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.data.find_photos import Photo
-from facegm.data.store import FaceStore, is_store
+from facegm.data.store import FaceRecord, FaceStore, is_store
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.lfw import VerificationReport, evaluate_lfw
@@ -48,15 +45,15 @@ def verify_lfw(
     pairs = read_pairs(pairs_file)
     output.mkdir(parents=True, exist_ok=True)
     store = FaceStore(lfw) if is_store(lfw) else _aligned(lfw, pairs, output / "aligned", workers)
-    prefix = _prefix(store, pairs.images[0])
-    faces = faces_of_pairs(store, pairs)
+    records = records_of_pairs(store, pairs)
+    faces = {name: store.read_face(record.key) for name, record in records.items()}
 
     report = evaluate_lfw(
         pairs,
         list(faces),
         embedder.embed_aligned(list(faces.values()), progress=True),
         face_of=faces.__getitem__,
-        fallback_images=[name for name in faces if store.records[prefix + name].status == "center-crop"],
+        fallback_images=[name for name, record in records.items() if record.status == "center-crop"],
         facts={"model": str(model), "photos": str(lfw), "pairs": str(pairs_file), "embedding": embedder.describe()},
         note=note,
     )
@@ -89,23 +86,24 @@ def _prefix(store: FaceStore, name: str) -> str:
     return found.removesuffix(name)
 
 
-def faces_of_pairs(store: FaceStore, pairs: Pairs) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
-    """The aligned faces of all images that the pairs name, RGB, 0 to 255, by name.
+def records_of_pairs(store: FaceStore, pairs: Pairs) -> dict[str, FaceRecord]:
+    """What a store records of the aligned faces of all images that the pairs name, by their names.
 
     Raises:
         FacegmError: a face is missing.
     """
     prefix = _prefix(store, pairs.images[0])
-    records = {name: store.records.get(prefix + name) for name in pairs.images}
+    found = {name: store.records.get(prefix + name) for name in pairs.images}
+    records = {name: record for name, record in found.items() if record is not None and record.has_face_image}
     missing = [
         f"{name}: {'not in the store' if record is None else record.reason}"
-        for name, record in records.items()
-        if record is None or not record.has_face_image
+        for name, record in found.items()
+        if name not in records
     ]
     if missing:
         raise FacegmError(
-            f"{store.folder}: {len(missing)} of the {len(records)} photos that the pairs name have no face, but every "
+            f"{store.folder}: {len(missing)} of the {len(found)} photos that the pairs name have no face, but every "
             f"pair must be scored; align with --on-missing center-crop, and mend unreadable photos: "
             + "; ".join(missing[:5])
         )
-    return {name: store.read_face(prefix + name) for name in pairs.images}
+    return records
