@@ -1,5 +1,6 @@
 """Stopping before numbers that are not finite spoil a run."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class FiniteGuard:
         """
         self.settle()
         if norm.device.type != "cuda":
-            self._check(step, norm)
+            self.check(step, float(norm))
             return
         on_host = torch.empty((), dtype=norm.dtype, pin_memory=True).copy_(norm, non_blocking=True)
         arrived = torch.cuda.Event()
@@ -53,17 +54,22 @@ class FiniteGuard:
             step, norm, arrived = self._pending
             self._pending = None
             arrived.synchronize()
-            self._check(step, norm)
+            self.check(step, float(norm))
 
-    def _check(self, step: int, norm: Tensor) -> None:
-        if torch.isfinite(norm):
+    def check(self, step: int, value: float) -> None:
+        """Stop where a number of a step, the same in all processes, is not finite.
+
+        Raises:
+            FacegmError: see `watch`.
+        """
+        if math.isfinite(value):
             return
         names = [self._keys[face] for face in faces_of_step(self._plan, step - 1).tolist()]
         listing = self._run / f"not-finite-step-{step:08d}.txt"
         if self._is_main:
             replace_atomically(listing, "".join(f"{name}\n" for name in names).encode(errors="surrogateescape"))
         raise FacegmError(
-            f"at step {step} the loss or its gradient became {float(norm)}, and the step was not kept. Its faces are "
+            f"at step {step} the loss or its gradient became {value}, and the step was not kept. Its faces are "
             f"listed in {listing} ({names[0]}, ...). Pixels are always finite, so the likely cause is too large a "
             "step: lower optimizer.learning_rate, optimizer.clip_gradient or the loss's margin, or give the learning "
             f"rate a warm-up (optimizer.warmup_fraction); the checkpoints in {self._run} are from before"

@@ -98,6 +98,8 @@ def train(
             if is_logged:
                 means = processes.mean(terms)
                 guard.settle()
+                if not optimization.scaler.is_enabled():
+                    guard.check(step, means["loss"])
                 if log:
                     means |= task.settings(progress) | {"learning_rate": optimization.learning_rate}
                     if validate and is_validated:
