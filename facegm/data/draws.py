@@ -90,17 +90,20 @@ class StepSampler(Sampler[Draws]):
         )
         order, order_epoch = np.empty(0, np.int64), -1
         for step in range(self._first_step, plan.steps):
-            epoch, step_in_epoch = divmod(step, plan.steps_per_epoch)
+            epoch = step // plan.steps_per_epoch
             if epoch != order_epoch:
                 order, order_epoch = _order(plan, epoch), epoch
-            faces = order[step_in_epoch * plan.batch_size :][: plan.batch_size]
-            yield Draws(*(column[mine] for column in _augmented(plan, faces, step)))
+            yield Draws(*(column[mine] for column in _augmented(plan, _batch(plan, order, step), step)))
 
 
 def faces_of_step(plan: DrawPlan, step: int) -> Int64[np.ndarray, " batch"]:
     """Numbers of the faces that all processes together train on in a step, counted from 0."""
-    epoch, step_in_epoch = divmod(step, plan.steps_per_epoch)
-    return _order(plan, epoch)[step_in_epoch * plan.batch_size :][: plan.batch_size]
+    return _batch(plan, _order(plan, step // plan.steps_per_epoch), step)
+
+
+def _batch(plan: DrawPlan, order: Int64[np.ndarray, " faces"], step: int) -> Int64[np.ndarray, " batch"]:
+    """The faces of a step, from the order of its epoch."""
+    return order[step % plan.steps_per_epoch * plan.batch_size :][: plan.batch_size]
 
 
 def _order(plan: DrawPlan, epoch: int) -> Int64[np.ndarray, " faces"]:

@@ -18,9 +18,12 @@ class StopSignals:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        self.__exit__()
+        self._restore()

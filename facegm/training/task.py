@@ -51,10 +51,6 @@ class FaceTask(nn.Module):
             named |= self.loss.monitor(features.detach(), labels)
         return named
 
-    def compile_network(self) -> None:
-        """Compile the network's forward and backward pass at its next call."""
-        self.network.compile()
-
     def settings(self, progress: Progress) -> dict[str, float]:
         """What to log beside the terms: values of the loss's schedule."""
         return self.loss.settings(progress)
