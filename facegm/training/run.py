@@ -36,7 +36,7 @@ def train_run(config: RunConfig, folder: Path) -> None:
     store = FaceStore(config.data.store)
     faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
     with join_processes() as processes:
-        plan = _draw_plan(config, faces)
+        plan = draw_plan(config, faces)
         _check_division(plan, config.train.accumulate, processes.world_size)
         check_loss(config, len(faces.identities), processes)
         processes.require_equal("data or configuration", f"{asdict(config)} {faces.fingerprint}")
@@ -83,7 +83,7 @@ def check_loss(config: RunConfig, identities: int, processes: Processes) -> None
         raise FacegmError(f"loss.gm: {error}") from error
 
 
-def _draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
+def draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
     """The numbers of a run that the order of its faces and their augmentation follow from.
 
     Raises:
