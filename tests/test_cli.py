@@ -27,6 +27,8 @@ OPTIONS = {
     },
     "inspect": {"--output", "--samples"},
     "train": {"--config", "--output", "--resume", "--print_config"},
+    "doctor": {"--config", "--print_config"},
+    "overfit": {"--config", "--print_config"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
     "demo": {"--output", "--seed"},
 }
@@ -37,7 +39,7 @@ def test_verbs_and_options_are_these() -> None:
     for verb, expected in OPTIONS.items():
         parser = importlib.import_module(f"facegm.cli.{verb.replace('-', '_')}").parser()
         options = {name for action in parser._actions for name in action.option_strings}
-        sections = {f"--{field.name}" for field in fields(RunConfig)} if verb == "train" else set()
+        sections = {f"--{field.name}" for field in fields(RunConfig)} if "--config" in expected else set()
         keys = {name for name in options if "." in name}
         assert options - keys - sections - {"-h", "--help"} == expected
 
@@ -64,6 +66,11 @@ def test_verbs_and_options_are_these() -> None:
         (["train", "--config", "demo.yaml", "--data.store=empty"], 1, "not a store of aligned faces; make one by"),
         (["train", "--resume", "empty"], 1, "not a run folder"),
         (["train", "--resume", "empty", "--train.epochs=2"], 2, "goes by the run's own configuration"),
+        (["doctor", "--config", "nothing.yaml"], 2, "no such configuration file; shipped ones"),
+        (["doctor", "--data.store=empty"], 1, "not a store of aligned faces; make one by"),
+        (["overfit"], 2, "give --config CONFIG"),
+        (["overfit", "--config", "demo.yaml", "--train.epoch=1"], 2, "did you mean train.epochs?"),
+        (["overfit", "--config", "demo.yaml", "--data.store=empty"], 1, "not a store of aligned faces; make one by"),
         (["verify-lfw", "empty", "--lfw", "empty"], 1, "is it a run folder"),
         (["demo", "--seed", "-1"], 2, "--seed: -1, must be a whole number, at least 0"),
         (["align", "empty", "--output", "store", "--workers", "two"], 2, "two, must be a whole number"),

@@ -23,10 +23,10 @@ def choose_residency(size: int, device: torch.device, processes: int) -> Residen
     """
     if device.type == "cuda" and size <= SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    return "host" if size <= SHARE * _free_memory() / processes else "stream"
+    return "host" if size <= SHARE * free_memory() / processes else "stream"
 
 
-def _free_memory() -> float:
+def free_memory() -> float:
     """Bytes that this machine could give to new data, and this process group may have."""
     free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for line in _lines("/proc/meminfo"):

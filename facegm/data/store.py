@@ -131,7 +131,7 @@ class FaceStore:
             FacegmError: the picture is missing or damaged.
         """
         try:
-            face = _decode_face(self._faces.read(key), self._format.encoding)
+            face = decode_face(self._faces.read(key), self._format.encoding)
         except (OSError, cv2.error):
             face = None
         if face is None or face.shape != (self.size, self.size, 3):
@@ -171,7 +171,8 @@ def encode_face(face: UInt8[np.ndarray, "size size 3"], encoding: Encoding = "pn
     return data.tobytes()
 
 
-def _decode_face(data: bytes, encoding: Encoding) -> UInt8[np.ndarray, "height width 3"] | None:
+def decode_face(data: bytes, encoding: Encoding) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Decode a face as the store keeps it, to RGB; None where it is damaged."""
     # Unlike PNG, JPEG has no checksums: a lost end would be decoded to something.
     if encoding == "jpeg" and not data.endswith(_JPEG_END):
         return None

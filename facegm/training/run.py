@@ -37,9 +37,9 @@ def train_run(config: RunConfig, folder: Path, validate: Validate | None = None)
     store = FaceStore(config.data.store)
     faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
     with join_processes() as processes:
-        plan = _draw_plan(config, faces)
+        plan = draw_plan(config, faces)
         _check_division(plan, config.train.accumulate, processes.world_size)
-        _check_loss(config, len(faces.identities), processes)
+        check_loss(config, len(faces.identities), processes)
         processes.require_equal("data or configuration", f"{asdict(config)} {faces.fingerprint}")
         if is_new and processes.is_main:
             create_run_folder(folder, config)
@@ -67,7 +67,7 @@ def _draw_geometry(loss: GMLossConfig, folder: Path) -> None:
     draw_geometry(folder / CHART_FILE, state["task"]["loss.means"], weight)
 
 
-def _check_loss(config: RunConfig, identities: int, processes: Processes) -> None:
+def check_loss(config: RunConfig, identities: int, processes: Processes) -> None:
     """Refuse what the loss cannot do with these identities, processes or this device.
 
     Raises:
@@ -84,7 +84,7 @@ def _check_loss(config: RunConfig, identities: int, processes: Processes) -> Non
         raise FacegmError(f"loss.gm: {error}") from error
 
 
-def _draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
+def draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
     """The numbers of a run that the order of its faces and their augmentation follow from.
 
     Raises:

@@ -1,0 +1,36 @@
+"""Options of the commands that take a run's configuration and nothing else."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from jsonargparse import ArgumentParser
+
+from facegm.config import find_config, parse_config
+from facegm.errors import UsageError
+from facegm.training.config import RunConfig
+
+
+def read_run_config(
+    arguments: Sequence[str], parser: Callable[[], ArgumentParser], default: str | None = None
+) -> RunConfig:
+    """The configuration that `--config` and dotted overrides ask for.
+
+    Args:
+        arguments: those of the command line.
+        parser: the command's options, whose help is shown where it is asked for.
+        default: the configuration where none is named; None if one must be.
+
+    Raises:
+        UsageError: none is named, there is no such file, or a key or value is wrong.
+    """
+    place = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    place.add_argument("--config", default=default)
+    try:
+        chosen, overrides = place.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    if "-h" in overrides or "--help" in overrides:
+        parser().parse_args(["--help"])
+    if chosen.config is None:
+        raise UsageError("give --config CONFIG: a file, or the name of a shipped configuration")
+    return parse_config(find_config(chosen.config), overrides)

@@ -1,0 +1,57 @@
+"""What a configuration would train on, and what it meets with on this machine."""
+
+from dataclasses import dataclass
+
+import torch
+
+from facegm.data.faces import LabelledFaces
+from facegm.data.random_faces import AnyFaces, RandomFaces
+from facegm.data.residency import choose_residency
+from facegm.data.store import FaceStore
+from facegm.training.bottleneck import Circumstances
+from facegm.training.config import RunConfig
+from facegm.training.distributed import autocast_dtype
+from facegm.training.machine import cores
+
+CASIA_IDENTITIES, CASIA_FACES = 10_575, 494_414
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The faces of a store; where there is none yet, random pictures in the numbers of CASIA-WebFace."""
+
+    faces: AnyFaces
+    identities: int
+    decoded_size: int
+    """Bytes of all faces when they are decoded and resized."""
+    store: FaceStore | None
+    """None where there is none yet."""
+
+
+def open_training_data(config: RunConfig) -> TrainingData:
+    """The faces that a configuration names, or what stands in for them.
+
+    Raises:
+        FacegmError: something else is in the store's place, or its faces cannot be trained on.
+    """
+    if not config.data.store.exists():
+        random_faces = RandomFaces(config.preprocessing, CASIA_IDENTITIES)
+        size = CASIA_FACES * config.preprocessing.face_size**2 * 3
+        return TrainingData(random_faces, CASIA_IDENTITIES, size, None)
+    store = FaceStore(config.data.store)
+    faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
+    return TrainingData(faces, len(faces.identities), faces.decoded_size, store)
+
+
+def circumstances(config: RunConfig, data: TrainingData, device: torch.device) -> Circumstances:
+    """What decides, beside the speed of the stages, how fast training is and what would help."""
+    residency = config.data.residency
+    if residency == "auto":
+        residency = choose_residency(data.decoded_size, device, processes=1)
+    return Circumstances(
+        residency=residency,
+        is_gpu=device.type == "cuda",
+        cores=cores(),
+        encoding="png" if data.store is None else data.store.settings["encoding"],
+        has_short_precision=autocast_dtype("auto", device) is not None,
+    )

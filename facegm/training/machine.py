@@ -1,0 +1,60 @@
+"""What a machine has: versions of the software, and devices."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import cv2
+import torch
+
+from facegm.data.residency import free_memory
+from facegm.training.distributed import autocast_dtype
+
+_PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "numpy")
+_EXTRAS = ("openvino", "ray")
+
+
+def versions() -> dict[str, str]:
+    """Versions by name of the package; what comes with an extra may not be installed."""
+    found = {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    found["opencv"] = cv2.__version__
+    if torch.version.cuda:
+        cudnn = torch.backends.cudnn.version()
+        found |= {"CUDA": torch.version.cuda, "cuDNN": str(cudnn or "not found")}
+    return found | {name: _version_of_extra(name) for name in _EXTRAS}
+
+
+def _version_of_extra(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return f'not installed (pip install "facegm[{name}]")'
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def devices() -> dict[str, str]:
+    """The processor and each GPU, a line each."""
+    computes = "bfloat16" if autocast_dtype("auto", torch.device("cpu")) else "float32"
+    processor = f"{_processor()}, {cores()} core(s), {free_memory() / 1e9:.1f} GB free, computes in {computes}"
+    gpus = {"GPU": "none"} if not torch.cuda.is_available() else {}
+    for number in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(number)
+        gpus[f"GPU {number}"] = (
+            f"{found.name}, {found.total_memory / 1e9:.1f} GB, compute capability {found.major}.{found.minor}"
+        )
+    return {"processor": processor} | gpus
+
+
+def _processor() -> str:
+    """The processor's name, which Linux says in a file alone."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
