@@ -11,7 +11,8 @@ import pytest
 from facegm.cli import main
 from facegm.config import parse_config
 from facegm.training.diagnosis import Observation, diagnose
-from facegm.training.overfit import STEPS, few_faces, overfit
+from facegm.training.overfit import FACES_EACH, IDENTITIES, STEPS, overfit
+from facegm.training.plain_batch import few_faces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,9 +76,11 @@ def test_the_batch_is_taken_whole(config: Path) -> None:
 def test_the_batch_takes_identities_that_have_enough_faces() -> None:
     """Protects the choice of faces: eight of each of eight identities, poorer ones only where there is no other."""
     rich = np.repeat(np.arange(12), [2, 9, 9, 9, 9, 1, 9, 9, 9, 9, 8, 8])
-    assert Counter(rich[few_faces(rich)].tolist()) == dict.fromkeys([1, 2, 3, 4, 6, 7, 8, 9], 8)
+    assert Counter(rich[few_faces(rich, identities=IDENTITIES, each=FACES_EACH)].tolist()) == dict.fromkeys(
+        [1, 2, 3, 4, 6, 7, 8, 9], 8
+    )
     poor = np.array([1, 0, 1, 2, 1])
-    assert sorted(few_faces(poor).tolist()) == [0, 1, 2, 3, 4]
+    assert sorted(few_faces(poor, identities=IDENTITIES, each=FACES_EACH).tolist()) == [0, 1, 2, 3, 4]
 
 
 def checks(losses: list[float], *, gradient: float = 0.5, error: float = 0.5) -> list[Observation]:

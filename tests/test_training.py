@@ -10,13 +10,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
 from torch import nn
 
 from facegm.config import parse_config
-from facegm.data.preprocessing import Preprocessing
+from facegm.data.preprocessing import Preprocessing, network_input
+from facegm.data.store import FaceStore
 from facegm.embedding.model_file import load_embedder
 from facegm.errors import FacegmError
 from facegm.losses.config import LossConfig, LossName
@@ -108,6 +111,30 @@ def test_a_run_learns_and_leaves_its_records(run: Path, small_store: Path) -> No
     assert [event.step for event in board.Scalars("loss")] == list(range(1, STEPS + 1))
     assert [path.name for path in checkpoints(run)] == ["step-00000010.pt", "step-00000020.pt"]
     assert "6 of 6 means" in (run / "geometry.svg").read_text()
+
+
+def test_own_distances_and_embeddings_are_shown(run: Path, small_store: Path) -> None:
+    """Protects TensorBoard's histogram against the mean logged beside it, and the projector's points and pictures."""
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={HISTOGRAMS: 0}).Reload()
+    for event, line in zip(board.Histograms("own_distances"), read_metrics(run), strict=True):
+        assert event.histogram_value.num == 24
+        assert event.histogram_value.sum / 24 == pytest.approx(line["own_distance"], rel=1e-5)
+    folders = sorted(path.parent.parent for path in (run / "tensorboard").glob("*/*/tensors.tsv"))
+    assert [folder.name for folder in folders] == ["00005", "00010", "00015", "00020"]
+    (at_end,) = folders[-1].iterdir()
+    embeddings = np.loadtxt(at_end / "tensors.tsv")
+    names = (at_end / "metadata.tsv").read_text().split()
+    assert names == [f"person_{k}" for k in range(6) for _ in range(8)]
+    network, preprocessing, _ = load_embedder(run / "embedder.safetensors")
+    keys = [f"person_{k}/person_{k}_{photo:04}.jpg" for k in range(6) for photo in range(1, 9)]
+    store = FaceStore(small_store)
+    middle = preprocessing.center_crop(np.stack([preprocessing.resize(store.read_face(key)) for key in keys]))
+    expected = network(network_input(torch.from_numpy(middle)))
+    np.testing.assert_allclose(embeddings, expected.detach().numpy(), atol=1e-4)
+    sprite = cv2.imread(str(at_end / "sprite.png"))
+    assert sprite is not None
+    thumbnail = nn.functional.adaptive_avg_pool2d(torch.from_numpy(middle[0]).permute(2, 0, 1).float(), 32)
+    assert abs(sprite[:32, :32, ::-1] - thumbnail.permute(1, 2, 0).numpy()).max() <= 1
 
 
 def test_a_finished_run_is_summed_up(run: Path, small_store: Path, caplog: pytest.LogCaptureFixture) -> None:

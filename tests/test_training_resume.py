@@ -202,19 +202,20 @@ def test_the_command_stops_by_a_signal_and_goes_on_when_given_again(small_store:
 
 def kill_again_and_again(store: Path, folder: Path, kills: int, seed: int) -> None:
     config = folder / "config.yaml"
-    config.write_text(everything_on(store, epochs=30, checkpoint_every=7, keep_checkpoints=2).to_yaml())
+    config.write_text(everything_on(store, epochs=max(30, 6 * kills), checkpoint_every=7, keep_checkpoints=2).to_yaml())
     begin = time.monotonic()
     finish(config, folder / "whole")
     seconds = time.monotonic() - begin
+    steps_seconds = sum(12 / line["images_per_second"] for line in read_metrics(folder / "whole"))
     rng, step, late = random.Random(seed), 0, 0
     for kill in range(kills):
         running = start(config, folder / "run")
         if kill % 2:  # at any moment, the start included
-            wait(running, rng.uniform(0.05, 0.6) * seconds)
+            wait(running, rng.uniform(0.2, 1) * (seconds - steps_seconds) + rng.uniform(0, 1) * steps_seconds / kills)
         else:  # while steps are taken
             while running.poll() is None and newest_step(folder / "run") <= step:
                 time.sleep(0.005)
-            wait(running, rng.uniform(0, 0.05) * seconds)
+            wait(running, rng.uniform(0, 0.5) * steps_seconds / kills)
         late += running.poll() is None
         running.kill()
         running.communicate()
@@ -246,7 +247,6 @@ def test_killed_25_times_it_ends_with_the_same_weights(small_store: Path, tmp_pa
     kill_again_and_again(small_store, tmp_path, kills=25, seed=25)
 
 
-@pytest.mark.slow
 def test_torchrun_restarts_after_a_process_has_died(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     script = """
 import os, signal, sys

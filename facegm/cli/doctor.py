@@ -78,7 +78,7 @@ def _data(data: TrainingData, here: Circumstances) -> dict[str, str]:
     gigabytes = data.decoded_size / 1e9
     size = f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.1f} MB"
     kept = f"{size} when decoded: {_RESIDENCIES[here.residency]}"
-    if data.store is None:
+    if data.settings is None:
         return {
             "faces": "none: make the store by `facegm align PHOTOS --output STORE`",
             "measured": f"random pictures and {data.identities:,} identities, as many as CASIA-WebFace has",
@@ -88,7 +88,7 @@ def _data(data: TrainingData, here: Circumstances) -> dict[str, str]:
     return {
         "faces": f"{len(data.faces.labels):,} of {data.identities:,} identities",
         "per identity": f"fewest {counts.min():,}, median {np.median(counts):,g}, most {counts.max():,}",
-        "pictures": f"{data.store.settings['encoding']} in a {data.store.settings['container']}",
+        "pictures": f"{data.settings['encoding']} in a {data.settings['container']}",
         "memory": kept,
     }
 

@@ -1,10 +1,11 @@
-"""The labelled faces of a store as a data set for training."""
+"""Aligned faces with labels as a data set for training."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,12 +17,31 @@ from tqdm import tqdm
 from facegm.data.batch import Batch
 from facegm.data.draws import Draws
 from facegm.data.preprocessing import Preprocessing
-from facegm.data.store import FaceStore
+from facegm.data.store import FaceRecord
 from facegm.errors import FacegmError
 
 
+class AlignedFaces(Protocol):
+    """A store (`facegm.data.store.FaceStore`), or what can be read like one."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie, for messages."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How they were found, aligned and encoded; see `facegm.data.store.read_settings`."""
+
+    @property
+    def records(self) -> Mapping[str, FaceRecord]:
+        """What is known of each face, by key, in order."""
+
+    def read_face(self, key: str) -> UInt8[np.ndarray, "size size 3"]:
+        """Read one face: RGB, 0 to 255."""
+
+
 class LabelledFaces(Dataset[Batch]):
-    """The aligned faces of a store with integer labels, found from the manifest's identities; gives batches as drawn.
+    """Aligned faces with integer labels, found from their records' identities; gives batches as drawn.
 
     Args:
         store: the aligned faces.
@@ -33,7 +53,7 @@ class LabelledFaces(Dataset[Batch]):
     """
 
     def __init__(
-        self, store: FaceStore, preprocessing: Preprocessing, *, exclude_identities: Collection[str] = ()
+        self, store: AlignedFaces, preprocessing: Preprocessing, *, exclude_identities: Collection[str] = ()
     ) -> None:
         self._store, self._preprocessing = store, preprocessing
         records = [record for record in store.records.values() if record.has_face_image]
@@ -54,9 +74,14 @@ class LabelledFaces(Dataset[Batch]):
         self._decoded: UInt8[Tensor, "faces side side 3"] | None = None
 
     @property
+    def settings(self) -> Mapping[str, Any]:
+        """How these faces were found, aligned and encoded."""
+        return self._store.settings
+
+    @property
     def alignment(self) -> dict[str, Any]:
-        """How these faces were found and aligned: the settings of their store, without where photos and faces lie."""
-        return {name: value for name, value in self._store.settings.items() if name not in ("source", "container")}
+        """The same without where photos and faces lie."""
+        return {name: value for name, value in self.settings.items() if name not in ("source", "container")}
 
     @cached_property
     def fingerprint(self) -> str:

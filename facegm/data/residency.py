@@ -13,14 +13,17 @@ SHARE = 0.5
 """Of the memory that is free, how much decoded faces may take."""
 
 
-def choose_residency(size: int, device: torch.device, processes: int) -> Residency:
-    """The fastest place that has room.
+def choose_residency(asked: Residency | Literal["auto"], size: int, device: torch.device, processes: int) -> Residency:
+    """The place that is asked for, or the fastest that has room.
 
     Args:
+        asked: `data.residency` of a configuration.
         size: bytes of all decoded faces.
         device: where the network is.
         processes: how many processes of this machine keep faces.
     """
+    if asked != "auto":
+        return asked
     if device.type == "cuda" and size <= SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
     return "host" if size <= SHARE * free_memory() / processes else "stream"

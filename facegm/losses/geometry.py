@@ -32,7 +32,7 @@ def measure_geometry(
     means: Float[Tensor, "classes dim"],
     labels: Int64[Tensor, " batch"],
     shard: Shard | None = None,
-) -> dict[str, Float[Tensor, ""]]:
+) -> dict[str, Tensor]:
     """What to watch while training: a collapse shows as `feature_radius` near 0 and accuracy at chance.
 
     Args:
@@ -42,17 +42,19 @@ def measure_geometry(
         shard: the classes of this process, where other processes hold the others.
 
     Returns:
-        `own_distance`: mean ||x_i - mu_zi||; `mean_distance`: root mean square of ||mu_j - mu_k|| over pairs j != k;
-        `feature_radius`: mean ||x_i - mean of means||; `posterior`: mean probability of the true class, and
-        `accuracy`: share of samples whose nearest mean is their own, both without the margin.
+        `own_distances`: [batch] ||x_i - mu_zi||; `own_distance`: their mean; `mean_distance`: root mean square of
+        ||mu_j - mu_k|| over pairs j != k; `feature_radius`: mean ||x_i - mean of means||; `posterior`: mean probability
+        of the true class, and `accuracy`: share of samples whose nearest mean is their own, both without the margin.
     """
     shard = shard or Shard.whole(len(means))
     x = features.to(means.dtype)
     with exact_products(features.device.type):
         batch, center, position, others, _ = compare(x, means, labels, choose_engine("auto", x, len(means)), shard)
     spread = (others.spread - shard.classes * center.square().sum()).clamp_min(0)
+    own_distances = position.own_squared_distance.sqrt()
     return {
-        "own_distance": position.own_squared_distance.sqrt().mean(),
+        "own_distances": own_distances,
+        "own_distance": own_distances.mean(),
         "mean_distance": (spread * 2 / max(shard.classes - 1, 1)).sqrt(),
         "feature_radius": (batch.x - center).norm(dim=1).mean(),
         "posterior": (position.own_logit - others.log_sum_exp).sigmoid().mean(),

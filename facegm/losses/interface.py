@@ -60,7 +60,7 @@ class Loss(nn.Module, ABC):
 
     @torch.no_grad()
     def monitor(self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]) -> dict[str, Tensor]:
-        """What to watch while training, measured on a batch."""
+        """What to watch while training: numbers of a batch, and vectors of numbers, one for each of some samples."""
         return {"accuracy": (self.logits(features).argmax(dim=1) == labels).float().mean()}
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ class DataConfig:
     """The faces to train on."""
 
     store: Path
-    """Store of aligned faces, made by `facegm align`."""
+    """Store of aligned faces, made by `facegm align`; or faces that are aligned already and are read where they
+    lie: a folder tree, a list, a tar file or an insightface `.rec`."""
     exclude_identities: list[str] = field(default_factory=list)
     """Identities to leave out, such as those that the evaluation set holds too; put names of digits in quotes."""
     jitter: float = 0.0

@@ -5,10 +5,9 @@ import warnings
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
 
-from facegm.data.batch import Batch
 from facegm.data.draws import DrawPlan, StepSampler
+from facegm.data.loader import load_steps
 from facegm.data.random_faces import AnyFaces
 from facegm.training import stopwatch
 
@@ -24,7 +23,7 @@ def decode_seconds(faces: AnyFaces, plan: DrawPlan, workers: int) -> tuple[float
         return one_core, one_core
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: to be measured
-        batches = iter(_loader(faces, plan, workers))
+        batches = iter(load_steps(faces, StepSampler(plan), workers=workers))
     for _ in range(2 * workers):  # so many are prepared while nobody waits
         next(batches)
     start, count = time.perf_counter(), 0
@@ -32,17 +31,3 @@ def decode_seconds(faces: AnyFaces, plan: DrawPlan, workers: int) -> tuple[float
         next(batches)
         count += 1
     return one_core, (time.perf_counter() - start) / (count * plan.batch_size)
-
-
-def _loader(faces: AnyFaces, plan: DrawPlan, workers: int) -> DataLoader[Batch]:
-    return DataLoader(
-        faces,
-        batch_size=None,
-        sampler=StepSampler(plan),
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-    )
-
-
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)

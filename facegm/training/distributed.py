@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from facegm.errors import FacegmError
+from facegm.training.rendezvous import init_process_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Processes:
         return self.rank == 0
 
     def mean(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        """Average named scalars over all processes; the one place where the host waits for the device."""
+        """Average named numbers over all processes; the one place where the host waits for the device."""
         values = torch.stack([value.detach().to(torch.float64) for value in terms.values()])
         if self.world_size > 1:
             dist.all_reduce(values)
@@ -77,7 +78,7 @@ def join_processes() -> Iterator[Processes]:
     if world_size == 1:
         yield Processes(rank=0, world_size=1, device=device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(
             rank=rank,

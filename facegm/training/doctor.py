@@ -1,17 +1,18 @@
 """What a configuration would train on, and what it meets with on this machine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from facegm.data.faces import LabelledFaces
 from facegm.data.random_faces import AnyFaces, RandomFaces
 from facegm.data.residency import choose_residency
-from facegm.data.store import FaceStore
 from facegm.training.bottleneck import Circumstances
 from facegm.training.config import RunConfig
 from facegm.training.distributed import autocast_dtype
 from facegm.training.machine import cores
+from facegm.training.run import open_training_faces
 
 CASIA_IDENTITIES, CASIA_FACES = 10_575, 494_414
 
@@ -24,8 +25,8 @@ class TrainingData:
     identities: int
     decoded_size: int
     """Bytes of all faces when they are decoded and resized."""
-    store: FaceStore | None
-    """None where there is none yet."""
+    settings: Mapping[str, Any] | None
+    """How they were aligned and encoded; None where there is none yet."""
 
 
 def open_training_data(config: RunConfig) -> TrainingData:
@@ -38,20 +39,16 @@ def open_training_data(config: RunConfig) -> TrainingData:
         random_faces = RandomFaces(config.preprocessing, CASIA_IDENTITIES)
         size = CASIA_FACES * config.preprocessing.face_size**2 * 3
         return TrainingData(random_faces, CASIA_IDENTITIES, size, None)
-    store = FaceStore(config.data.store)
-    faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
-    return TrainingData(faces, len(faces.identities), faces.decoded_size, store)
+    faces = open_training_faces(config)
+    return TrainingData(faces, len(faces.identities), faces.decoded_size, faces.settings)
 
 
 def circumstances(config: RunConfig, data: TrainingData, device: torch.device) -> Circumstances:
     """What decides, beside the speed of the stages, how fast training is and what would help."""
-    residency = config.data.residency
-    if residency == "auto":
-        residency = choose_residency(data.decoded_size, device, processes=1)
     return Circumstances(
-        residency=residency,
+        residency=choose_residency(config.data.residency, data.decoded_size, device, processes=1),
         is_gpu=device.type == "cuda",
         cores=cores(),
-        encoding="png" if data.store is None else data.store.settings["encoding"],
+        encoding="png" if data.settings is None else data.settings["encoding"],
         has_short_precision=autocast_dtype("auto", device) is not None,
     )

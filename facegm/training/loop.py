@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader
 from facegm.data.batch import Batch
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.faces import LabelledFaces
+from facegm.data.loader import load_steps
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.residency import choose_residency
 from facegm.embedding.model_file import MODEL_FILE, save_embedder
@@ -25,6 +25,7 @@ from facegm.training.finite import FiniteGuard
 from facegm.training.interruption import StopSignals
 from facegm.training.optimization import Optimization
 from facegm.training.progress_log import ProgressLog, summary
+from facegm.training.projector import Projector
 from facegm.training.run_folder import forget_metrics_after
 from facegm.training.state import TrainingState
 from facegm.training.task import FaceTask
@@ -79,6 +80,7 @@ def train(
             forget_metrics_after(run, first_step)
             log = stack.enter_context(ProgressLog(run, plan, first_step))
         signals = stack.enter_context(StopSignals())
+        projector = Projector(faces, plan)
         guard = FiniteGuard(run, plan, faces.keys, is_main=processes.is_main)
 
         task.train()
@@ -96,7 +98,7 @@ def train(
             optimization.step()
 
             if is_logged:
-                means = processes.mean(terms)
+                means = processes.mean({name: value for name, value in terms.items() if not value.ndim})
                 guard.settle()
                 if not optimization.scaler.is_enabled():
                     guard.check(step, means["loss"])
@@ -104,7 +106,9 @@ def train(
                     means |= task.settings(progress) | {"learning_rate": optimization.learning_rate}
                     if validate and is_validated:
                         means |= validate(optimization.network, config.preprocessing)
-                    log.write(step, means)
+                    log.write(step, means, {name: value for name, value in terms.items() if value.ndim})
+            if log and projector.is_due(step):
+                log.project(step, projector.embed(optimization.network))
             if is_checkpoint:
                 state.save(step, is_main=processes.is_main)
             if is_stopping and step < plan.steps:
@@ -124,25 +128,18 @@ def _batches(
     config: RunConfig, faces: LabelledFaces, plan: DrawPlan, first_step: int, processes: Processes
 ) -> DataLoader[Batch]:
     """This process's part of each step's batch, from where its faces are kept."""
-    residency = config.data.residency
-    if residency == "auto":
-        residency = choose_residency(faces.decoded_size, processes.device, processes.local_size)
+    device = processes.device
+    residency = choose_residency(config.data.residency, faces.decoded_size, device, processes.local_size)
     if residency != "stream":
-        faces.keep_decoded(processes.device if residency == "device" else torch.device("cpu"))
-    return DataLoader(
+        faces.keep_decoded(device if residency == "device" else torch.device("cpu"))
+    return load_steps(
         faces,
-        batch_size=None,  # the sampler's items are whole batches
-        sampler=StepSampler(plan, first_step=first_step, rank=processes.rank, world_size=processes.world_size),
-        num_workers=config.data.workers if residency == "stream" else 0,
-        worker_init_fn=_start_worker,
-        pin_memory=processes.device.type == "cuda" and residency != "device",
+        StepSampler(plan, first_step=first_step, rank=processes.rank, world_size=processes.world_size),
+        workers=config.data.workers if residency == "stream" else 0,
+        pin_memory=device.type == "cuda" and residency != "device",
     )
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of what a step leaves to chance in one process, such as dropout, so that a resumed run draws the same."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
-
-
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the workers share the processors among themselves

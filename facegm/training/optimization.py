@@ -1,5 +1,6 @@
 """One step of the optimiser, from the loss of a batch to new weights."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -59,22 +60,24 @@ class Optimization:
         return network
 
     def backward(self, batch: Batch, progress: Progress, *, monitor: bool) -> dict[str, Tensor]:
-        """Compute the gradient of the loss of a batch; returns the loss's terms, and the gradient's norm.
+        """Compute the gradient of the loss of a batch; returns the task's terms, and the gradient's norm.
 
         The gradient is that of the whole batch over all processes, and shortened to the configured norm.
         """
         self.learning_rate = set_learning_rates(self.optimizer, self._config.optimizer, progress.share)
         self.optimizer.zero_grad()
         count = self._config.train.accumulate
-        sums: dict[str, Tensor] = {}
+        terms_of_parts = []
         for number, part in enumerate(batch.parts(count)):
             images = augmented_input(part, self._config.preprocessing.crop_size)
             with nullcontext() if number == count - 1 else self._without_exchange():
                 terms = self._module(images, part.label, progress, self.precision, monitor)
                 self.scaler.scale(terms["loss"] / count).backward()
-            sums = {name: sums.get(name, 0) + value.detach() / count for name, value in terms.items()}
+            terms_of_parts.append({name: value.detach() for name, value in terms.items()})
         self.scaler.unscale_(self.optimizer)
-        return sums | {"gradient_norm": clip_gradient(self._task, self._config.optimizer.clip_gradient)}
+        return _joined(terms_of_parts) | {
+            "gradient_norm": clip_gradient(self._task, self._config.optimizer.clip_gradient)
+        }
 
     def step(self) -> None:
         """Change the weights by the gradient; where float16 has made it infinite, only the loss's scale."""
@@ -114,6 +117,12 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     return rate
+
+
+def _joined(terms_of_parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Of parts of one size: the mean of numbers, and vectors one after the other."""
+    values = {name: [terms[name] for terms in terms_of_parts] for name in terms_of_parts[0]}
+    return {name: torch.cat(v) if v[0].ndim else torch.stack(v).mean() for name, v in values.items()}
 
 
 def _replicated(task: FaceTask) -> DistributedDataParallel:

@@ -5,24 +5,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import compress
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 from torch import Tensor
 
 from facegm.data.augment import augmented_input
 from facegm.data.batch import Batch
-from facegm.data.draws import Draws
-from facegm.data.faces import LabelledFaces
-from facegm.data.preprocessing import Preprocessing
-from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 from facegm.losses.interface import Progress
 from facegm.training.config import RunConfig
 from facegm.training.diagnosis import Observation, diagnose
 from facegm.training.distributed import Processes, join_processes
 from facegm.training.optimization import Optimization
-from facegm.training.run import check_loss
+from facegm.training.plain_batch import few_faces, plain_batch
+from facegm.training.run import check_loss, open_training_faces
 from facegm.training.task import FaceTask
 
 IDENTITIES, FACES_EACH = 8, 8
@@ -43,14 +39,12 @@ def overfit(config: RunConfig) -> Iterator[Observation]:
         FacegmError: the store is unusable, the loss or its gradient is not finite, or the batch is not learnt after
             `STEPS` steps; the message says what was seen, and what may help.
     """
-    faces = LabelledFaces(
-        FaceStore(config.data.store), config.preprocessing, exclude_identities=config.data.exclude_identities
-    )
-    numbers = few_faces(faces.labels)
+    faces = open_training_faces(config)
+    numbers = few_faces(faces.labels, identities=IDENTITIES, each=FACES_EACH)
     with join_processes() as processes:
         if processes.world_size > 1:
             raise FacegmError("one process learns one batch; start facegm overfit without torchrun")
-        batch = _plain_batch(faces, numbers, config.preprocessing).to(processes.device)
+        batch = plain_batch(faces, numbers, config.preprocessing).to(processes.device)
         yield from _learn(_constant(config), batch, [faces.keys[number] for number in numbers], processes)
 
 
@@ -87,21 +81,6 @@ def _learn(config: RunConfig, batch: Batch, keys: list[str], processes: Processe
         if len(history) >= CHECKS and not any(seen.error for seen in history[-CHECKS:]):
             return
     raise FacegmError(diagnose(history, classes, wrong))
-
-
-def few_faces(labels: Int64[np.ndarray, " faces"]) -> Int64[np.ndarray, " few"]:
-    """Numbers of the first `FACES_EACH` faces of `IDENTITIES` identities, of those first that have so many."""
-    counts = np.minimum(np.bincount(labels), FACES_EACH)
-    identities = np.argsort(-counts, kind="stable")[:IDENTITIES]
-    return np.concatenate([np.flatnonzero(labels == identity)[:FACES_EACH] for identity in identities])
-
-
-def _plain_batch(faces: LabelledFaces, numbers: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Batch:
-    """The faces in the middle crop, not mirrored or changed, with their identities numbered from 0."""
-    size, margin = len(numbers), (preprocessing.face_size - preprocessing.crop_size) // 2
-    corner, ones = np.full(size, margin), np.ones(size, np.float32)
-    batch = faces[Draws(numbers, corner, corner, np.zeros(size, np.bool_), ones, 0 * ones)]
-    return batch._replace(label=torch.unique(batch.label, return_inverse=True)[1])
 
 
 def _constant(config: RunConfig) -> RunConfig:

@@ -1,13 +1,16 @@
 """What a run says of itself: one aligned console line, TensorBoard and `metrics.jsonl`."""
 
 import logging
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from facegm.data.draws import DrawPlan
+from facegm.training.projector import Projection
 from facegm.training.run_folder import append_metrics, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -45,20 +48,29 @@ class ProgressLog:
     def __exit__(self, *error: object) -> None:
         self._board.close()
 
-    def write(self, step: int, terms: dict[str, float]) -> None:
-        """Log the terms of the step that is done, counted from 1."""
+    def write(self, step: int, terms: dict[str, float], distributions: dict[str, Tensor]) -> None:
+        """Log the terms of the step that is done, counted from 1, and to TensorBoard also histograms."""
         now, steps = time.monotonic(), self._plan.steps
         seconds_a_step = (now - self._last_time) / (step - self._last_step)
         rate = self._plan.batch_size / seconds_a_step
         self._last_step, self._last_time = step, now
         for name, value in (terms | {"images_per_second": rate}).items():
             self._board.add_scalar(name, value, step)
+        for name, values in distributions.items():
+            self._board.add_histogram(name, values, step)
         epoch = round(step / self._plan.steps_per_epoch, 4)
         append_metrics(self._run, {"step": step, "epoch": epoch, **terms, "images_per_second": round(rate, 1)})
         known = [term for term in CONSOLE_TERMS if term[0] in terms]
         shown = "  ".join(f"{title} {terms[name]:{width}.{digits}f}" for name, title, width, digits in known)
         left = timedelta(seconds=round((steps - step) * seconds_a_step))
         logger.info(f"step {step:>{len(str(steps))}}/{steps}  {shown}  {rate:6.0f} img/s  {left} left")
+
+    def project(self, step: int, projection: Projection) -> None:
+        """Give embeddings after a step, counted from 1, to TensorBoard's projector."""
+        # An interrupted run may have been here before; TensorBoard would only warn of it.
+        shutil.rmtree(Path(self._board.log_dir, f"{step:05}"), ignore_errors=True)
+        embeddings, names, pictures = projection
+        self._board.add_embedding(embeddings, metadata=names, label_img=pictures, global_step=step)
 
 
 def summary(run: Path, plan: DrawPlan) -> str:

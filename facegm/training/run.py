@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from facegm.align.aligned_photos import open_aligned_faces
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.faces import LabelledFaces
-from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 from facegm.losses.gm_module import GMLossConfig
 from facegm.losses.implementation import choose_engine
@@ -34,8 +34,7 @@ def train_run(config: RunConfig, folder: Path, validate: Validate | None = None)
         StoppedError: SIGTERM or Ctrl-C came while training; the run is saved.
     """
     is_new = not is_run_of(folder, config)
-    store = FaceStore(config.data.store)
-    faces = LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
+    faces = open_training_faces(config)
     with join_processes() as processes:
         plan = draw_plan(config, faces)
         _check_division(plan, config.train.accumulate, processes.world_size)
@@ -47,6 +46,16 @@ def train_run(config: RunConfig, folder: Path, validate: Validate | None = None)
         train(config, faces, plan, folder, processes, validate)
         if processes.is_main and config.loss.name == "gm":
             _draw_geometry(config.loss.gm, folder)
+
+
+def open_training_faces(config: RunConfig) -> LabelledFaces:
+    """The faces that a configuration names.
+
+    Raises:
+        FacegmError: there are none, or they cannot be trained on.
+    """
+    store = open_aligned_faces(config.data.store)
+    return LabelledFaces(store, config.preprocessing, exclude_identities=config.data.exclude_identities)
 
 
 def _check_division(plan: DrawPlan, accumulate: int, processes: int) -> None:

@@ -16,8 +16,8 @@ from facegm.training.config import OptimizerConfig
 class FaceTask(nn.Module):
     """ResNet-27 trained with a loss.
 
-    The forward pass returns `loss`, the quantity to minimise, and beside it detached terms to log; the loop needs to
-    know no more of the loss than that.
+    The forward pass returns `loss`, the quantity to minimise, and beside it detached terms to log: numbers, and vectors
+    of which the distribution is of interest. The loop needs to know no more of the loss than that.
     """
 
     def __init__(self, model: FaceResNetConfig, loss: LossConfig, input_size: int, classes: int) -> None:
