@@ -56,7 +56,7 @@ def measure(
 
 
 def write_results(name: str, rows: list[dict[str, object]]) -> None:
-    """Write `results/NAME.csv` with the machine and versions in each row, and print it."""
+    """Write `results/NAME.csv` with the machine and versions in each row, and print it; rows may lack columns."""
     machine = {
         "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
@@ -66,7 +66,7 @@ def write_results(name: str, rows: list[dict[str, object]]) -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *machine])
+        writer = csv.DictWriter(file, [*max(rows, key=len), *machine])
         writer.writeheader()
         writer.writerows(row | machine for row in rows)
     for row in rows:

@@ -99,6 +99,17 @@ def test_of_insightfaces_files_the_images_alone_are_photos(tmp_path: Path) -> No
     ]
 
 
+def test_a_folder_that_holds_a_record_file_and_no_photos_is_that_file(tmp_path: Path) -> None:
+    """Protects the folder of a set as insightface packs it: with test sets and a property file beside the records."""
+    path, _ = _write(tmp_path, [Image(0, (5,), b"one"), Image(1, (5,), b"two")])
+    for name in ("property", "lfw.bin"):
+        (tmp_path / name).write_bytes(b"2,112,112")
+    assert find_photos(tmp_path) == find_photos(path)
+    path.with_name("other.rec").write_bytes(path.read_bytes())
+    with pytest.raises(FacegmError, match=r"no photo found; .* a \.rec file"):
+        find_photos(tmp_path)
+
+
 def test_of_plain_im2rec_files_every_record_is_a_photo_from_number_0_on(tmp_path: Path) -> None:
     path, _ = _write(tmp_path, [Image(number, image.label, image.data) for number, image in enumerate(IMAGES)])
     photos = find_photos(path)

@@ -41,7 +41,8 @@ def find_photos(source: Path) -> list[Photo]:
     - A tar file, or a folder tree that holds tar files and no photos: the shards of a WebDataset. The identity is what
       the sample's `.cls` or `.json` says, else the photo's folder in the shards as above, else the shard's name, below
       the folder that is the source.
-    - `x.rec` with `x.idx` beside it, as insightface packs sets. The identity is the label.
+    - `x.rec` with `x.idx` beside it, as insightface packs sets, or a folder that holds one such and no photos. The
+      identity is the label.
 
     Raises:
         FacegmError: the source is missing or damaged, holds no photo, or names a photo twice.
@@ -74,7 +75,7 @@ def in_order(photos: Iterable[Photo]) -> list[Photo]:
 
 
 def _photos_of_tree(root: Path) -> list[Photo]:
-    paths, shards = [], []
+    paths, shards, records = [], [], []
     for folder, folders, files in os.walk(root, onerror=_unlistable, followlinks=True):
         # A folder called x.jpg holds no identity of its own: it is passed on, and recorded as unreadable.
         posing = [name for name in folders if Path(name).suffix.lower() in PHOTO_SUFFIXES]
@@ -85,8 +86,11 @@ def _photos_of_tree(root: Path) -> list[Photo]:
         ]
         paths += [Path(folder, name) for name in (*files, *posing) if is_photo_name(name)]
         shards += [Path(folder, name) for name in files if is_shard_name(name)]
+        records += [Path(folder, name) for name in files if Path(name).suffix == RECORD_SUFFIX]
     if shards and not paths:
         return _photos_of_shards(root, shards)
+    if len(records) == 1 and not paths:
+        return _photos_of_records(records[0])
     keys = [path.relative_to(root).as_posix() for path in paths]
     return [
         Photo(path=path, key=key, identity=identity or root.resolve().name)

@@ -21,6 +21,7 @@ from facegm.losses.interface import Progress
 from facegm.models.face_resnet import FaceResNet27
 from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes
+from facegm.training.due import due_after
 from facegm.training.finite import FiniteGuard
 from facegm.training.interruption import StopSignals
 from facegm.training.optimization import Optimization
@@ -80,36 +81,34 @@ def train(
             forget_metrics_after(run, first_step)
             log = stack.enter_context(ProgressLog(run, plan, first_step))
         signals = stack.enter_context(StopSignals())
-        projector = Projector(faces, plan)
+        projector = Projector(faces, config.preprocessing)
         guard = FiniteGuard(run, plan, faces.keys, is_main=processes.is_main)
 
         task.train()
         for step, batch in enumerate(batches, start=first_step + 1):
             progress = Progress(step - 1, plan.steps)
             is_stopping = processes.any(signals.received is not None)
-            is_checkpoint = step % config.train.checkpoint_every == 0 or step == plan.steps or is_stopping
-            is_validated = step % (config.validation.every_epochs * plan.steps_per_epoch) == 0 or step == plan.steps
-            is_logged = step % config.train.log_every == 0 or is_checkpoint or is_validated
+            due = due_after(step, config, plan, is_stopping=is_stopping)
 
             torch.manual_seed(_step_seed(config.train.seed, step, processes.rank))
-            terms = optimization.backward(batch.to(processes.device), progress, monitor=is_logged)
+            terms = optimization.backward(batch.to(processes.device), progress, monitor=due.log)
             if not optimization.scaler.is_enabled():  # which passes over gradients that are not finite
                 guard.watch(step, terms["gradient_norm"])
             optimization.step()
 
-            if is_logged:
+            if due.log:
                 means = processes.mean({name: value for name, value in terms.items() if not value.ndim})
                 guard.settle()
                 if not optimization.scaler.is_enabled():
                     guard.check(step, means["loss"])
                 if log:
                     means |= task.settings(progress) | {"learning_rate": optimization.learning_rate}
-                    if validate and is_validated:
+                    if validate and due.validation:
                         means |= validate(optimization.network, config.preprocessing)
                     log.write(step, means, {name: value for name, value in terms.items() if value.ndim})
-            if log and projector.is_due(step):
+            if log and due.projection:
                 log.project(step, projector.embed(optimization.network))
-            if is_checkpoint:
+            if due.checkpoint:
                 state.save(step, is_main=processes.is_main)
             if is_stopping and step < plan.steps:
                 cause = signals.received or "a signal to another process"

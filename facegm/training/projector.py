@@ -7,16 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from facegm.data.augment import augmented_input
-from facegm.data.draws import DrawPlan
 from facegm.data.faces import LabelledFaces
 from facegm.data.names import printable
-from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE
+from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.models.face_resnet import FaceResNet27
 from facegm.training.plain_batch import few_faces, plain_batch
 
 IDENTITIES, FACES_EACH = 32, 8
-TIMES = 4
-"""How often in a run."""
 THUMBNAIL = 32
 """Side of the pictures in the projector, in pixels."""
 _PART = 32
@@ -37,22 +34,18 @@ class Projector:
 
     Args:
         faces: those that are trained on.
-        plan: the numbers of the run.
+        preprocessing: from aligned faces to the network's input.
     """
 
-    def __init__(self, faces: LabelledFaces, plan: DrawPlan) -> None:
-        self._faces, self._plan = faces, plan
+    def __init__(self, faces: LabelledFaces, preprocessing: Preprocessing) -> None:
+        self._faces, self._preprocessing = faces, preprocessing
         self._numbers = few_faces(faces.labels, identities=IDENTITIES, each=FACES_EACH)
-
-    def is_due(self, step: int) -> bool:
-        """Whether to embed after a step, counted from 1."""
-        return step == self._plan.steps or step % max(1, self._plan.steps // TIMES) == 0
 
     @torch.no_grad()
     def embed(self, network: FaceResNet27) -> Projection:
         """Embed the faces; the network is left in the mode it was in."""
         device = network.embedding.weight.device
-        batch = plain_batch(self._faces, self._numbers, self._plan.preprocessing).to(device)
+        batch = plain_batch(self._faces, self._numbers, self._preprocessing).to(device)
         images = augmented_input(batch, network.input_size)
         was_training = network.training
         network.eval()
