@@ -111,17 +111,19 @@ def _average_crops(
     steps = np.arange(side)
     top, bottom = tops + steps * (bottoms - tops) // side, tops - (-(steps + 1) * (bottoms - tops) // side)
     left, right = lefts + steps * (rights - lefts) // side, lefts - (-(steps + 1) * (rights - lefts) // side)
-    flat, width = table.reshape(-1), table.shape[1]
-
-    def corner(rows: Int[np.ndarray, "crops side"], columns: Int[np.ndarray, "crops side"]) -> np.ndarray:
-        items = np.take(flat, rows[:, :, None] * width + columns[:, None, :], mode="clip")
-        return np.asarray(items.view(np.int32)).reshape(out.shape)
-
-    sums = corner(bottom, right)
-    sums -= corner(top, right)
-    sums -= corner(bottom, left)
-    sums += corner(top, left)
+    sums = _looked_up(table, bottom, right)
+    sums -= _looked_up(table, top, right)
+    sums -= _looked_up(table, bottom, left)
+    sums += _looked_up(table, top, left)
     _divide(sums, bottom - top, right - left, out)
+
+
+def _looked_up(
+    table: np.ndarray, rows: Int[np.ndarray, "crops side"], columns: Int[np.ndarray, "crops side"]
+) -> Int[np.ndarray, "crops side side 4"]:
+    numbers = rows[:, :, None] * table.shape[1] + columns[:, None, :]
+    sums = np.take(table.reshape(-1), numbers, mode="clip").view(np.int32)
+    return np.asarray(sums.reshape(*numbers.shape, CHANNELS))
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:

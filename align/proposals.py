@@ -102,7 +102,7 @@ def _hits(networks: Networks, samplers: Sequence[AreaSampler]) -> np.ndarray:
             for tile, image in zip(part, images, strict=True):
                 samplers[tile.photo].resize(tile.level_size, tile.rows, tile.columns, out=image)
             probabilities, offsets = networks.run("pnet", normalize(images))
-            hits.extend(_hits_of_tiles(part, probabilities[:, 1], offsets))
+            hits.append(_hits_of_tiles(part, probabilities[:, 1], offsets))
     return np.concatenate(hits)
 
 
@@ -110,14 +110,14 @@ def _hits_of_tiles(
     tiles: Sequence[_Tile],
     probabilities: Float[np.ndarray, "tiles rows columns"],
     offsets: Float[np.ndarray, "tiles 4 rows columns"],
-) -> Iterator[np.ndarray]:
-    for tile, probability, offset in zip(tiles, probabilities, offsets, strict=True):
-        rows, columns = np.nonzero(probability >= np.float32(PROPOSAL_THRESHOLD))
-        hits = np.empty(len(rows), _HIT)
-        hits["photo"], hits["level"] = tile.photo, tile.level
-        hits["row"], hits["column"] = tile.row + rows, tile.column + columns
-        hits["score"], hits["offsets"] = probability[rows, columns], offset[:, rows, columns].T
-        yield hits
+) -> np.ndarray:
+    number, row, column = np.nonzero(probabilities >= np.float32(PROPOSAL_THRESHOLD))
+    hits = np.empty(len(number), _HIT)
+    places = np.array([(tile.photo, tile.level, tile.row, tile.column) for tile in tiles])
+    hits["photo"], hits["level"], first_row, first_column = places[number].T
+    hits["row"], hits["column"] = first_row + row, first_column + column
+    hits["score"], hits["offsets"] = probabilities[number, row, column], offsets[number, :, row, column]
+    return hits
 
 
 def _tiles(samplers: Sequence[AreaSampler]) -> Iterator[_Tile]:
