@@ -1,17 +1,19 @@
 """The whole training loop of ResNet-27 against its compute-only ceiling and a plain loop as tutorials write it.
 
-All three train the same network with the same loss on the same faces, 120x120 pixels; seconds are those of steps alone,
-without the start. The ceiling repeats one batch that lies on the device already. On a GPU there are 10,575 identities.
+All train the same network with the same loss on the same faces, 120x120 pixels; seconds are those of steps alone. The
+ceiling repeats one batch that lies on the device already. On a GPU there are 10,575 identities.
 """
 
 import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count, cycle, islice
 from pathlib import Path
+from statistics import mean
 
 import cv2
 import numpy as np
@@ -27,6 +29,7 @@ from facegm.config import find_config, parse_config
 from facegm.data.batch import Batch
 from facegm.data.face_files import StoreFormat
 from facegm.losses.interface import Progress
+from facegm.training.compilation import compile_network
 from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes
 from facegm.training.optimization import Optimization
@@ -36,12 +39,18 @@ from facegm.training.task import FaceTask
 
 IS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if IS_GPU else "cpu")
-IDENTITIES, FACES_OF_EACH = (10_575, 4) if IS_GPU else (64, 8)
-BATCHES = (256, 1024) if IS_GPU else (32,)
-WARM_UP, STEPS, RUNS = (20, 100, 3) if IS_GPU else (2, 8, 3)
+IDENTITIES, FACES_OF_EACH = (10_575, 4) if IS_GPU else (64, 6)
+STEPS = {256: (20, 100), 1024: (10, 30)} if IS_GPU else {32: (4, 4)}
+"""By batch size: steps to warm up, and steps that are timed."""
+RUNS = 2 if IS_GPU else 3
 FLOP_PER_IMAGE = 18e9
 """Forward and backward pass of the full network."""
 CASIA_EPOCHS, CASIA_FACES = 20, 494_414
+PLAIN, CEILING, COMPILED = "plain loop", "compute-only ceiling", ", compiled"
+
+
+class EnoughError(Exception):
+    """Ends a run that has been timed."""
 
 
 def main() -> None:
@@ -53,72 +62,91 @@ def main() -> None:
         jpeg = StoreFormat(encoding="jpeg", container="tar")
         align_photos(folder / "photos", folder / "store", AlignConfig(is_aligned=True, store_format=jpeg))
         base = parse_config(find_config("casia.yaml"), [f"--data.store={folder / 'store'}"])
-        for batch in BATCHES:
-            for compiled in (False, True):
-                course = replace(
-                    base.train, batch_size=batch, compile=compiled, log_every=WARM_UP, checkpoint_every=10**9
-                )
-                rows += compare(replace(base, train=course), folder)
+        for batch, (warm_up, steps) in STEPS.items():
+            course = replace(base.train, batch_size=batch, log_every=warm_up, checkpoint_every=10**9)
+            rows += compare(replace(base, train=course), warm_up, steps, folder)
     write_results("train_gpu" if IS_GPU else "train", rows)
 
 
-def compare(config: RunConfig, folder: Path) -> list[dict[str, object]]:
-    runs = count()
-    images = STEPS * config.train.batch_size
-    ways: dict[str, Callable[[], float]] = {
-        "plain loop": plain_loop(folder / "photos", config),
-        "compute-only ceiling": ceiling(config),
-        "facegm train": lambda: whole_loop(config, folder / f"run-{next(runs)}"),
+def compare(config: RunConfig, warm_up: int, steps: int, folder: Path) -> list[dict[str, object]]:
+    number, images = count(), steps * config.train.batch_size
+    config = replace(config, train=replace(config.train, compile="off"))
+    compiled = replace(config, train=replace(config.train, compile="on"))
+    ways = {
+        PLAIN: plain_loop(folder / "photos", config, warm_up, steps),
+        CEILING: ceiling(config, warm_up, steps),
+        "facegm train": lambda: whole_loop(config, images, folder / f"run-{next(number)}"),
+        CEILING + COMPILED: ceiling(compiled, warm_up, steps),
+        "facegm train" + COMPILED: lambda: whole_loop(compiled, images, folder / f"run-{next(number)}"),
     }
-    rows = measure(ways, runs=RUNS, clock=lambda way: way())
-    compute_only = float(str(rows[1]["median_s"]))
-    memory = torch.cuda.max_memory_allocated() / 2**30 if IS_GPU else float("nan")
+    gigabytes: dict[str, float] = {}
+    rows = measure(
+        {name: partial(with_peak_memory, way, name, gigabytes) for name, way in ways.items()},
+        runs=RUNS,
+        clock=lambda way: way(),
+    )
+    seconds = {str(row["way"]): float(str(row["median_s"])) for row in rows}
     return [
         {
             "batch_size": config.train.batch_size,
-            "compile": config.train.compile,
-            "images_per_second": round(images / (seconds := float(str(row["median_s"]))), 1),
+            "images_per_second": round(images / seconds[name], 1),
             "times_plain": round(1 / float(str(row["ratio_to_first"])), 2),
-            "share_of_ceiling": round(compute_only / seconds, 3),
-            "tflop_per_second": round(images * FLOP_PER_IMAGE / seconds / 1e12, 2),
-            "casia_minutes": round(CASIA_EPOCHS * CASIA_FACES / images * seconds / 60, 1),
-            "peak_gib": round(memory, 2),
+            "share_of_ceiling": round(
+                seconds[CEILING + (COMPILED if name.endswith(COMPILED) else "")] / seconds[name], 3
+            ),
+            "tflop_per_second": round(images * FLOP_PER_IMAGE / seconds[name] / 1e12, 2),
+            "casia_minutes": round(CASIA_EPOCHS * CASIA_FACES / images * seconds[name] / 60, 1),
+            "peak_gb": round(gigabytes[name], 2),
             **row,
         }
-        for row in rows
+        for name, row in zip(ways, rows, strict=True)
     ]
 
 
-def whole_loop(config: RunConfig, run: Path) -> float:
-    """Seconds of the last steps of a run of facegm; the first ones warm up."""
-    steps_per_epoch = IDENTITIES * FACES_OF_EACH // config.train.batch_size
-    epochs = -(-(WARM_UP + STEPS) // steps_per_epoch)
-    train_run(replace(config, train=replace(config.train, epochs=epochs)), run)
-    rates = [line["images_per_second"] for line in read_metrics(run)][1:]
-    return STEPS * config.train.batch_size * float(np.mean([1 / rate for rate in rates]))
+def with_peak_memory(way: Callable[[], float], name: str, gigabytes: dict[str, float]) -> float:
+    """Run a way, and note how much more GPU memory it took at most than there was taken before."""
+    before = 0
+    if IS_GPU:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    seconds = way()
+    gigabytes[name] = (torch.cuda.max_memory_allocated() - before) / 1e9 if IS_GPU else float("nan")
+    return seconds
 
 
-def ceiling(config: RunConfig) -> Callable[[], float]:
+def whole_loop(config: RunConfig, images: int, run: Path) -> float:
+    """Seconds for so many images, from the log of the first epoch of a long run without its first steps."""
+
+    def leave(*_: object) -> dict[str, float]:
+        raise EnoughError
+
+    with suppress(EnoughError):
+        train_run(config, run, validate=leave)
+    return images * mean(1 / float(line["images_per_second"]) for line in read_metrics(run)[1:])
+
+
+def ceiling(config: RunConfig, warm_up: int, steps: int) -> Callable[[], float]:
     """Steps of the same optimisation on one batch that lies on the device."""
     size, side = config.train.batch_size, config.preprocessing.face_size
     task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, IDENTITIES)
     task.to(DEVICE).to(memory_format=torch.channels_last)
     optimization = Optimization(task, config, Processes(rank=0, world_size=1, device=DEVICE))
+    compile_network(task.network, config.train.compile, warm_up + steps, say=False)
     faces, zeros = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8), torch.zeros(size)
     corner = zeros.to(torch.int64)
     label = torch.randint(IDENTITIES, (size,))
     batch = Batch(faces, label, corner, corner, zeros.to(torch.bool), zeros + 1, zeros).to(DEVICE)
 
-    def steps() -> Iterator[None]:
+    def take_steps() -> Iterator[None]:
         while True:
             optimization.backward(batch, Progress(1, 10), monitor=False)
             optimization.step()
             yield
 
-    return partial(timed, steps())
+    return partial(timed, take_steps(), warm_up, steps)
 
 
-def plain_loop(photos: Path, config: RunConfig) -> Callable[[], float]:
+def plain_loop(photos: Path, config: RunConfig, warm_up: int, steps: int) -> Callable[[], float]:
     """ImageFolder, PIL, float32, and the loss read at every step."""
     crop = config.preprocessing.crop_size
     transform = transforms.Compose(
@@ -135,7 +163,7 @@ def plain_loop(photos: Path, config: RunConfig) -> Callable[[], float]:
     task = FaceTask(config.model, config.loss, crop, IDENTITIES).to(DEVICE)
     optimizer = torch.optim.SGD(task.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
-    def steps() -> Iterator[None]:
+    def take_steps() -> Iterator[None]:
         for images, labels in (batch for epoch in cycle([loader]) for batch in epoch):
             loss = task(images.to(DEVICE), labels.to(DEVICE), Progress(1, 10), None, False)["loss"]
             optimizer.zero_grad()
@@ -144,15 +172,16 @@ def plain_loop(photos: Path, config: RunConfig) -> Callable[[], float]:
             loss.item()
             yield
 
-    return partial(timed, steps())
+    return partial(timed, take_steps(), warm_up, steps)
 
 
-def timed(steps: Iterator[None]) -> float:
-    list(islice(steps, WARM_UP))
+def timed(taken: Iterator[None], warm_up: int, steps: int) -> float:
+    """Seconds of so many steps after the first ones."""
+    list(islice(taken, warm_up))
     if IS_GPU:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    list(islice(steps, STEPS))
+    list(islice(taken, steps))
     if IS_GPU:
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -15,7 +15,7 @@ IDENTITIES, FOLDS, PAIRS = 60, 10, 150
 
 
 def hold_out(store: Path, folder: Path) -> list[str]:
-    """Make `folder/store` and `folder/pairs.txt`, unless they are there, and return the identities held out.
+    """Make `folder/store` and `folder/pairs.txt`, or what is missing of them, and return the identities held out.
 
     Args:
         store: aligned faces in a folder of files.
@@ -28,13 +28,13 @@ def hold_out(store: Path, folder: Path) -> list[str]:
             keys.setdefault(record.identity, []).append(record.key)
     rng = np.random.default_rng(0)
     chosen = [str(name) for name in rng.permutation(sorted(keys))[:IDENTITIES]]
-    if not (folder / "store").is_dir():
-        for identity in chosen:
-            (folder / "faces" / identity).mkdir(parents=True)
-            for number, key in enumerate(keys[identity], start=1):
-                link = folder / "faces" / identity / f"{identity}_{number:04}.jpg"
-                link.symlink_to(face_path(store, key).resolve())
-        align_photos(folder / "faces", folder / "store", AlignConfig(is_aligned=True))
+    for identity in chosen:
+        (folder / "faces" / identity).mkdir(parents=True, exist_ok=True)
+        for number, key in enumerate(keys[identity], start=1):
+            link = folder / "faces" / identity / f"{identity}_{number:04}.jpg"
+            link.unlink(missing_ok=True)
+            link.symlink_to(face_path(store, key).resolve())
+    align_photos(folder / "faces", folder / "store", AlignConfig(is_aligned=True))
     lines = [f"{FOLDS}\t{PAIRS}"]
     for fold in np.array_split(chosen, FOLDS):
         counts = {str(name): len(keys[str(name)]) for name in fold}

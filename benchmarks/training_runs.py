@@ -34,9 +34,9 @@ def train_all(runs: Mapping[Path, Sequence[str]], jobs: int) -> dict[Path, str]:
                 stderr=subprocess.STDOUT,
                 check=False,
             )
-        said = run.with_suffix(".log").read_text().splitlines()
-        print(f"{run.name}: {said[-1] if said else ''}", flush=True)
-        return said[-1] if done.returncode else ""
+        last = (run.with_suffix(".log").read_text().splitlines() or [f"exit code {done.returncode}"])[-1]
+        print(f"{run.name}: {last}", flush=True)
+        return last if done.returncode else ""
 
     with ThreadPoolExecutor(jobs) as threads:
         return dict(zip(runs, threads.map(train, runs), strict=True))

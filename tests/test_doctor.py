@@ -231,8 +231,13 @@ def training(**settings: Any) -> RunConfig:
     ("limit", "config", "here", "expected"),
     [
         ("network", training(), CPU, "a GPU, or a smaller network (model.width, preprocessing.crop_size)"),
-        ("network", training(precision="float32"), GPU, "train.precision=auto, or train.compile=true, or more GPUs"),
-        ("network", training(compile=True), GPU, "more GPUs (torchrun)"),
+        (
+            "network",
+            training(precision="float32", compile="off"),
+            GPU,
+            "train.precision=auto, or train.compile=auto, or more GPUs",
+        ),
+        ("network", training(), GPU, "more GPUs (torchrun)"),
         ("loss", training(), CPU, "loss.gm.negative_share=0.1, or a GPU"),
         ("optimizer", training(), GPU, "a larger train.batch_size"),
         ("augmentation", training(), CPU, "a GPU"),

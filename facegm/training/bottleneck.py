@@ -82,7 +82,7 @@ def advice(limit: Limit, config: RunConfig, here: Circumstances) -> str:
     options: dict[Limit, list[tuple[bool, str]]] = {
         "network": [
             (config.train.precision == "float32" and here.has_short_precision, "train.precision=auto"),
-            (here.is_gpu and not config.train.compile, "train.compile=true"),
+            (config.train.compile == "off", "train.compile=auto"),
             (True, more_hardware),
             (not here.is_gpu, "a smaller network (model.width, preprocessing.crop_size)"),
         ],

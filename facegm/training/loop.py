@@ -19,6 +19,7 @@ from facegm.embedding.model_file import MODEL_FILE, save_embedder
 from facegm.errors import StoppedError
 from facegm.losses.interface import Progress
 from facegm.models.face_resnet import FaceResNet27
+from facegm.training.compilation import compile_network
 from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes
 from facegm.training.due import due_after
@@ -66,6 +67,7 @@ def train(
     optimization = Optimization(task, config, processes)
     state = TrainingState(run, config, faces, plan, task, optimization)
     first_step = state.restore()
+    compile_network(task.network, config.train.compile, plan.steps, say=processes.is_main)
     precision = str(optimization.precision or torch.float32).removeprefix("torch.")
     processes.require_equal("the checkpoint they go on from, or in their precision", f"{first_step} {precision}")
     batches = _batches(config, faces, plan, first_step, processes)

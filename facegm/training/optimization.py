@@ -46,8 +46,6 @@ class Optimization:
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.precision is torch.float16)
         decay = config.train.ema_decay
         self.average = AveragedModel(task.network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-        if config.train.compile:
-            task.network.compile()
         self.learning_rate = 0.0
         """The network's, of the step whose gradient was computed last."""
         self._module: nn.Module = _replicated(task) if processes.world_size > 1 else task

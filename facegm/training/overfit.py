@@ -88,7 +88,7 @@ def _constant(config: RunConfig) -> RunConfig:
     return replace(
         config,
         optimizer=replace(config.optimizer, schedule="step", milestones=[], warmup_fraction=WARMUP_FRACTION),
-        train=replace(config.train, accumulate=1, ema_decay=0.0, compile=False),
+        train=replace(config.train, accumulate=1, ema_decay=0.0),
     )
 
 

@@ -1,0 +1,71 @@
+"""Protects the choice whether a network is compiled, and that a compiled one learns the same."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from facegm.data.preprocessing import Preprocessing
+from facegm.errors import FacegmError
+from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.training.compilation import WORTH_IT, Compilation, compile_network
+from facegm.training.config import DataConfig, RunConfig, TrainConfig
+from facegm.training.run import train_run
+from facegm.training.run_folder import read_metrics
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = FaceResNetConfig(width=0.1, embedding_dim=16)
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "compiler", "compiled"),
+    [
+        ("off", WORTH_IT, "sh", False),
+        ("auto", WORTH_IT - 1, "sh", False),
+        ("auto", WORTH_IT, "sh", True),
+        ("auto", WORTH_IT, "no-such-compiler", False),
+        ("on", 1, "sh", True),
+    ],
+)
+def test_it_is_compiled_where_asked_or_where_it_pays(
+    asked: Compilation,
+    steps: int,
+    compiler: str,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CXX", compiler)  # anything that is there
+    network = FaceResNet27(SMALL, 48)
+    with caplog.at_level(logging.INFO):
+        compile_network(network, asked, steps, say=True)
+    assert (network._compiled_call_impl is not None) is compiled
+    assert ("no-such-compiler is not installed" in caplog.text) is (compiler == "no-such-compiler")
+
+
+def test_without_a_compiler_what_is_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(FacegmError, match=r"not installed; install it, or set train\.compile=off"):
+        compile_network(FaceResNet27(SMALL, 48), "on", 1, say=True)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same_and_goes_on_exactly(small_store: Path, tmp_path: Path) -> None:
+    """Protects the loss curve against the one without compilation, and exact resume of a compiled run."""
+    config = RunConfig(
+        data=DataConfig(store=small_store),
+        preprocessing=Preprocessing(face_size=56, crop_size=48),
+        model=SMALL,
+        train=TrainConfig(epochs=10, batch_size=24, log_every=1, checkpoint_every=10, precision="float32"),
+    )
+    compiled = replace(config, train=replace(config.train, compile="on"))
+    train_run(config, tmp_path / "plain")
+    train_run(compiled, tmp_path / "compiled")
+    curves = {name: [line["loss"] for line in read_metrics(tmp_path / name)] for name in ("plain", "compiled")}
+    assert curves["compiled"] == pytest.approx(curves["plain"], rel=1e-3)
+    (tmp_path / "compiled" / "checkpoints" / "step-00000020.pt").unlink()
+    torch.compiler.reset()
+    train_run(compiled, tmp_path / "compiled")
+    assert [line["loss"] for line in read_metrics(tmp_path / "compiled")] == curves["compiled"]
