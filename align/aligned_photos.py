@@ -33,15 +33,12 @@ class AlignedPhotos:
         self.records = {
             key: FaceRecord(key=key, identity=photo.identity, status="aligned") for key, photo in self._photos.items()
         }
-        suffix = Path(next(iter(self._photos))).suffix.lower()
         self.settings: dict[str, Any] = {
             "source": str(source.resolve()),
             "size": FACE_SIZE,
             "color": "RGB",
             "template": TEMPLATE.tolist(),
             "detector": "none: aligned already",
-            "encoding": "jpeg" if suffix in (".jpg", ".jpeg") else suffix.removeprefix("."),
-            "container": "folder" if source.is_dir() else source.suffix.removeprefix("."),
         }
 
     def read_face(self, key: str) -> UInt8[np.ndarray, "128 128 3"]:
@@ -70,6 +67,8 @@ def open_aligned_faces(source: Path) -> AlignedFaces:
     try:
         return AlignedPhotos(source)
     except FacegmError as error:
+        if source.is_file():
+            raise
         raise FacegmError(
             f"{source}: not a store of aligned faces; make one by `facegm align PHOTOS --output {source}`, or name "
             f"faces that are aligned already ({error})"

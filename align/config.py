@@ -65,3 +65,5 @@ class AlignConfig:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"workers: {self.workers}, must be at least 1")
+        if self.is_aligned and (self.on_missing, self.choice, self.runtime) != ("skip", FaceChoice(), None):
+            raise ValueError("aligned: no face is looked for, so how it is found and chosen cannot be said")

@@ -13,7 +13,7 @@ from facegm.align.store_settings import open_folder
 from facegm.align.timings import encode_timing, open_timings
 from facegm.align.worker import Result
 from facegm.data.face_files import FIRST_PART, append_faces
-from facegm.data.files import replace_atomically
+from facegm.data.files import atomic_file
 from facegm.data.find_photos import Photo
 from facegm.data.store import FaceRecord, count_statuses, encode_record, read_manifest
 from facegm.errors import FacegmError
@@ -106,9 +106,8 @@ class GrowingStore:
         return record
 
     def _write_manifest(self) -> None:
-        content = "".join(map(encode_record, self._records.values())).encode("ascii")
-        if not self._manifest.is_file() or self._manifest.read_bytes() != content:
-            replace_atomically(self._manifest, content)
+        with atomic_file(self._manifest) as file:
+            file.writelines(encode_record(record).encode("ascii") for record in self._records.values())
 
 
 def _whole_groups(records: Sequence[FaceRecord], groups: Sequence[Sequence[Photo]]) -> dict[str, FaceRecord]:

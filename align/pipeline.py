@@ -30,7 +30,7 @@ def align_photos(
         how many failed for each reason.
 
     Raises:
-        FacegmError: no photos, or `output` is something else, or a store of other photos or options.
+        FacegmError: the source is unusable, or `output` is something else, or a store of other photos or options.
     """
     found = find_photos(source) if photos is None else in_order(photos)
     groups = [found[start : start + BATCH] for start in range(0, len(found), BATCH)]

@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from facegm.align.config import AlignConfig
@@ -33,13 +34,14 @@ def align_spans_by_ray(
     The photos' paths lead to the same files on all machines of the cluster.
 
     Raises:
-        FacegmError: Ray is not installed.
+        FacegmError: Ray is not installed, or a process of its could not begin or go on.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use over the network
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns on each start of what Ray Data itself does
     try:
         import ray
         import ray.data
+        import ray.exceptions
     except ImportError as error:
         raise FacegmError("the engine ray needs Ray: pip install 'facegm[ray]'") from error
     is_ours = not ray.is_initialized()
@@ -50,7 +52,8 @@ def align_spans_by_ray(
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True  # the manifest is in the order of the photos
         context.enable_progress_bars = False
-        rows = ray.data.from_items([{"span": pickle.dumps(span)} for span in spans], override_num_blocks=len(spans))
+        items = [{"span": pickle.dumps(_with_absolute_paths(span))} for span in spans]
+        rows = ray.data.from_items(items, override_num_blocks=len(spans))
         aligned = rows.map(
             _SpanAligner,  # type: ignore[arg-type] # a class is called to make the function
             fn_constructor_args=(config, runtime),
@@ -61,6 +64,13 @@ def align_spans_by_ray(
         with closing(generator) as results:  # closed before Ray is, which its threads would start again
             for row in results:
                 yield pickle.loads(row["results"])
+    except ray.exceptions.RayError as error:
+        raise FacegmError(f"the engine ray has failed: {error}") from error
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def _with_absolute_paths(span: Sequence[Sequence[Photo]]) -> list[list[Photo]]:
+    """The processes of a cluster are not in this one's working folder."""
+    return [[replace(photo, path=photo.path.absolute()) for photo in group] for group in span]

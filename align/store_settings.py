@@ -13,7 +13,7 @@ from facegm.align.detector import STAGE_THRESHOLDS
 from facegm.align.networks import Runtime, require_runtime
 from facegm.align.proposals import MINIMUM_FACE, PYRAMID_FACTOR
 from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
-from facegm.data.files import atomic_file
+from facegm.data.files import create_atomically
 from facegm.data.store import FORMAT, SETTINGS_FILE, is_store, read_settings
 from facegm.errors import FacegmError
 
@@ -33,18 +33,22 @@ def open_folder(folder: Path, source: Path, config: AlignConfig) -> Runtime:
     if config.engine == "local" and not config.is_aligned:
         require_runtime(runtime)
     settings = _settings(source, config, runtime)
-    if stored:
-        _check(folder, stored, settings)
-        return runtime
-    # Of several jobs that begin at the same time, one may have begun to write this file.
-    if folder.exists() and not (
-        folder.is_dir() and all(path.name.startswith(f".{SETTINGS_FILE}.") for path in folder.iterdir())
-    ):
-        raise FacegmError(f"{folder}: exists and is not a store of aligned faces; give an empty or new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / SETTINGS_FILE, writer="" if config.shard is None else config.shard.name) as file:
-        file.write((json.dumps(settings, indent=2) + "\n").encode())
+    if not stored:
+        _refuse_other_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = "" if config.shard is None else config.shard.name
+        create_atomically(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode(), writer=writer)
+    # Another job may have begun the store in the same moment.
+    _check(folder, read_settings(folder), settings)
     return runtime
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if SETTINGS_FILE not in names and not all(name.startswith(f".{SETTINGS_FILE}.") for name in names):
+        raise FacegmError(f"{folder}: exists and is not a store of aligned faces; give an empty or new folder")
 
 
 def _settings(source: Path, config: AlignConfig, runtime: Runtime) -> dict[str, object]:

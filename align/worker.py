@@ -27,6 +27,7 @@ from facegm.data.find_photos import Photo
 from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
 from facegm.data.photos import decode_photo
 from facegm.data.store import FaceRecord, encode_face
+from facegm.errors import FacegmError
 
 BATCH = 32
 """Photos that are looked at together at most."""
@@ -99,6 +100,8 @@ class Aligner:
         if reason and len(photos) > 1:  # so that the others do not suffer from the odd one
             for photo in photos:
                 self._detect(detector, [photo])
+            if all(photo.pixels is None for photo in photos):
+                raise FacegmError(f"the detector fails on every photo: {reason}")
             return
         if reason:
             for photo in photos:

@@ -70,8 +70,8 @@ def main() -> None:
 
 def compare(config: RunConfig, warm_up: int, steps: int, folder: Path) -> list[dict[str, object]]:
     number, images = count(), steps * config.train.batch_size
-    config = replace(config, train=replace(config.train, compile="off"))
-    compiled = replace(config, train=replace(config.train, compile="on"))
+    config = replace(config, train=replace(config.train, compile=False))
+    compiled = replace(config, train=replace(config.train, compile=True))
     ways = {
         PLAIN: plain_loop(folder / "photos", config, warm_up, steps),
         CEILING: ceiling(config, warm_up, steps),

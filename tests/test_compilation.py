@@ -22,11 +22,11 @@ SMALL = FaceResNetConfig(width=0.1, embedding_dim=16)
 @pytest.mark.parametrize(
     ("asked", "steps", "compiler", "compiled"),
     [
-        ("off", WORTH_IT, "sh", False),
+        (False, WORTH_IT, "sh", False),
         ("auto", WORTH_IT - 1, "sh", False),
         ("auto", WORTH_IT, "sh", True),
         ("auto", WORTH_IT, "no-such-compiler", False),
-        ("on", 1, "sh", True),
+        (True, 1, "sh", True),
     ],
 )
 def test_it_is_compiled_where_asked_or_where_it_pays(
@@ -42,13 +42,15 @@ def test_it_is_compiled_where_asked_or_where_it_pays(
     with caplog.at_level(logging.INFO):
         compile_network(network, asked, steps, say=True)
     assert (network._compiled_call_impl is not None) is compiled
-    assert ("no-such-compiler is not installed" in caplog.text) is (compiler == "no-such-compiler")
+    assert ("needs the compiler no-such-compiler" in caplog.text) is (compiler == "no-such-compiler")
 
 
 def test_without_a_compiler_what_is_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(FacegmError, match=r"not installed; install it, or set train\.compile=off"):
-        compile_network(FaceResNet27(SMALL, 48), "on", 1, say=True)
+    with pytest.raises(
+        FacegmError, match=r"needs the compiler no-such-compiler; install it, or set train\.compile=false"
+    ):
+        compile_network(FaceResNet27(SMALL, 48), True, 1, say=True)
 
 
 @pytest.mark.slow
@@ -60,7 +62,7 @@ def test_a_compiled_run_learns_the_same_and_goes_on_exactly(small_store: Path, t
         model=SMALL,
         train=TrainConfig(epochs=10, batch_size=24, log_every=1, checkpoint_every=10, precision="float32"),
     )
-    compiled = replace(config, train=replace(config.train, compile="on"))
+    compiled = replace(config, train=replace(config.train, compile=True))
     train_run(config, tmp_path / "plain")
     train_run(compiled, tmp_path / "compiled")
     curves = {name: [line["loss"] for line in read_metrics(tmp_path / name)] for name in ("plain", "compiled")}

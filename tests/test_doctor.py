@@ -233,7 +233,7 @@ def training(**settings: Any) -> RunConfig:
         ("network", training(), CPU, "a GPU, or a smaller network (model.width, preprocessing.crop_size)"),
         (
             "network",
-            training(precision="float32", compile="off"),
+            training(precision="float32", compile=False),
             GPU,
             "train.precision=auto, or train.compile=auto, or more GPUs",
         ),

@@ -106,7 +106,7 @@ def test_a_folder_that_holds_a_record_file_and_no_photos_is_that_file(tmp_path: 
         (tmp_path / name).write_bytes(b"2,112,112")
     assert find_photos(tmp_path) == find_photos(path)
     path.with_name("other.rec").write_bytes(path.read_bytes())
-    with pytest.raises(FacegmError, match=r"no photo found; .* a \.rec file"):
+    with pytest.raises(FacegmError, match=r"holds 2 record files; name one of other\.rec, x\.rec"):
         find_photos(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,9 +89,13 @@ def _data(data: TrainingData, here: Circumstances) -> dict[str, str]:
     return {
         "faces": f"{len(data.faces.labels):,} of {data.identities:,} identities",
         "per identity": f"fewest {counts.min():,}, median {np.median(counts):,g}, most {counts.max():,}",
-        "pictures": f"{data.settings['encoding']} in a {data.settings['container']}",
+        "pictures": _pictures(data.settings),
         "memory": kept,
     }
+
+
+def _pictures(settings: Mapping[str, Any]) -> str:
+    return f"{settings['encoding']} in a {settings['container']}" if "container" in settings else "read where they lie"
 
 
 def _speeds(stages: StageSeconds, whole: Projection, config: RunConfig, identities: int) -> dict[str, str]:

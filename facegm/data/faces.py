@@ -20,6 +20,9 @@ from facegm.data.preprocessing import Preprocessing
 from facegm.data.store import FaceRecord
 from facegm.errors import FacegmError
 
+_BLOCK = 1024
+"""Faces that are decoded together."""
+
 
 class AlignedFaces(Protocol):
     """A store (`facegm.data.store.FaceStore`), or what can be read like one."""
@@ -103,16 +106,16 @@ class LabelledFaces(Dataset[Batch]):
             FacegmError: a face is missing or damaged.
         """
         side = self._preprocessing.face_size
-        faces = torch.empty(len(self), side, side, 3, dtype=torch.uint8)
-
-        def load(index: int) -> None:
-            faces[index] = self._load(index)
-
-        with ThreadPoolExecutor() as threads:
-            loaded = threads.map(load, range(len(self)))
-            for _ in tqdm(loaded, desc="decode", total=len(self), unit="face", disable=None, delay=2):
-                pass
-        self._decoded = faces.to(device)
+        faces = torch.empty(len(self), side, side, 3, dtype=torch.uint8, device=device)
+        with (
+            ThreadPoolExecutor() as threads,
+            tqdm(desc="decode", total=len(self), unit="face", disable=None, delay=2) as progress,
+        ):
+            for start in range(0, len(self), _BLOCK):  # those for a GPU would take as much of the host's memory
+                block = torch.stack([*threads.map(self._load, range(start, min(start + _BLOCK, len(self))))])
+                faces[start : start + len(block)] = block
+                progress.update(len(block))
+        self._decoded = faces
         self._labels = self._labels.to(device)
 
     def __len__(self) -> int:
@@ -123,7 +126,7 @@ class LabelledFaces(Dataset[Batch]):
         if self._decoded is None:
             faces = torch.stack([self._load(index) for index in draws.face.tolist()])
         else:
-            number = number.to(self._decoded.device)
+            number = number.to(self._decoded.device, non_blocking=True)
             faces = self._decoded[number]
         return Batch.of(faces, self._labels[number], draws)
 

@@ -32,6 +32,25 @@ def atomic_file(path: Path, *, sync: bool = False, writer: str = "") -> Iterator
         raise
 
 
+def create_atomically(path: Path, data: bytes, *, writer: str) -> None:
+    """Create a file by its whole content at once; of several processes that do so, the first one's stays.
+
+    Args:
+        path: the file; where it is there already, nothing happens.
+        data: its content.
+        writer: tells the processes apart.
+    """
+    aside = path.with_name(f".{path.name}{writer and '.'}{writer}.partial")
+    aside.write_bytes(data)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        aside.replace(path)
+    aside.unlink(missing_ok=True)
+
+
 def replace_atomically(path: Path, data: bytes) -> None:
     """Create or replace a file by its whole content at once."""
     with atomic_file(path) as file:

@@ -1,5 +1,6 @@
 """The sources of a data set's photos: folder trees, list files, tar shards, and insightface's record files."""
 
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -8,10 +9,11 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from facegm.data.photo_names import PHOTO_SUFFIXES, identities_by_folder, is_photo_name
-from facegm.data.record_io import RECORD_SUFFIX, list_images
+from facegm.data.record_io import is_record_name, list_images
 from facegm.data.tar_shards import is_shard_name, list_shard
 from facegm.errors import FacegmError
 
+logger = logging.getLogger(__name__)
 _LABEL = re.compile(r"(.*\S) +(\d+)")
 """A line of CASIA-WebFace's usual lists: a path and a number."""
 
@@ -49,7 +51,7 @@ def find_photos(source: Path) -> list[Photo]:
     """
     if source.is_dir():
         photos = _photos_of_tree(source)
-    elif source.suffix == RECORD_SUFFIX and source.is_file():
+    elif is_record_name(source.name) and source.is_file():
         photos = _photos_of_records(source)
     elif is_shard_name(source.name) and source.is_file():
         photos = _photos_of_shards(source.parent, [source])
@@ -86,10 +88,16 @@ def _photos_of_tree(root: Path) -> list[Photo]:
         ]
         paths += [Path(folder, name) for name in (*files, *posing) if is_photo_name(name)]
         shards += [Path(folder, name) for name in files if is_shard_name(name)]
-        records += [Path(folder, name) for name in files if Path(name).suffix == RECORD_SUFFIX]
-    if shards and not paths:
+        records += [Path(folder, name) for name in files if is_record_name(name)]
+    if paths and (shards or records):
+        packed = ", ".join(str(path.relative_to(root)) for path in sorted([*shards, *records])[:5])
+        logger.warning(f"{root}: its photos are taken, not what is packed in {packed}; name that to take it")
+    elif len(shards) > 0:
         return _photos_of_shards(root, shards)
-    if len(records) == 1 and not paths:
+    elif len(records) > 1:
+        names = ", ".join(str(path.relative_to(root)) for path in sorted(records)[:5])
+        raise FacegmError(f"{root}: holds {len(records)} record files; name one of {names}")
+    elif records:
         return _photos_of_records(records[0])
     keys = [path.relative_to(root).as_posix() for path in paths]
     return [

@@ -1,5 +1,7 @@
 """Loads each step's batch, by worker processes where faces are decoded anew."""
 
+import signal
+
 import cv2
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,3 +32,6 @@ def load_steps(
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers share the processors among themselves
+    # A signal to all processes of a group is the main one's to act on, which needs its workers for one step more.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

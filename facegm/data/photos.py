@@ -1,8 +1,10 @@
 """Photos as people have them, decoded to 8-bit RGB."""
 
 import io
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,35 @@ _STRIP = 512
 """Rows that are brought from Pillow to NumPy at a time."""
 
 
+class _DecoderWarnings:
+    """While threads decode: odd metadata is no reason to stop, but a decompression bomb is.
+
+    Python's filters are those of all threads, so the first one to begin sets them and the last one to end sets them
+    back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._filters = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.close()
+
+
+_decoder_warnings = _DecoderWarnings()
+
+
 def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """Read a photo from a file of its own; see `decode_photo`.
 
@@ -45,9 +76,7 @@ def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
         UnreadablePhotoError: the data are truncated, not an image, or unreasonably large (above 89 megapixels).
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no reason to stop ...
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... a decompression bomb is
+        with _decoder_warnings:
             pixels, orientation = _decoded(data)
     except UnreadablePhotoError:
         raise

@@ -46,6 +46,11 @@ class ImageRecord:
     """Bytes from there to the end of the record's data."""
 
 
+def is_record_name(name: str) -> bool:
+    """Whether a file is a RecordIO file by its name; hidden ones, such as macOS leaves beside others, are none."""
+    return name.endswith(RECORD_SUFFIX) and not name.startswith(".")
+
+
 def list_images(path: Path) -> list[ImageRecord]:
     """List the images of a RecordIO file by key, reading its index and the headers of its records alone.
 

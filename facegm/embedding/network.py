@@ -19,7 +19,8 @@ def embed_faces(
     device = next(network.parameters()).device
     resized = np.stack([preprocessing.resize(face) for face in faces])
     images = network_input(torch.from_numpy(preprocessing.center_crop(resized)).to(device))
-    embeddings = network(images)
+    # Not by calling it: a network that torch.compile has taken for its training would be compiled anew for this.
+    embeddings = network.forward(images)
     if preprocessing.mirror:
-        embeddings = embeddings + network(images.flip(3))
+        embeddings = embeddings + network.forward(images.flip(3))
     return np.asarray(embeddings.cpu().numpy())

@@ -82,7 +82,7 @@ def advice(limit: Limit, config: RunConfig, here: Circumstances) -> str:
     options: dict[Limit, list[tuple[bool, str]]] = {
         "network": [
             (config.train.precision == "float32" and here.has_short_precision, "train.precision=auto"),
-            (config.train.compile == "off", "train.compile=auto"),
+            (config.train.compile is False, "train.compile=auto"),
             (True, more_hardware),
             (not here.is_gpu, "a smaller network (model.width, preprocessing.crop_size)"),
         ],
@@ -97,7 +97,7 @@ def advice(limit: Limit, config: RunConfig, here: Circumstances) -> str:
         "decoding": [
             (config.data.residency == "stream", "data.residency=auto, which keeps decoded faces where there is room"),
             (config.data.workers < here.cores, f"data.workers={here.cores}"),
-            (here.encoding != "jpeg", "a store of JPEG files (facegm align --encoding jpeg)"),
+            (here.encoding == "png", "a store of JPEG files (facegm align --encoding jpeg)"),
             (True, "memory for all decoded faces"),
         ],
     }

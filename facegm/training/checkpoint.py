@@ -11,7 +11,7 @@ from facegm.data.files import atomic_file
 from facegm.errors import FacegmError
 
 logger = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8})\.pt")
 

@@ -3,6 +3,9 @@
 import logging
 import os
 import shutil
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,7 +15,7 @@ from facegm.models.face_resnet import FaceResNet27
 
 logger = logging.getLogger(__name__)
 
-Compilation = Literal["auto", "on", "off"]
+Compilation = bool | Literal["auto"]
 WORTH_IT = 5_000
 """Steps of a run from which on faster ones make up for half a minute at the start, of a small network too."""
 
@@ -27,21 +30,29 @@ def compile_network(network: FaceResNet27, asked: Compilation, steps: int, *, sa
         say: whether to log what was chosen where the choice is left to this function.
 
     Raises:
-        FacegmError: it is asked for, and there is no compiler for what torch generates.
+        FacegmError: it is asked for, and this machine lacks what it needs.
     """
-    if asked == "off" or (asked == "auto" and steps < WORTH_IT):
+    if asked is False or (asked == "auto" and steps < WORTH_IT):
         return
-    compiler = _compiler(network.embedding.weight.device)
-    if shutil.which(compiler) is None:
-        reason = f"torch.compile needs a compiler, and {compiler} is not installed"
-        if asked == "on":
-            raise FacegmError(f"train.compile: {reason}; install it, or set train.compile=off")
-        if say:
-            logger.info(f"{reason}: steps will be slower than they could be")
-        return
-    network.compile()
+    missing = _missing(network.embedding.weight.device)
+    if missing is None:
+        network.compile()
+    elif asked is True:
+        raise FacegmError(f"train.compile: torch.compile needs {missing}; install it, or set train.compile=false")
+    elif say:
+        logger.info(f"torch.compile needs {missing}, which is not here: steps will be slower than they could be")
 
 
-def _compiler(device: torch.device) -> str:
-    """Inductor generates C++ for a CPU; for a GPU Triton generates its code, and C to launch it."""
-    return os.environ.get("CXX", "g++") if device.type == "cpu" else os.environ.get("CC", "gcc")
+def _missing(device: torch.device) -> str | None:
+    """What the machine lacks for torch.compile: it generates C++ for a CPU, and for a GPU Triton's code and C."""
+    compilers = [os.environ.get("CXX", "g++")]
+    if device.type == "cuda":
+        compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+        if torch.cuda.get_device_capability(device) < (7, 0):
+            return "a GPU of compute capability 7.0"
+        if find_spec("triton") is None:
+            return "Triton"
+    if not any(map(shutil.which, compilers)):
+        return f"the compiler {' or '.join(compilers)}"
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return None if headers.is_file() else f"Python's headers ({headers}, of python3-dev)"

@@ -32,7 +32,7 @@ class Processes:
         return self.rank == 0
 
     def mean(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        """Average named numbers over all processes; the one place where the host waits for the device."""
+        """Average named numbers over all processes; the host waits for the device."""
         values = torch.stack([value.detach().to(torch.float64) for value in terms.values()])
         if self.world_size > 1:
             dist.all_reduce(values)

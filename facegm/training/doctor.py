@@ -49,6 +49,6 @@ def circumstances(config: RunConfig, data: TrainingData, device: torch.device) -
         residency=choose_residency(config.data.residency, data.decoded_size, device, processes=1),
         is_gpu=device.type == "cuda",
         cores=cores(),
-        encoding="png" if data.settings is None else data.settings["encoding"],
+        encoding="png" if data.settings is None else data.settings.get("encoding", "their own"),
         has_short_precision=autocast_dtype("auto", device) is not None,
     )

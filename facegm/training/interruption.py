@@ -7,7 +7,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While this context lasts, the first signal asks to stop; the second acts as it would have."""
+    """While this context lasts, a signal asks to stop; the second Ctrl-C acts as it would have.
+
+    SIGTERM comes twice where both a service manager and torchrun pass it on.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -18,12 +21,9 @@ class StopSignals:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        self._restore()
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])

@@ -94,15 +94,14 @@ def train(
 
             torch.manual_seed(_step_seed(config.train.seed, step, processes.rank))
             terms = optimization.backward(batch.to(processes.device), progress, monitor=due.log)
-            if not optimization.scaler.is_enabled():  # which passes over gradients that are not finite
+            if not optimization.scaler.is_enabled():  # which passes over gradients that its scale made infinite
                 guard.watch(step, terms["gradient_norm"])
             optimization.step()
 
             if due.log:
                 means = processes.mean({name: value for name, value in terms.items() if not value.ndim})
                 guard.settle()
-                if not optimization.scaler.is_enabled():
-                    guard.check(step, means["loss"])
+                guard.check(step, means["loss"])
                 if log:
                     means |= task.settings(progress) | {"learning_rate": optimization.learning_rate}
                     if validate and due.validation:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from facegm.data.augment import augmented_input
 from facegm.data.batch import Batch
@@ -15,6 +14,7 @@ from facegm.errors import FacegmError
 from facegm.losses.interface import Progress
 from facegm.losses.schedule import linear_warmup
 from facegm.models.face_resnet import FaceResNet27
+from facegm.training.average import WeightAverage
 from facegm.training.config import OptimizerConfig, RunConfig
 from facegm.training.distributed import Processes, autocast_dtype
 from facegm.training.schedule import cosine_decay, step_decay
@@ -44,8 +44,7 @@ class Optimization:
             )
         self.optimizer = build_optimizer(task, config.optimizer)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.precision is torch.float16)
-        decay = config.train.ema_decay
-        self.average = AveragedModel(task.network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self._average = WeightAverage(task.network, config.train.ema_decay) if config.train.ema_decay else None
         self.learning_rate = 0.0
         """The network's, of the step whose gradient was computed last."""
         self._module: nn.Module = _replicated(task) if processes.world_size > 1 else task
@@ -53,9 +52,7 @@ class Optimization:
     @property
     def network(self) -> FaceResNet27:
         """The network to export: the average of its weights over the steps where that is kept, else the last ones."""
-        network = self._task.network if self.average is None else self.average.module
-        assert isinstance(network, FaceResNet27)
-        return network
+        return self._task.network if self._average is None else self._average.network
 
     def backward(self, batch: Batch, progress: Progress, *, monitor: bool) -> dict[str, Tensor]:
         """Compute the gradient of the loss of a batch; returns the task's terms, and the gradient's norm.
@@ -81,20 +78,21 @@ class Optimization:
         """Change the weights by the gradient; where float16 has made it infinite, only the loss's scale."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self._task.network)
+        if self._average is not None:
+            self._average.update(self._task.network)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, beside the task."""
-        average = None if self.average is None else self.average.state_dict()
+        average = None if self._average is None else self._average.state_dict()
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as a checkpoint was left."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        if state["scaler"]:  # empty where another precision was trained in
+            self.scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
 
     def _without_exchange(self) -> Any:
         return self._module.no_sync() if isinstance(self._module, DistributedDataParallel) else nullcontext()
@@ -103,9 +101,11 @@ class Optimization:
 def build_optimizer(task: FaceTask, config: OptimizerConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over the task's parameter groups."""
     groups = task.parameter_groups(config)
+    # On a GPU the fused ones alone learn from the loss's scaler there whether to step, without the host waiting for it.
+    fused = True if task.network.embedding.weight.is_cuda else None
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=fused)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import yaml
 
+from facegm.config import parse_config
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError
 from facegm.training.config import RunConfig
@@ -29,8 +30,8 @@ def is_run_of(run: Path, config: RunConfig) -> bool:
     if not run.exists():
         return False
     if (run / CONFIG_FILE).is_file():
-        stored = (run / CONFIG_FILE).read_text(encoding="utf-8")
-        changed = _differences(yaml.safe_load(stored), yaml.safe_load(config.to_yaml()))
+        stored = parse_config(run / CONFIG_FILE)
+        changed = _differences(yaml.safe_load(stored.to_yaml()), yaml.safe_load(config.to_yaml()))
         if changed:
             raise FacegmError(
                 f"{run}: holds a run of another configuration ({'; '.join(changed)}); go on with it by `facegm train "
@@ -72,9 +73,11 @@ def create_run_folder(run: Path, config: RunConfig) -> None:
 
 def _code_version() -> str | None:
     """The commit of the source tree that runs, with `-dirty` for local changes; None for an installed package."""
+    tracked = ["git", "ls-files", "--error-unmatch", __file__]  # not a package in the tree of another project
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        for command in (tracked, describe):
+            found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
