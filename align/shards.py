@@ -44,10 +44,9 @@ def check_division(folder: Path, shard: Shard | None) -> None:
         FacegmError: the store was begun otherwise.
     """
     counts = {int(path.stem.rpartition("-")[2]) for path in (folder / SHARDS_FOLDER).glob("*-of-*.jsonl")}
-    is_whole = (folder / MANIFEST_FILE).is_file()
     if counts - ({shard.count} if shard else set()):
         raise FacegmError(f"{folder}: begun by jobs with --shard I/{max(counts)}; go on with those")
-    if shard and is_whole and not counts:
+    if shard and not counts and (folder / MANIFEST_FILE).is_file():
         raise FacegmError(f"{folder}: begun without --shard; go on without it")
 
 

@@ -28,6 +28,10 @@ SETTINGS = {
     "dropout 0.2": {"model.dropout": 0.2},
     "dropout 0.4": {"model.dropout": 0.4},
     "alpha 0.05, warm-up 0.3": {"loss.gm.alpha": 0.05, "loss.gm.warmup_fraction": 0.3},
+    "alpha 0, warm-up 0.3": {"loss.gm.alpha": 0.0, "loss.gm.warmup_fraction": 0.3},
+    "lambda 0.0001, warm-up 0.3": {"loss.gm.likelihood_weight": 0.0001, "loss.gm.warmup_fraction": 0.3},
+    "warm-up 0.6": {"loss.gm.warmup_fraction": 0.6},
+    "warm-up 1": {"loss.gm.warmup_fraction": 1.0},
 }
 
 
