@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
 from torch import nn
 
+from facegm.cli import main
 from facegm.config import parse_config
 from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.data.store import FaceStore
@@ -317,10 +319,27 @@ def test_a_checkpoint_of_another_run_is_refused(run: Path, tmp_path: Path, chang
         train_run(config, folder)
 
 
-def test_a_folder_of_another_run_is_refused(run: Path, small_store: Path) -> None:
-    config = small_config(small_store, seed=3)
-    with pytest.raises(FacegmError, match=r"holds a run of another configuration \(train\.seed: 0, now 3\)"):
-        train_run(config, run)
+def test_a_folder_of_another_run_is_refused(
+    run: Path, small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(small_config(small_store, seed=3).to_yaml())
+    assert main(["train", "--config", str(tmp_path / "config.yaml"), "--output", str(run)]) == 1
+    assert "holds a run of another configuration (train.seed: 0, now 3)" in capsys.readouterr().err
+
+
+def test_what_may_change_can_be_edited_in_the_folder(
+    run: Path, small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects a run that moves with its store: the path is edited, and keys that were not there yet are defaults."""
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(small_store, tmp_path / "moved")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["store"] = "moved"
+    del config["train"]["compile"]
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--resume", "run"]) == 0
+    assert main(["train", "--config", "run/config.yaml", "--output", "run"]) == 0
 
 
 class Malicious:

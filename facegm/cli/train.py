@@ -11,7 +11,7 @@ from facegm.errors import FacegmError, UsageError
 from facegm.training.config import RunConfig
 from facegm.training.loop import Validate
 from facegm.training.run import train_run
-from facegm.training.run_folder import CONFIG_FILE
+from facegm.training.run_folder import CONFIG_FILE, require_same_configuration
 
 
 def parser() -> ArgumentParser:
@@ -59,6 +59,8 @@ def run(arguments: Sequence[str]) -> None:
         path = find_config(chosen.config)
         folder = Path(chosen.output) if chosen.output else Path("runs", path.stem)
         config = parse_config(path, overrides)
+        if (folder / CONFIG_FILE).is_file():
+            require_same_configuration(folder, parse_config(folder / CONFIG_FILE), config)
     train_run(config, folder, _validation(config))
 
 

@@ -17,7 +17,7 @@ from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes, join_processes
 from facegm.training.geometry_chart import CHART_FILE, draw_geometry
 from facegm.training.loop import Validate, train
-from facegm.training.run_folder import create_run_folder, is_run_of
+from facegm.training.run_folder import create_run_folder, is_run
 
 
 def train_run(config: RunConfig, folder: Path, validate: Validate | None = None) -> None:
@@ -29,11 +29,11 @@ def train_run(config: RunConfig, folder: Path, validate: Validate | None = None)
         validate: what the main process does with the network every `config.validation.every_epochs` epochs.
 
     Raises:
-        FacegmError: the folder is something else or another run's, the data is unusable, or training fails; a new
-            folder is made only when the data is known to be usable.
+        FacegmError: the folder is something else, its checkpoints are of another run, the data is unusable, or
+            training fails; a new folder is made only when the data is known to be usable.
         StoppedError: SIGTERM or Ctrl-C came while training; the run is saved.
     """
-    is_new = not is_run_of(folder, config)
+    is_new = not is_run(folder)
     faces = open_training_faces(config)
     with join_processes() as processes:
         plan = draw_plan(config, faces)

@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import yaml
 
-from facegm.config import parse_config
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError
 from facegm.training.config import RunConfig
@@ -21,28 +20,35 @@ CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json",
 _PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "numpy", "scikit-learn")
 
 
-def is_run_of(run: Path, config: RunConfig) -> bool:
-    """Whether a folder is a run of this configuration, to be gone on with; not if it is yet to be made.
+def is_run(run: Path) -> bool:
+    """Whether a folder is a run's, to be gone on with; not if it is yet to be made.
 
     Raises:
-        FacegmError: the folder is something else, or a run of another configuration.
+        FacegmError: the folder is something else.
     """
     if not run.exists():
         return False
     if (run / CONFIG_FILE).is_file():
-        stored = parse_config(run / CONFIG_FILE)
-        changed = _differences(yaml.safe_load(stored.to_yaml()), yaml.safe_load(config.to_yaml()))
-        if changed:
-            raise FacegmError(
-                f"{run}: holds a run of another configuration ({'; '.join(changed)}); go on with it by `facegm train "
-                f"--resume {run}`, or give another --output"
-            )
         return True
     # A kill while the folder was made may have left the other file, or a part of one.
     begun = {ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial"}
     if not run.is_dir() or not {path.name for path in run.iterdir()} <= begun:
         raise FacegmError(f"{run}: exists and is not a run folder; give another --output")
     return False
+
+
+def require_same_configuration(run: Path, stored: RunConfig, asked: RunConfig) -> None:
+    """Refuse to go on with a run folder by another configuration than the one that lies in it.
+
+    Raises:
+        FacegmError: they differ; the keys and both values are named.
+    """
+    changed = _differences(yaml.safe_load(stored.to_yaml()), yaml.safe_load(asked.to_yaml()))
+    if changed:
+        raise FacegmError(
+            f"{run}: holds a run of another configuration ({'; '.join(changed)}); go on with it by `facegm train "
+            f"--resume {run}`, or give another --output"
+        )
 
 
 def _differences(stored: Any, asked: Any, path: str = "") -> list[str]:
