@@ -1,6 +1,6 @@
 """The choice of the GM loss's settings for `celeba291.yaml`, on identities of CelebA held out of training.
 
-Each setting changes one thing about the base. `python benchmarks/sweep_gm.py STORE FOLDER`, from `facegm align
+Each setting changes a thing or two about the base. `python benchmarks/sweep_gm.py STORE FOLDER`, from `facegm align
 celeba291`; interrupted, the same command goes on. Writes `gm_sweep.csv`.
 """
 
@@ -15,6 +15,12 @@ from training_runs import train_all
 from facegm.training.run_folder import read_metrics
 
 EPOCHS = 12
+BASE = {
+    "loss.gm.alpha": 0.01,
+    "loss.gm.likelihood_weight": 0.001,
+    "loss.gm.warmup_fraction": 0.05,
+    "model.dropout": 0.0,
+}
 SETTINGS = {
     "base: alpha 0.01, lambda 0.001, warm-up 0.05, no dropout": {},
     "alpha 0": {"loss.gm.alpha": 0.0},
@@ -56,7 +62,7 @@ def main() -> None:
         chosen.folder / f"{number:02}-s{seed}": [
             *common,
             f"--train.seed={seed}",
-            *(f"--{key}={value}" for key, value in changes.items()),
+            *(f"--{key}={value}" for key, value in (BASE | changes).items()),
         ]
         for seed in chosen.seeds
         for number, changes in enumerate(SETTINGS.values())
