@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from facegm import cli
@@ -19,6 +20,7 @@ from facegm.align import engines
 from facegm.align.config import AlignConfig, Shard
 from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
+from facegm.align.store_settings import open_folder
 from facegm.align.timings import TIMINGS_FILE, read_timings
 from facegm.align.worker import BATCH, Aligner, Result
 from facegm.data.face_files import FACES_FOLDER, StoreFormat
@@ -209,6 +211,23 @@ def test_a_merged_store_is_gone_on_with_by_its_jobs_alone(photos: Path, tmp_path
         _align(photos, tmp_path / "store", shard)
     with pytest.raises(FacegmError, match="begun by jobs with --shard I/2; go on with those"):
         align_photos(photos, tmp_path / "store", AlignConfig())
+
+
+def test_of_jobs_that_begin_together_the_first_decides(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects a store from two settings: another job begins it after this one has looked and found none."""
+    folder, shards = tmp_path / "store", [Shard(index=index, count=2) for index in range(2)]
+
+    def begin_in_between() -> bool:
+        monkeypatch.undo()
+        open_folder(folder, photos, AlignConfig(runtime="cpu", on_missing="center-crop", shard=shards[0]))
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", begin_in_between)
+    with pytest.raises(FacegmError, match=r"made otherwise \(on_missing: center-crop, now skip"):
+        open_folder(folder, photos, AlignConfig(shard=shards[1]))
+    assert [path.name for path in folder.iterdir()] == [SETTINGS_FILE]
 
 
 def test_what_a_job_killed_at_its_beginning_left_is_gone_in_the_end(photos: Path, whole: Path, tmp_path: Path) -> None:

@@ -87,6 +87,13 @@ def test_a_photo_that_the_detector_stumbles_over_does_not_spoil_its_batch(
     ]
 
 
+def test_a_detector_that_fails_on_every_photo_ends_the_run(tmp_path: Path, detectors: list[_Recording]) -> None:
+    """Protects a data set from a broken device, which would record all of its photos as failed."""
+    photos = _save(tmp_path, [(ODD_WIDTH, 100), (ODD_WIDTH, 120)])
+    with pytest.raises(FacegmError, match="the detector fails on every photo: ZeroDivisionError: odd photo"):
+        Aligner(AlignConfig(), "cpu").align([photos])
+
+
 def test_batches_are_cut_where_they_become_too_large(tmp_path: Path, detectors: list[_Recording]) -> None:
     small, large, most = (100, 120), (1500, 1500), (2048, 2048)
     photos = _save(tmp_path, [small, large, small, large, most, small, small])

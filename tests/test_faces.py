@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from facegm.data import faces as faces_module
 from facegm.data.augment import augmented_input, cropped
 from facegm.data.batch import Batch
 from facegm.data.draws import Draws
@@ -61,7 +62,8 @@ def test_crop_and_mirror_equal_plain_slicing(small_store: Path) -> None:
     assert batch.label.tolist() == [1, 3]
 
 
-def test_streamed_and_decoded_faces_are_the_same(small_store: Path) -> None:
+def test_streamed_and_decoded_faces_are_the_same(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faces_module, "_BLOCK", 7)
     decoded, streamed = (LabelledFaces(FaceStore(small_store), SMALL) for _ in range(2))
     decoded.keep_decoded(torch.device("cpu"))
     assert decoded.decoded_size == 48 * 64 * 64 * 3

@@ -2,7 +2,9 @@
 
 import os
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +283,19 @@ def test_decompression_bomb(tmp_path: Path, side: int) -> None:
     reason = _reason(tmp_path / "bomb.png")
     assert "bomb" in reason
     assert str(side**2) in reason
+
+
+def test_threads_that_decode_at_once_leave_the_filters_of_warnings_as_they_were(tmp_path: Path) -> None:
+    """Protects the process from one thread's filters, and bombs from being let through by another's."""
+    (tmp_path / "photo.png").write_bytes(_png(8, 8, 8, 0, bytes(8 * 9)))
+    (tmp_path / "bomb.png").write_bytes(_png(20_000, 20_000, 8, 0, bytes(1000)))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as threads:
+        photos = [threads.submit(read_photo, tmp_path / "photo.png") for _ in range(100)]
+        bombs = [threads.submit(_reason, tmp_path / "bomb.png") for _ in range(100)]
+    assert {photo.result().shape for photo in photos} == {(8, 8, 3)}
+    assert all("bomb" in bomb.result() for bomb in bombs)
+    assert warnings.filters == before
 
 
 def test_what_is_no_file_says_so(tmp_path: Path) -> None:

@@ -105,9 +105,22 @@ def test_a_folder_that_holds_a_record_file_and_no_photos_is_that_file(tmp_path: 
     for name in ("property", "lfw.bin"):
         (tmp_path / name).write_bytes(b"2,112,112")
     assert find_photos(tmp_path) == find_photos(path)
+    path.with_name("._x.rec").write_bytes(b"what macOS leaves")
+    assert find_photos(tmp_path) == find_photos(path)
     path.with_name("other.rec").write_bytes(path.read_bytes())
     with pytest.raises(FacegmError, match=r"holds 2 record files; name one of other\.rec, x\.rec"):
         find_photos(tmp_path)
+
+
+def test_of_a_folder_with_photos_these_are_taken_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write(tmp_path, [Image(0, 5, b"one")])
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "1.jpg").write_bytes(b"photo")
+    with caplog.at_level("WARNING"):
+        assert [photo.key for photo in find_photos(tmp_path)] == ["ann/1.jpg"]
+    assert "its photos are taken, not what is packed in x.rec" in caplog.text
 
 
 def test_of_plain_im2rec_files_every_record_is_a_photo_from_number_0_on(tmp_path: Path) -> None:

@@ -366,8 +366,11 @@ def test_of_a_torn_checkpoint_the_one_before_is_used(tmp_path: Path, caplog: pyt
     assert f"{torn}: damaged" in caplog.text
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(small_store: Path, tmp_path: Path) -> None:
-    config = small_config(small_store, checkpoint_every=2)
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
+    small_store: Path, tmp_path: Path, precision: str
+) -> None:
+    config = small_config(small_store, checkpoint_every=2, precision=precision)
     wild = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, clip_gradient=float("inf")))
     with pytest.raises(
         FacegmError, match=r"at step \d+ the loss or its gradient became (nan|inf).* lower optimizer\.learning_rate"

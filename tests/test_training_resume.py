@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,15 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     assert_same_end(folder, whole)
 
 
+@pytest.mark.parametrize(("begun", "gone_on"), [("float32", "float16"), ("float16", "float32")])
+def test_a_run_goes_on_in_another_precision(small_store: Path, tmp_path: Path, begun: str, gone_on: str) -> None:
+    """Protects a run that moves to other hardware, where `auto` is another precision."""
+    train_run(everything_on(small_store, precision=begun), tmp_path)
+    checkpoints(tmp_path)[-1].unlink()
+    train_run(everything_on(small_store, precision=gone_on), tmp_path)
+    assert checkpoints(tmp_path)[-1].name == "step-00000020.pt"
+
+
 # ------------------------------------------------------------------------------------------------- processes
 
 
@@ -171,7 +181,13 @@ def start(config: Path, run: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "facegm", "train", "--config", str(config), "--output", str(run)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=config.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=config.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -182,16 +198,22 @@ def finish(config: Path, run: Path) -> str:
     return output
 
 
-def test_the_command_stops_by_a_signal_and_goes_on_when_given_again(small_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_stops_by_a_signal_to_its_group_and_goes_on_when_given_again(
+    small_store: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Protects what a terminal, torchrun or a service manager does: the processes that decode get the signal too."""
     config = tmp_path / "config.yaml"
-    config.write_text(everything_on(small_store, epochs=25, checkpoint_every=100).to_yaml())
+    streamed = everything_on(small_store, epochs=25, checkpoint_every=100)
+    streamed = replace(streamed, data=replace(streamed.data, residency="stream", workers=2))
+    config.write_text(streamed.to_yaml())
     running = start(config, tmp_path / "run")
     while running.poll() is None and len(read_metrics(tmp_path / "run")) < 3:
         time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
+    os.killpg(running.pid, number)
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 130, output
-    assert "stopped by SIGINT after step" in output
+    assert f"stopped by {number.name} after step" in output
     assert "Traceback" not in output
     stopped_at = read_metrics(tmp_path / "run")[-1]["step"]
     output = finish(config, tmp_path / "run")
