@@ -6,14 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from facegm.data.draws import StepSampler
+from facegm.data.faces import LabelledFaces
 from facegm.data.preprocessing import Preprocessing
+from facegm.data.store import FaceStore
 from facegm.losses.gm import gm_loss
 from facegm.losses.implementation import Implementation
+from facegm.losses.interface import Progress
 from facegm.losses.softmax import softmax_loss
 from facegm.models.face_resnet import FaceResNetConfig
 from facegm.training.config import DataConfig, RunConfig, TrainConfig
-from facegm.training.run import train_run
+from facegm.training.distributed import Processes
+from facegm.training.finite import FiniteGuard
+from facegm.training.optimization import Optimization
+from facegm.training.run import draw_plan, train_run
 from facegm.training.run_folder import read_metrics
+from facegm.training.task import FaceTask
 
 pytestmark = [
     pytest.mark.gpu,
@@ -93,3 +101,31 @@ def test_a_run_on_the_device_learns(small_store: Path, tmp_path: Path) -> None:
     losses = [line["loss"] for line in read_metrics(tmp_path / "run")]
     assert losses[-1] < losses[0]
     assert (tmp_path / "run" / "embedder.safetensors").is_file()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_in_steps_without_a_log_the_host_never_waits(small_store: Path, tmp_path: Path, precision: str) -> None:
+    """Protects the overlap of host and device: torch raises where an operation would wait."""
+    device = torch.device("cuda")
+    config = RunConfig(
+        data=DataConfig(store=small_store, jitter=0.2),
+        preprocessing=Preprocessing(face_size=56, crop_size=48),
+        model=FaceResNetConfig(width=0.1, embedding_dim=16, dropout=0.2),
+        train=TrainConfig(epochs=5, batch_size=24, accumulate=2, ema_decay=0.9, precision=precision),  # type: ignore[arg-type]
+    )
+    faces = LabelledFaces(FaceStore(small_store), config.preprocessing)
+    faces.keep_decoded(device)
+    plan = draw_plan(config, faces)
+    task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, len(faces.identities)).to(device)
+    optimization = Optimization(task, config, Processes(rank=0, world_size=1, device=device))
+    guard = FiniteGuard(tmp_path, plan, faces.keys, is_main=True)
+    try:
+        for step, draws in enumerate(StepSampler(plan), start=1):
+            terms = optimization.backward(faces[draws].to(device), Progress(step - 1, plan.steps), monitor=False)
+            if precision == "bfloat16":
+                guard.watch(step, terms["gradient_norm"])
+            optimization.step()
+            if step == 3:
+                torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
