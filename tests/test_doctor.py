@@ -265,6 +265,14 @@ def test_random_pictures_come_as_faces_do(small_store: Path) -> None:
     assert not torch.equal(*stand_in[draws].faces)
 
 
+@pytest.mark.parametrize(("load", "warned"), [(0.9, False), (1.1, True)])
+def test_a_busy_processor_is_told(load: float, warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects from figures that are too low because of other programs."""
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    assert ("load" in machine.devices()) is warned
+
+
 def test_each_gpu_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects what is said of GPUs: name, memory and compute capability of each."""
     found = SimpleNamespace(name="NVIDIA H100", total_memory=85_000_000_000, major=9, minor=0)

@@ -47,7 +47,15 @@ def devices() -> dict[str, str]:
         gpus[f"GPU {number}"] = (
             f"{found.name}, {found.total_memory / 1e9:.1f} GB, compute capability {found.major}.{found.minor}"
         )
-    return {"processor": processor} | gpus
+    return {"processor": processor} | _load() | gpus
+
+
+def _load() -> dict[str, str]:
+    """A warning where other programs keep the processor busy, since then all measurements come out too slow."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < cores() / 2:
+        return {}
+    return {"load": f"{load:.1f} on {cores()} core(s): other programs are busy, and what is measured will be too slow"}
 
 
 def _processor() -> str:
