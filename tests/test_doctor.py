@@ -275,6 +275,7 @@ def test_a_busy_processor_is_told(load: float, warned: bool, monkeypatch: pytest
 
 def test_each_gpu_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects what is said of GPUs: name, memory and compute capability of each."""
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     found = SimpleNamespace(name="NVIDIA H100", total_memory=85_000_000_000, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -63,8 +63,10 @@ def test_monitors_equal_plain_formulas(shift: float) -> None:
     x = torch.randn(20, 6, generator=generator) + shift
     mu = torch.randn(7, 6, generator=generator) + shift
     labels = torch.randint(7, (20,), generator=generator)
-    measured = {name: value.item() for name, value in measure_geometry(x, mu, labels).items()}
+    geometry = measure_geometry(x, mu, labels)
     distances = torch.cdist(x, mu)
+    torch.testing.assert_close(geometry.pop("own_distances"), distances[torch.arange(20), labels])
+    measured = {name: value.item() for name, value in geometry.items()}
     assert measured["own_distance"] == pytest.approx(distances[torch.arange(20), labels].mean().item(), rel=1e-5)
     assert measured["mean_distance"] == pytest.approx(torch.pdist(mu).square().mean().sqrt().item(), rel=1e-5)
     assert measured["feature_radius"] == pytest.approx((x - mu.mean(dim=0)).norm(dim=1).mean().item(), rel=1e-5)
