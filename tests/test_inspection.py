@@ -14,17 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from facegm.align.inspection import inspect_records
 from facegm.align.inspection_text import describe
-from facegm.align.timings import read_timings
 from facegm.cli import main
 from facegm.data.face_files import DEFAULT_FORMAT, append_faces
 from facegm.data.names import printable
 from facegm.data.store import FaceRecord, encode_face, encode_record
-from facegm.errors import FacegmError
 
 ODD = "Ann\n</figure><script>/\udcff&é.jpg"
 """A name with a line end, markup and a byte that is no UTF-8."""
@@ -379,47 +375,6 @@ def test_seconds_are_summed_and_a_torn_line_is_passed_over(store: Path, capsys: 
     _inspect(store)
     expected = "seconds a photo, mean of 2: 1.7500 (decode 0.5000, detect 1.0000, finish 0.2500); at most 2.5000"
     assert expected in capsys.readouterr().out.splitlines()
-
-
-@given(
-    rows=st.dictionaries(
-        st.binary(min_size=1, max_size=12).map(lambda name: name.decode("utf-8", "surrogateescape")),
-        st.tuples(*[st.floats(0, 1e6)] * 3),
-    ),
-    cut=st.integers(0, 30),
-)
-def test_timings_come_back_whatever_the_names_and_wherever_the_file_ends(
-    tmp_path_factory: pytest.TempPathFactory, rows: dict[str, tuple[float, ...]], cut: int
-) -> None:
-    lines = [f"{json.dumps(key)},{','.join(map(repr, seconds))}\n" for key, seconds in rows.items()]
-    text = "key,decode_s,detect_s,finish_s\n" + "".join(lines)
-    path = tmp_path_factory.getbasetemp() / "timings.csv"
-    path.write_text(text[: len(text) - cut])
-    whole, length = 0, len("key,decode_s,detect_s,finish_s\n")
-    while whole < len(lines) and length + len(lines[whole]) <= len(text) - cut:
-        length += len(lines[whole])
-        whole += 1
-    assert read_timings(path) == dict(list(rows.items())[:whole])
-
-
-def test_a_damaged_line_of_the_timings_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "timings.csv"
-    for line in ('"a",1,2,x\n', "a,1,2,3\n", "\n", "[1],1,2,3\n", '"a",2\n'):
-        path.write_text('key,decode_s,detect_s,finish_s\n"b",1,2,3\n' + line)
-        with pytest.raises(FacegmError, match=r"timings\.csv, line 3: damaged"):
-            read_timings(path)
-    assert read_timings(tmp_path / "absent.csv") == {}
-
-
-# ---------------------------------------------------------------------------------------------------- names
-
-
-@given(st.text())
-def test_printable_names_are_printable_and_ordinary_ones_stay(name: str) -> None:
-    shown = printable(name)
-    assert shown.isprintable()
-    shown.encode()
-    assert (shown == name) == name.isprintable()
 
 
 def test_groups_beyond_the_first_few_are_counted() -> None:
