@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from facegm.training.machine import processor_name
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -58,7 +60,7 @@ def measure(
 def write_results(name: str, rows: list[dict[str, object]]) -> None:
     """Write `results/NAME.csv` with the machine and versions in each row, and print it; rows may lack columns."""
     machine = {
-        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -80,8 +82,3 @@ def _keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3
         allocator.mallopt(m_mmap_threshold, 2**25)
         allocator.mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

@@ -1,13 +1,38 @@
-"""Options of the commands that take a run's configuration and nothing else."""
+"""Options of the commands that take a run's configuration."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jsonargparse import ArgumentParser
 
 from facegm.config import find_config, parse_config
 from facegm.errors import UsageError
 from facegm.training.config import RunConfig
+
+
+def split_options(
+    arguments: Sequence[str], parser: Callable[[], ArgumentParser], own: Mapping[str, str | None]
+) -> tuple[argparse.Namespace, list[str]]:
+    """A command's own options, and the dotted overrides of a configuration that are left.
+
+    Args:
+        arguments: those of the command line.
+        parser: the command's options, whose help is shown where it is asked for.
+        own: the command's own options, such as `--config`, and their defaults.
+
+    Raises:
+        UsageError: an option lacks its value.
+    """
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, default in own.items():
+        options.add_argument(name, default=default)
+    try:
+        chosen, overrides = options.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    if "-h" in overrides or "--help" in overrides:
+        parser().parse_args(["--help"])
+    return chosen, overrides
 
 
 def read_run_config(
@@ -23,14 +48,7 @@ def read_run_config(
     Raises:
         UsageError: none is named, there is no such file, or a key or value is wrong.
     """
-    place = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    place.add_argument("--config", default=default)
-    try:
-        chosen, overrides = place.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UsageError(str(error)) from error
-    if "-h" in overrides or "--help" in overrides:
-        parser().parse_args(["--help"])
+    chosen, overrides = split_options(arguments, parser, {"--config": default})
     if chosen.config is None:
         raise UsageError("give --config CONFIG: a file, or the name of a shipped configuration")
     return parse_config(find_config(chosen.config), overrides)

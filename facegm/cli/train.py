@@ -1,11 +1,11 @@
 """`facegm train`: aligned faces to a run folder with an embedder."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from facegm.cli.run_options import split_options
 from facegm.config import add_config_arguments, find_config, parse_config
 from facegm.errors import FacegmError, UsageError
 from facegm.training.config import RunConfig
@@ -34,15 +34,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Sequence[str]) -> None:
     """Train a new run, or go on with one."""
-    places = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("--config", "--output", "--resume"):
-        places.add_argument(option)
-    try:
-        chosen, overrides = places.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UsageError(str(error)) from error
-    if "-h" in overrides or "--help" in overrides:
-        parser().parse_args(["--help"])
+    chosen, overrides = split_options(arguments, parser, dict.fromkeys(("--config", "--output", "--resume")))
     if (chosen.config is None) == (chosen.resume is None) or (chosen.resume and chosen.output):
         raise UsageError("give either --config CONFIG, with --output FOLDER if you like, or --resume FOLDER")
     if chosen.resume:

@@ -19,7 +19,7 @@ def atomic_file(path: Path, *, sync: bool = False, writer: str = "") -> Iterator
         sync: wait until the disk holds the content, so that it also survives a power cut.
         writer: tells processes apart that may write the same file at the same time.
     """
-    aside = path.with_name(f".{path.name}{writer and '.'}{writer}.partial")
+    aside = _aside(path, writer)
     try:
         with aside.open("wb") as file:
             yield file
@@ -40,7 +40,7 @@ def create_atomically(path: Path, data: bytes, *, writer: str) -> None:
         data: its content.
         writer: tells the processes apart.
     """
-    aside = path.with_name(f".{path.name}{writer and '.'}{writer}.partial")
+    aside = _aside(path, writer)
     aside.write_bytes(data)
     try:
         os.link(aside, path)
@@ -55,3 +55,7 @@ def replace_atomically(path: Path, data: bytes) -> None:
     """Create or replace a file by its whole content at once."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def _aside(path: Path, writer: str) -> Path:
+    return path.with_name(f".{path.name}{writer and '.'}{writer}.partial")

@@ -92,7 +92,7 @@ def _photos_of_tree(root: Path) -> list[Photo]:
     if paths and (shards or records):
         packed = ", ".join(str(path.relative_to(root)) for path in sorted([*shards, *records])[:5])
         logger.warning(f"{root}: its photos are taken, not what is packed in {packed}; name that to take it")
-    elif len(shards) > 0:
+    elif shards:
         return _photos_of_shards(root, shards)
     elif len(records) > 1:
         names = ", ".join(str(path.relative_to(root)) for path in sorted(records)[:5])

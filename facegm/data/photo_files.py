@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 from facegm.data.find_photos import Photo
-from facegm.data.record_io import RECORD_SUFFIX, DamagedRecordError, unpack_image
+from facegm.data.record_io import DamagedRecordError, is_record_name, unpack_image
 from facegm.errors import FacegmError
 
 
@@ -28,7 +28,7 @@ def read_photo_bytes(photo: Photo) -> bytes:
             data = os.pread(container.fileno(), photo.length, photo.offset)
         if len(data) < photo.length:
             raise UnreadablePhotoError(f"cut off: {photo.path.name} has become shorter")
-        image = unpack_image(data) if photo.path.suffix == RECORD_SUFFIX else data
+        image = unpack_image(data) if is_record_name(photo.path.name) else data
         if not image:
             raise UnreadablePhotoError("empty record")
         return image

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from facegm.errors import FacegmError
 
-RECORD_SUFFIX = ".rec"
+_RECORD_SUFFIX = ".rec"
 _MAGIC = struct.pack("<I", 0xCED7230A)
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _LENGTH_BITS = 29
@@ -48,7 +48,7 @@ class ImageRecord:
 
 def is_record_name(name: str) -> bool:
     """Whether a file is a RecordIO file by its name; hidden ones, such as macOS leaves beside others, are none."""
-    return name.endswith(RECORD_SUFFIX) and not name.startswith(".")
+    return name.endswith(_RECORD_SUFFIX) and not name.startswith(".")
 
 
 def list_images(path: Path) -> list[ImageRecord]:

@@ -40,7 +40,7 @@ def cores() -> int:
 def devices() -> dict[str, str]:
     """The processor and each GPU, a line each."""
     computes = "bfloat16" if autocast_dtype("auto", torch.device("cpu")) else "float32"
-    processor = f"{_processor()}, {cores()} core(s), {free_memory() / 1e9:.1f} GB free, computes in {computes}"
+    processor = f"{processor_name()}, {cores()} core(s), {free_memory() / 1e9:.1f} GB free, computes in {computes}"
     gpus = {"GPU": "none"} if not torch.cuda.is_available() else {}
     for number in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(number)
@@ -58,7 +58,7 @@ def _load() -> dict[str, str]:
     return {"load": f"{load:.1f} on {cores()} core(s): other programs are busy, and what is measured will be too slow"}
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name, which Linux says in a file alone."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
