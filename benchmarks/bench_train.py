@@ -32,10 +32,10 @@ from facegm.losses.interface import Progress
 from facegm.training.compilation import compile_network
 from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes
+from facegm.training.face_task import FaceTask
 from facegm.training.optimization import Optimization
 from facegm.training.run import train_run
 from facegm.training.run_folder import read_metrics
-from facegm.training.task import FaceTask
 
 IS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if IS_GPU else "cpu")
@@ -130,7 +130,7 @@ def ceiling(config: RunConfig, warm_up: int, steps: int) -> Callable[[], float]:
     size, side = config.train.batch_size, config.preprocessing.face_size
     task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, IDENTITIES)
     task.to(DEVICE).to(memory_format=torch.channels_last)
-    optimization = Optimization(task, config, Processes(rank=0, world_size=1, device=DEVICE))
+    optimization = Optimization(task, config.optimizer, config.train, Processes(rank=0, world_size=1, device=DEVICE))
     compile_network(task.network, config.train.compile, warm_up + steps, say=False)
     faces, zeros = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8), torch.zeros(size)
     corner = zeros.to(torch.int64)

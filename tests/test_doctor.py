@@ -23,7 +23,7 @@ from facegm.data.store import FaceStore
 from facegm.training import machine, stages, stopwatch
 from facegm.training.bottleneck import Circumstances, Limit, StageSeconds, advice, project
 from facegm.training.config import DataConfig, RunConfig, TrainConfig
-from facegm.training.task import FaceTask
+from facegm.training.face_task import FaceTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = Circumstances(residency="host", is_gpu=False, cores=8, encoding="png", has_short_precision=True)
@@ -96,9 +96,7 @@ def test_a_run_that_would_be_refused_is_told(
     """Protects from a projected time of a run that cannot be begun."""
     monkeypatch.setattr("facegm.cli.doctor.measure_stages", lambda *_: SECONDS)
     said = run_doctor(capsys, "--train.batch_size=256")
-    assert said.endswith(
-        "No run yet: 48 faces do not fill one batch of 256; lower train.batch_size or align more photos.\n"
-    )
+    assert said.endswith("No run yet: 48 images do not fill one batch of 256; lower train.batch_size or add images.\n")
 
 
 def test_it_works_without_store_and_extras_and_leaves_nothing(
@@ -262,7 +260,7 @@ def test_random_pictures_come_as_faces_do(small_store: Path) -> None:
     stand_in, real = RandomFaces(preprocessing, 10_575), LabelledFaces(FaceStore(small_store), preprocessing)
     assert [(part.shape, part.dtype) for part in stand_in[draws]] == [(part.shape, part.dtype) for part in real[draws]]
     assert len(np.unique(stand_in.labels)) == 10_575
-    assert not torch.equal(*stand_in[draws].faces)
+    assert not torch.equal(*stand_in[draws].images)
 
 
 @pytest.mark.parametrize(("load", "warned"), [(0.9, False), (1.1, True)])

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from facegm.data.draws import DrawPlan, Draws, StepSampler, faces_of_step
-from facegm.data.preprocessing import Preprocessing
+from facegm.data.draws import DrawPlan, Draws, StepSampler, samples_of_step
 from facegm.errors import FacegmError
 
 
 def plan(**changes: int | float) -> DrawPlan:
     numbers = {"batch_size": 12, "epochs": 3, "seed": 7, "jitter": 0.2} | changes
     labels = np.repeat(np.arange(4), (30, 11, 8, 1))  # 50 faces, very unequally many of each identity
-    return DrawPlan(labels=labels, preprocessing=Preprocessing(face_size=64, crop_size=60), **numbers)  # type: ignore[arg-type]
+    return DrawPlan(labels=labels, slack=4, mirror=True, **numbers)  # type: ignore[arg-type]
 
 
 def joined(steps: list[Draws]) -> Draws:
@@ -26,7 +25,7 @@ def assert_same(a: Draws, b: Draws) -> None:
 def test_an_epoch_draws_each_face_at_most_once_and_epochs_differ() -> None:
     steps = list(StepSampler(plan()))
     assert len(steps) == plan().steps == 12
-    epochs = [joined(steps[start : start + 4]).face.tolist() for start in (0, 4, 8)]
+    epochs = [joined(steps[start : start + 4]).sample.tolist() for start in (0, 4, 8)]
     assert all(len(set(epoch)) == 48 for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
@@ -36,7 +35,7 @@ def test_ranks_share_the_global_batch_in_its_order() -> None:
     parts = [list(StepSampler(plan(), rank=rank, world_size=3)) for rank in range(3)]
     for step in range(12):
         assert_same(joined([part[step] for part in parts]), alone[step])
-        np.testing.assert_array_equal(faces_of_step(plan(), step), alone[step].face)
+        np.testing.assert_array_equal(samples_of_step(plan(), step), alone[step].sample)
 
 
 def test_a_resumed_run_goes_on_in_the_middle_of_an_epoch() -> None:
@@ -61,7 +60,7 @@ def test_augmentation_covers_its_range_and_no_more() -> None:
 
 def test_balanced_draws_show_every_identity_equally_often_and_of_each_all_faces() -> None:
     balanced = plan(balanced=True, batch_size=10, epochs=40)
-    faces = joined(list(StepSampler(balanced))).face.reshape(40, 50)
+    faces = joined(list(StepSampler(balanced))).sample.reshape(40, 50)
     counts = np.apply_along_axis(np.bincount, 1, balanced.labels[faces])
     assert np.abs(counts - 12.5).max() < 1
     for epoch in faces:  # within an epoch a face comes again only after all others of its identity
@@ -73,7 +72,7 @@ def test_balanced_draws_show_every_identity_equally_often_and_of_each_all_faces(
 
 
 def test_unusable_batches_are_refused() -> None:
-    with pytest.raises(FacegmError, match=r"50 faces do not fill one batch of 64; lower train\.batch_size"):
+    with pytest.raises(FacegmError, match=r"50 images do not fill one batch of 64; lower train\.batch_size"):
         plan(batch_size=64)
     with pytest.raises(FacegmError, match="does not divide among 5 processes"):
         StepSampler(plan(), world_size=5)

@@ -22,7 +22,7 @@ from facegm.errors import FacegmError
 
 SMALL = Preprocessing(face_size=64, crop_size=60)
 DRAWS = Draws(
-    face=np.array([9, 30]),
+    sample=np.array([9, 30]),
     top=np.array([3, 4]),
     left=np.array([1, 0]),
     mirrored=np.array([True, False]),
@@ -84,7 +84,7 @@ def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path) -
     packed = LabelledFaces(FaceStore(tmp_path), SMALL)
     assert (packed.fingerprint, packed.alignment) == (single.fingerprint, single.alignment)
     workers = DataLoader(packed, batch_size=None, sampler=[DRAWS] * 4, num_workers=2)
-    assert [torch.equal(batch.faces, single[DRAWS].faces) for batch in workers] == [True] * 4
+    assert [torch.equal(batch.images, single[DRAWS].images) for batch in workers] == [True] * 4
 
 
 def test_network_input_is_rgb_scaled_and_channels_first() -> None:

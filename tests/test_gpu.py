@@ -17,11 +17,11 @@ from facegm.losses.softmax import softmax_loss
 from facegm.models.face_resnet import FaceResNetConfig
 from facegm.training.config import DataConfig, RunConfig, TrainConfig
 from facegm.training.distributed import Processes
+from facegm.training.face_task import FaceTask
 from facegm.training.finite import FiniteGuard
 from facegm.training.optimization import Optimization
 from facegm.training.run import draw_plan, train_run
 from facegm.training.run_folder import read_metrics
-from facegm.training.task import FaceTask
 
 pytestmark = [
     pytest.mark.gpu,
@@ -117,7 +117,7 @@ def test_in_steps_without_a_log_the_host_never_waits(small_store: Path, tmp_path
     faces.keep_decoded(device)
     plan = draw_plan(config, faces)
     task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, len(faces.identities)).to(device)
-    optimization = Optimization(task, config, Processes(rank=0, world_size=1, device=device))
+    optimization = Optimization(task, config.optimizer, config.train, Processes(rank=0, world_size=1, device=device))
     guard = FiniteGuard(tmp_path, plan, faces.keys, is_main=True)
     try:
         for step, draws in enumerate(StepSampler(plan), start=1):

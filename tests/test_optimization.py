@@ -10,9 +10,9 @@ from facegm.losses.schedule import linear_warmup
 from facegm.models.face_resnet import FaceResNetConfig
 from facegm.training.config import OptimizerConfig
 from facegm.training.distributed import autocast_dtype
+from facegm.training.face_task import FaceTask
 from facegm.training.optimization import set_learning_rates
 from facegm.training.schedule import step_decay
-from facegm.training.task import FaceTask
 
 
 def test_precision_is_bfloat16_where_the_processor_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

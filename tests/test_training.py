@@ -138,7 +138,7 @@ def test_a_finished_run_is_summed_up(run: Path, small_store: Path, caplog: pytes
     with caplog.at_level("INFO"):
         train_run(small_config(small_store), run)  # at its end already
     seconds = sum(24 / line["images_per_second"] for line in read_metrics(run))
-    assert f"20 steps of 24 faces in {timedelta(seconds=round(seconds))}, {480 / seconds:,.0f} img/s" in caplog.text
+    assert f"20 steps of 24 images in {timedelta(seconds=round(seconds))}, {480 / seconds:,.0f} img/s" in caplog.text
     assert f"at the end loss {losses(run)[-1]:.4f}" in caplog.text
 
 

@@ -9,7 +9,7 @@ from facegm.cli.run_options import split_options
 from facegm.config import add_config_arguments, find_config, parse_config
 from facegm.errors import FacegmError, UsageError
 from facegm.training.config import RunConfig
-from facegm.training.loop import Validate
+from facegm.training.face_setup import Validate
 from facegm.training.run import train_run
 from facegm.training.run_folder import CONFIG_FILE, require_same_configuration
 

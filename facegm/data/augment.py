@@ -16,10 +16,10 @@ def augmented_input(batch: Batch, side: int) -> Float[Tensor, "batch 3 {side} {s
     return mean + contrast * (images - mean) + brightness
 
 
-def cropped(batch: Batch, side: int) -> UInt8[Tensor, "batch {side} {side} 3"]:
+def cropped(batch: Batch, side: int) -> UInt8[Tensor, "batch {side} {side} channels"]:
     """The drawn crops, mirrored where that was drawn."""
-    steps = torch.arange(side, device=batch.faces.device)
+    steps = torch.arange(side, device=batch.images.device)
     rows = batch.top[:, None] + steps
     columns = batch.left[:, None] + torch.where(batch.mirrored[:, None], side - 1 - steps, steps)
-    numbers = torch.arange(len(batch.faces), device=batch.faces.device)
-    return batch.faces[numbers[:, None, None], rows[:, :, None], columns[:, None, :]]
+    numbers = torch.arange(len(batch.images), device=batch.images.device)
+    return batch.images[numbers[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -1,4 +1,4 @@
-"""A batch of training faces on its way to the network."""
+"""A batch of training images on its way to the network."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from facegm.data.draws import Draws
 
 
 class Batch(NamedTuple):
-    """Resized faces, and what is left to do with them on the device; see `facegm.data.draws.Draws`."""
+    """Resized images, and what is left to do with them on the device; see `facegm.data.draws.Draws`."""
 
-    faces: UInt8[Tensor, "batch side side 3"]
-    """RGB, 0 to 255."""
+    images: UInt8[Tensor, "batch height width channels"]
+    """0 to 255; RGB, or grey in one channel."""
     label: Int64[Tensor, " batch"]
     top: Int64[Tensor, " batch"]
     left: Int64[Tensor, " batch"]
@@ -23,9 +23,9 @@ class Batch(NamedTuple):
     brightness: Float[Tensor, " batch"]
 
     @classmethod
-    def of(cls, faces: Tensor, labels: Int64[Tensor, " batch"], draws: Draws) -> "Batch":
-        """Join the faces that were drawn with their labels and augmentation."""
-        return cls(faces, labels, *map(torch.from_numpy, draws[1:]))
+    def of(cls, images: Tensor, labels: Int64[Tensor, " batch"], draws: Draws) -> "Batch":
+        """Join the images that were drawn with their labels and augmentation."""
+        return cls(images, labels, *map(torch.from_numpy, draws[1:]))
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device; from pinned memory the host does not wait."""

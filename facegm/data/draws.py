@@ -1,4 +1,4 @@
-"""Which faces a step trains on, and how each is augmented: a function of seed and step alone.
+"""Which samples a step trains on, and how each is augmented: a function of seed and step alone.
 
 Every rank draws the whole global batch and takes its part, so that one process and many see the same data, and a
 resumed run goes on as if it had never stopped.
@@ -12,18 +12,17 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from torch.utils.data import Sampler
 
-from facegm.data.preprocessing import Preprocessing
 from facegm.errors import FacegmError
 
 
 class Draws(NamedTuple):
-    """The faces of a step and their augmentation."""
+    """The samples of a step and their augmentation."""
 
-    face: Int64[np.ndarray, " batch"]
-    """Number of each face in the data set."""
+    sample: Int64[np.ndarray, " batch"]
+    """Number of each sample in the data set."""
     top: Int64[np.ndarray, " batch"]
     left: Int64[np.ndarray, " batch"]
-    """Where the crop begins, in pixels of the resized face."""
+    """Where the crop begins, in pixels of the resized image."""
     mirrored: Bool[np.ndarray, " batch"]
     contrast: Float32[np.ndarray, " batch"]
     """Factor on the deviation of the pixels from the crop's mean."""
@@ -35,28 +34,31 @@ class Draws(NamedTuple):
 class DrawPlan:
     """The numbers that all draws of a run follow from."""
 
-    labels: Int64[np.ndarray, " faces"] = field(repr=False)
-    """Identity of each face of the data set, 0 to identities - 1."""
+    labels: Int64[np.ndarray, " samples"] = field(repr=False)
+    """Class of each sample of the data set, 0 to classes - 1; of a face, its identity."""
     batch_size: int
-    """Faces in a step, over all processes."""
+    """Samples in a step, over all processes."""
     epochs: int
     seed: int
-    preprocessing: Preprocessing
+    slack: int = 0
+    """Pixels by which an image is larger than the crop, in height and width."""
+    mirror: bool = False
+    """Mirror half of the images."""
     jitter: float = 0.0
     """Largest change of contrast (a factor of 1 ± jitter) and brightness (± jitter on the network's scale)."""
     balanced: bool = False
-    """Draw all identities equally often, however many faces each has."""
+    """Draw all classes equally often, however many samples each has."""
 
     def __post_init__(self) -> None:
         if len(self.labels) < self.batch_size:
             raise FacegmError(
-                f"{len(self.labels)} faces do not fill one batch of {self.batch_size}; "
-                "lower train.batch_size or align more photos"
+                f"{len(self.labels)} images do not fill one batch of {self.batch_size}; "
+                "lower train.batch_size or add images"
             )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in an epoch; the rest of the shuffled faces is left out, others in each epoch."""
+        """Full batches in an epoch; the rest of the shuffled samples is left out, others in each epoch."""
         return len(self.labels) // self.batch_size
 
     @property
@@ -96,41 +98,40 @@ class StepSampler(Sampler[Draws]):
             yield Draws(*(column[mine] for column in _augmented(plan, _batch(plan, order, step), step)))
 
 
-def faces_of_step(plan: DrawPlan, step: int) -> Int64[np.ndarray, " batch"]:
-    """Numbers of the faces that all processes together train on in a step, counted from 0."""
+def samples_of_step(plan: DrawPlan, step: int) -> Int64[np.ndarray, " batch"]:
+    """Numbers of the samples that all processes together train on in a step, counted from 0."""
     return _batch(plan, _order(plan, step // plan.steps_per_epoch), step)
 
 
-def _batch(plan: DrawPlan, order: Int64[np.ndarray, " faces"], step: int) -> Int64[np.ndarray, " batch"]:
-    """The faces of a step, from the order of its epoch."""
+def _batch(plan: DrawPlan, order: Int64[np.ndarray, " samples"], step: int) -> Int64[np.ndarray, " batch"]:
+    """The samples of a step, from the order of its epoch."""
     return order[step % plan.steps_per_epoch * plan.batch_size :][: plan.batch_size]
 
 
-def _order(plan: DrawPlan, epoch: int) -> Int64[np.ndarray, " faces"]:
-    """The faces of an epoch in the order in which they are trained on."""
+def _order(plan: DrawPlan, epoch: int) -> Int64[np.ndarray, " samples"]:
+    """The samples of an epoch in the order in which they are trained on."""
     rng = np.random.default_rng([plan.seed, 0, epoch])
     order = rng.permutation(len(plan.labels))
     return _balanced(plan.labels, order, rng) if plan.balanced else order
 
 
 def _balanced(
-    labels: Int64[np.ndarray, " faces"], order: Int64[np.ndarray, " faces"], rng: np.random.Generator
-) -> Int64[np.ndarray, " faces"]:
-    """As many faces, all identities in every round; of each its faces in their shuffled order, again and again."""
+    labels: Int64[np.ndarray, " samples"], order: Int64[np.ndarray, " samples"], rng: np.random.Generator
+) -> Int64[np.ndarray, " samples"]:
+    """As many samples, all classes in every round; of each its samples in their shuffled order, again and again."""
     counts = np.bincount(labels)
-    identities = np.flatnonzero(counts)
-    rounds = -(-len(labels) // len(identities))
-    drawn = np.concatenate([rng.permutation(identities) for _ in range(rounds)])
-    turn = np.repeat(np.arange(rounds), len(identities))
-    by_identity = order[np.argsort(labels[order], kind="stable")]
+    classes = np.flatnonzero(counts)
+    rounds = -(-len(labels) // len(classes))
+    drawn = np.concatenate([rng.permutation(classes) for _ in range(rounds)])
+    turn = np.repeat(np.arange(rounds), len(classes))
+    by_class = order[np.argsort(labels[order], kind="stable")]
     first = np.cumsum(counts) - counts
-    return np.asarray(by_identity[first[drawn] + turn % counts[drawn]][: len(labels)])
+    return np.asarray(by_class[first[drawn] + turn % counts[drawn]][: len(labels)])
 
 
-def _augmented(plan: DrawPlan, faces: Int64[np.ndarray, " batch"], step: int) -> Draws:
-    rng, size = np.random.default_rng([plan.seed, 1, step]), len(faces)
-    slack = plan.preprocessing.face_size - plan.preprocessing.crop_size
-    top, left = rng.integers(0, slack + 1, (2, size))
-    mirrored = (rng.random(size) < 0.5) & plan.preprocessing.mirror
+def _augmented(plan: DrawPlan, samples: Int64[np.ndarray, " batch"], step: int) -> Draws:
+    rng, size = np.random.default_rng([plan.seed, 1, step]), len(samples)
+    top, left = rng.integers(0, plan.slack + 1, (2, size))
+    mirrored = (rng.random(size) < 0.5) & plan.mirror
     contrast, brightness = rng.uniform(-plan.jitter, plan.jitter, (2, size)).astype(np.float32)
-    return Draws(faces, top, left, mirrored, 1 + contrast, brightness)
+    return Draws(samples, top, left, mirrored, 1 + contrast, brightness)

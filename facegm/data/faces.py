@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from facegm.data.batch import Batch
 from facegm.data.draws import Draws
 from facegm.data.preprocessing import Preprocessing
+from facegm.data.samples import Samples
 from facegm.data.store import FaceRecord
 from facegm.errors import FacegmError
 
@@ -43,7 +43,7 @@ class AlignedFaces(Protocol):
         """Read one face: RGB, 0 to 255."""
 
 
-class LabelledFaces(Dataset[Batch]):
+class LabelledFaces(Samples):
     """Aligned faces with integer labels, found from their records' identities; gives batches as drawn.
 
     Args:
@@ -118,13 +118,10 @@ class LabelledFaces(Dataset[Batch]):
         self._decoded = faces
         self._labels = self._labels.to(device)
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def __getitem__(self, draws: Draws) -> Batch:
-        number = torch.from_numpy(draws.face)
+        number = torch.from_numpy(draws.sample)
         if self._decoded is None:
-            faces = torch.stack([self._load(index) for index in draws.face.tolist()])
+            faces = torch.stack([self._load(index) for index in draws.sample.tolist()])
         else:
             number = number.to(self._decoded.device, non_blocking=True)
             faces = self._decoded[number]

@@ -1,4 +1,4 @@
-"""Loads each step's batch, by worker processes where faces are decoded anew."""
+"""Loads each step's batch, by worker processes where images are decoded anew."""
 
 import signal
 
@@ -10,18 +10,18 @@ from facegm.data.draws import StepSampler
 
 
 def load_steps(
-    faces: Dataset[Batch], sampler: StepSampler, *, workers: int, pin_memory: bool = False
+    samples: Dataset[Batch], sampler: StepSampler, *, workers: int, pin_memory: bool = False
 ) -> DataLoader[Batch]:
     """Batches in the order of a sampler.
 
     Args:
-        faces: gives a batch for the draws of a step.
+        samples: gives a batch for the draws of a step.
         sampler: the steps.
         workers: processes that read and decode ahead, each on one core; 0 for none but this one.
         pin_memory: whether batches are to lie where a GPU can fetch them while the host goes on.
     """
     return DataLoader(
-        faces,
+        samples,
         batch_size=None,  # the sampler's items are whole batches
         sampler=sampler,
         num_workers=workers,

@@ -26,6 +26,11 @@ class Preprocessing:
         if not 1 <= self.crop_size <= self.face_size:
             raise ValueError(f"crop_size: {self.crop_size}, must be from 1 to face_size ({self.face_size})")
 
+    @property
+    def slack(self) -> int:
+        """Pixels by which a resized face is larger than the network's input."""
+        return self.face_size - self.crop_size
+
     def resize(self, face: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarray, "face_size face_size 3"]:
         """Bring an aligned face to `face_size`, averaging when it shrinks."""
         if face.shape[0] == self.face_size:
@@ -35,7 +40,7 @@ class Preprocessing:
 
     def center_crop(self, faces: UInt8[np.ndarray, "*batch face face 3"]) -> UInt8[np.ndarray, "*batch crop crop 3"]:
         """The middle `crop_size` pixels of resized faces."""
-        margin = (self.face_size - self.crop_size) // 2
+        margin = self.slack // 2
         middle = slice(margin, margin + self.crop_size)
         return faces[..., middle, middle, :]
 

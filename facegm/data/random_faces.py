@@ -36,8 +36,8 @@ class RandomFaces(Dataset[Batch]):
         self._encoded = [encode_face(_picture(rng)) for _ in range(PICTURES)]
 
     def __getitem__(self, draws: Draws) -> Batch:
-        faces = [self._load(number) for number in draws.face.tolist()]
-        return Batch.of(torch.from_numpy(np.stack(faces)), torch.from_numpy(self.labels[draws.face]), draws)
+        faces = [self._load(number) for number in draws.sample.tolist()]
+        return Batch.of(torch.from_numpy(np.stack(faces)), torch.from_numpy(self.labels[draws.sample]), draws)
 
     def _load(self, number: int) -> UInt8[np.ndarray, "side side 3"]:
         face = decode_face(self._encoded[number % PICTURES], "png")

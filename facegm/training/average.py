@@ -1,14 +1,14 @@
 """The moving average of a network's weights over the steps of a run."""
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, Generic
 
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from facegm.models.face_resnet import FaceResNet27
+from facegm.training.task import Network
 
 
-class WeightAverage:
+class WeightAverage(Generic[Network]):
     """Exponential moving average, begun with the weights after the first step.
 
     torch's `AveragedModel` counts the steps in a tensor on the host, and a GPU's host waits for it in each.
@@ -18,18 +18,20 @@ class WeightAverage:
         decay: share of the average that stays in a step.
     """
 
-    def __init__(self, network: FaceResNet27, decay: float) -> None:
-        self.network = deepcopy(network).requires_grad_(False)
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network: Network = deepcopy(network).requires_grad_(False)
         self._move = get_ema_multi_avg_fn(decay)
         self._steps = 0
 
-    def update(self, network: FaceResNet27) -> None:
+    def update(self, network: Network) -> None:
         """Take in the weights after a step."""
         if self._steps == 0:
             self.network.load_state_dict(network.state_dict())
         else:
             weights = [parameter.detach() for parameter in network.parameters()]
             self._move(list(self.network.parameters()), weights, self._steps)
+            for average, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
+                average.copy_(buffer)  # such as batch normalisation's running statistics, which are averages already
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from facegm.errors import FacegmError
-from facegm.models.face_resnet import FaceResNet27
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ WORTH_IT = 5_000
 """Steps of a run from which on faster ones make up for half a minute at the start, of a small network too."""
 
 
-def compile_network(network: FaceResNet27, asked: Compilation, steps: int, *, say: bool) -> None:
+def compile_network(network: nn.Module, asked: Compilation, steps: int, *, say: bool) -> None:
     """Compile the network in its place where that is asked for, or pays and is possible.
 
     Args:
@@ -34,7 +34,7 @@ def compile_network(network: FaceResNet27, asked: Compilation, steps: int, *, sa
     """
     if asked is False or (asked == "auto" and steps < WORTH_IT):
         return
-    missing = _missing(network.embedding.weight.device)
+    missing = _missing(next(network.parameters()).device)
     if missing is None:
         network.compile()
     elif asked is True:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from facegm.data.draws import DrawPlan
-from facegm.training.config import RunConfig
+from facegm.training.config import TrainConfig
 
 PROJECTIONS = 4
 """Times in a run that embeddings are shown."""
@@ -17,24 +17,25 @@ class Due(NamedTuple):
     log: bool
     """A line of the log; there is one wherever something is saved or validated."""
     projection: bool
-    """Embeddings of some faces for TensorBoard."""
+    """Embeddings of some samples for TensorBoard."""
 
 
-def due_after(step: int, config: RunConfig, plan: DrawPlan, *, is_stopping: bool) -> Due:
+def due_after(step: int, train: TrainConfig, plan: DrawPlan, *, validate_every: int, is_stopping: bool) -> Due:
     """What is due after a step, counted from 1; at the end of the run, everything.
 
     Args:
         step: the step.
-        config: how often what is done.
+        train: how often what is done.
         plan: the numbers of the run.
+        validate_every: epochs between two validations.
         is_stopping: whether the run is to be left after this step, to go on later.
     """
     is_last = step == plan.steps
-    checkpoint = is_last or is_stopping or step % config.train.checkpoint_every == 0
-    validation = is_last or step % (config.validation.every_epochs * plan.steps_per_epoch) == 0
+    checkpoint = is_last or is_stopping or step % train.checkpoint_every == 0
+    validation = is_last or step % (validate_every * plan.steps_per_epoch) == 0
     return Due(
         checkpoint=checkpoint,
         validation=validation,
-        log=checkpoint or validation or step % config.train.log_every == 0,
+        log=checkpoint or validation or step % train.log_every == 0,
         projection=is_last or step % max(1, plan.steps // PROJECTIONS) == 0,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from facegm.data.draws import DrawPlan, faces_of_step
+from facegm.data.draws import DrawPlan, samples_of_step
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError
 
@@ -21,7 +21,7 @@ class FiniteGuard:
     Args:
         run: the run folder.
         plan: the numbers of the run.
-        keys: names of the faces.
+        keys: names of the samples.
         is_main: whether this process writes files.
     """
 
@@ -33,7 +33,7 @@ class FiniteGuard:
         """Look at the norm of a step's gradient, counted from 1.
 
         Raises:
-            FacegmError: it is not finite; the message names the step, its faces and the likely cause.
+            FacegmError: it is not finite; the message names the step, its images and the likely cause.
         """
         self.settle()
         if norm.device.type != "cuda":
@@ -64,12 +64,12 @@ class FiniteGuard:
         """
         if math.isfinite(value):
             return
-        names = [self._keys[face] for face in faces_of_step(self._plan, step - 1).tolist()]
+        names = [self._keys[number] for number in samples_of_step(self._plan, step - 1).tolist()]
         listing = self._run / f"not-finite-step-{step:08d}.txt"
         if self._is_main:
             replace_atomically(listing, "".join(f"{name}\n" for name in names).encode(errors="surrogateescape"))
         raise FacegmError(
-            f"at step {step} the loss or its gradient became {value}, and the step was not kept. Its faces are "
+            f"at step {step} the loss or its gradient became {value}, and the step was not kept. Its images are "
             f"listed in {listing} ({names[0]}, ...). Pixels are always finite, so the likely cause is too large a "
             "step: lower optimizer.learning_rate, optimizer.clip_gradient or the loss's margin, or give the learning "
             f"rate a warm-up (optimizer.warmup_fraction); the checkpoints in {self._run} are from before"

@@ -2,55 +2,56 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from facegm.data.augment import augmented_input
 from facegm.data.batch import Batch
 from facegm.errors import FacegmError
 from facegm.losses.interface import Progress
 from facegm.losses.schedule import linear_warmup
-from facegm.models.face_resnet import FaceResNet27
 from facegm.training.average import WeightAverage
-from facegm.training.config import OptimizerConfig, RunConfig
+from facegm.training.config import OptimizerConfig, TrainConfig
 from facegm.training.distributed import Processes, autocast_dtype
 from facegm.training.schedule import cosine_decay, step_decay
 from facegm.training.shards import clip_gradient
-from facegm.training.task import FaceTask
+from facegm.training.task import Network, Task
 
 
-class Optimization:
+class Optimization(Generic[Network]):
     """The optimiser of a task with all that goes with it: mixed precision, accumulation, clipping and averaging.
 
     Args:
         task: the network and the loss, on the device of this process.
-        config: the run's configuration.
+        optimizer: the optimiser and its schedule.
+        train: precision, accumulation and averaging.
         processes: this process among those of the run.
 
     Raises:
         FacegmError: the precision does not go together with means that are split over the processes.
     """
 
-    def __init__(self, task: FaceTask, config: RunConfig, processes: Processes) -> None:
-        self._task, self._config = task, config
-        self.precision = autocast_dtype(config.train.precision, processes.device)
+    def __init__(
+        self, task: Task[Network], optimizer: OptimizerConfig, train: TrainConfig, processes: Processes
+    ) -> None:
+        self._task, self._config, self._accumulate = task, optimizer, train.accumulate
+        self.precision = autocast_dtype(train.precision, processes.device)
         if self.precision is torch.float16 and task.sharded:
             raise FacegmError(
                 "train.precision: float16 scales the loss by what each process finds in its own part of the means; "
                 "with loss.gm.shard_means take bfloat16 or float32"
             )
-        self.optimizer = build_optimizer(task, config.optimizer)
+        self.optimizer = build_optimizer(task, optimizer)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.precision is torch.float16)
-        self._average = WeightAverage(task.network, config.train.ema_decay) if config.train.ema_decay else None
+        self._average = WeightAverage(task.network, train.ema_decay) if train.ema_decay else None
         self.learning_rate = 0.0
         """The network's, of the step whose gradient was computed last."""
         self._module: nn.Module = _replicated(task) if processes.world_size > 1 else task
 
     @property
-    def network(self) -> FaceResNet27:
+    def network(self) -> Network:
         """The network to export: the average of its weights over the steps where that is kept, else the last ones."""
         return self._task.network if self._average is None else self._average.network
 
@@ -59,20 +60,17 @@ class Optimization:
 
         The gradient is that of the whole batch over all processes, and shortened to the configured norm.
         """
-        self.learning_rate = set_learning_rates(self.optimizer, self._config.optimizer, progress.share)
+        self.learning_rate = set_learning_rates(self.optimizer, self._config, progress.share)
         self.optimizer.zero_grad()
-        count = self._config.train.accumulate
         terms_of_parts = []
-        for number, part in enumerate(batch.parts(count)):
-            images = augmented_input(part, self._config.preprocessing.crop_size)
-            with nullcontext() if number == count - 1 else self._without_exchange():
+        for number, part in enumerate(batch.parts(self._accumulate)):
+            images = self._task.inputs(part)
+            with nullcontext() if number == self._accumulate - 1 else self._without_exchange():
                 terms = self._module(images, part.label, progress, self.precision, monitor)
-                self.scaler.scale(terms["loss"] / count).backward()
+                self.scaler.scale(terms["loss"] / self._accumulate).backward()
             terms_of_parts.append({name: value.detach() for name, value in terms.items()})
         self.scaler.unscale_(self.optimizer)
-        return _joined(terms_of_parts) | {
-            "gradient_norm": clip_gradient(self._task, self._config.optimizer.clip_gradient)
-        }
+        return _joined(terms_of_parts) | {"gradient_norm": clip_gradient(self._task, self._config.clip_gradient)}
 
     def step(self) -> None:
         """Change the weights by the gradient; where float16 has made it infinite, only the loss's scale."""
@@ -98,11 +96,11 @@ class Optimization:
         return self._module.no_sync() if isinstance(self._module, DistributedDataParallel) else nullcontext()
 
 
-def build_optimizer(task: FaceTask, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(task: Task[Any], config: OptimizerConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over the task's parameter groups."""
     groups = task.parameter_groups(config)
     # On a GPU the fused ones alone learn from the loss's scaler there whether to step, without the host waiting for it.
-    fused = True if task.network.embedding.weight.is_cuda else None
+    fused = True if next(task.network.parameters()).is_cuda else None
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=fused)
@@ -123,7 +121,7 @@ def _joined(terms_of_parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat(v) if v[0].ndim else torch.stack(v).mean() for name, v in values.items()}
 
 
-def _replicated(task: FaceTask) -> DistributedDataParallel:
+def _replicated(task: Task[Any]) -> DistributedDataParallel:
     """The task with equal weights in all processes, but for parameters of which each holds its part."""
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, list(task.sharded))
     return DistributedDataParallel(task)

@@ -9,17 +9,16 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from facegm.data.augment import augmented_input
 from facegm.data.batch import Batch
 from facegm.errors import FacegmError
 from facegm.losses.interface import Progress
 from facegm.training.config import RunConfig
 from facegm.training.diagnosis import Observation, diagnose
 from facegm.training.distributed import Processes, join_processes
+from facegm.training.face_task import FaceTask
 from facegm.training.optimization import Optimization
 from facegm.training.plain_batch import few_faces, plain_batch
 from facegm.training.run import check_loss, open_training_faces
-from facegm.training.task import FaceTask
 
 IDENTITIES, FACES_EACH = 8, 8
 STEPS, CHECK_EVERY, CHECKS = 200, 5, 3
@@ -49,12 +48,12 @@ def overfit(config: RunConfig) -> Iterator[Observation]:
 
 
 def _learn(config: RunConfig, batch: Batch, keys: list[str], processes: Processes) -> Iterator[Observation]:
-    classes, side = int(batch.label.max()) + 1, config.preprocessing.crop_size
+    classes = int(batch.label.max()) + 1
     check_loss(config, classes, processes)
     torch.manual_seed(config.train.seed)
-    task = FaceTask(config.model, config.loss, side, classes)
+    task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, classes)
     task.to(processes.device).to(memory_format=torch.channels_last)  # as in a run
-    optimization = Optimization(task, config, processes)
+    optimization = Optimization(task, config.optimizer, config.train, processes)
     history: list[Observation] = []
     wrong: list[str] = []
     for step in range(1, STEPS + 1):
@@ -65,7 +64,7 @@ def _learn(config: RunConfig, batch: Batch, keys: list[str], processes: Processe
         optimization.step()
         if step > 1 and step % CHECK_EVERY:
             continue
-        is_wrong = _errors(task, batch, side, optimization.precision).tolist()
+        is_wrong = _errors(task, batch, optimization.precision).tolist()
         wrong = list(compress(keys, is_wrong))
         history.append(
             Observation(
@@ -104,10 +103,10 @@ def _check_finite(step: int, values: dict[str, float], *, is_scaled: bool) -> No
 
 
 @torch.no_grad()
-def _errors(task: FaceTask, batch: Batch, side: int, precision: torch.dtype | None) -> Bool[Tensor, " batch"]:
+def _errors(task: FaceTask, batch: Batch, precision: torch.dtype | None) -> Bool[Tensor, " batch"]:
     """Which faces the network takes for another identity when it is not training."""
     task.eval()
-    images = augmented_input(batch, side)
+    images = task.inputs(batch)
     with torch.autocast(images.device.type, dtype=precision, enabled=precision is not None):
         features = task.network(images)
     predicted = task.loss.logits(features.to(images.dtype)).argmax(dim=1)

@@ -25,7 +25,7 @@ def few_faces(labels: Int64[np.ndarray, " faces"], *, identities: int, each: int
 
 def plain_batch(faces: LabelledFaces, numbers: Int64[np.ndarray, " batch"], preprocessing: Preprocessing) -> Batch:
     """Faces in the middle crop, not mirrored or changed, with their identities numbered from 0."""
-    size, margin = len(numbers), (preprocessing.face_size - preprocessing.crop_size) // 2
+    size, margin = len(numbers), preprocessing.slack // 2
     corner, ones = np.full(size, margin), np.ones(size, np.float32)
     batch = faces[Draws(numbers, corner, corner, np.zeros(size, np.bool_), ones, 0 * ones)]
     return batch._replace(label=torch.unique(batch.label, return_inverse=True)[1])

@@ -81,10 +81,10 @@ def summary(run: Path, plan: DrawPlan) -> str:
         (line["step"] - before) * plan.batch_size / line["images_per_second"]
         for before, line in zip(steps_before, lines, strict=False)
     )
-    faces = plan.steps * plan.batch_size
+    images = plan.steps * plan.batch_size
     known = [term for term in CONSOLE_TERMS if term[0] in lines[-1] and term[0] != "learning_rate"]
     terms = ", ".join(f"{title} {lines[-1][name]:.{digits}f}" for name, title, _, digits in known)
     return (
-        f"{plan.steps:,} steps of {plan.batch_size} faces in {timedelta(seconds=round(seconds))}, "
-        f"{faces / seconds:,.0f} img/s; at the end {terms}"
+        f"{plan.steps:,} steps of {plan.batch_size} images in {timedelta(seconds=round(seconds))}, "
+        f"{images / seconds:,.0f} img/s; at the end {terms}"
     )

@@ -15,8 +15,9 @@ from facegm.losses.shard import Shard
 from facegm.training.checkpoint import load_newest_checkpoint
 from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes, join_processes
+from facegm.training.face_setup import Validate, face_setup
 from facegm.training.geometry_chart import CHART_FILE, draw_geometry
-from facegm.training.loop import Validate, train
+from facegm.training.loop import train
 from facegm.training.run_folder import create_run_folder, is_run
 
 
@@ -43,7 +44,7 @@ def train_run(config: RunConfig, folder: Path, validate: Validate | None = None)
         if is_new and processes.is_main:
             create_run_folder(folder, config)
         processes.wait()
-        train(config, faces, plan, folder, processes, validate)
+        train(face_setup(config, faces, plan, folder, validate), folder, processes)
         if processes.is_main and config.loss.name == "gm":
             _draw_geometry(config.loss.gm, folder)
 
@@ -104,7 +105,8 @@ def draw_plan(config: RunConfig, faces: LabelledFaces) -> DrawPlan:
         batch_size=config.train.batch_size,
         epochs=config.train.epochs,
         seed=config.train.seed,
-        preprocessing=config.preprocessing,
+        slack=config.preprocessing.slack,
+        mirror=config.preprocessing.mirror,
         jitter=config.data.jitter,
         balanced=config.data.balanced,
     )

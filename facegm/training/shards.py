@@ -8,10 +8,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from facegm.losses.shard import Shard
-from facegm.training.task import FaceTask
+from facegm.training.task import Task
 
 
-def clip_gradient(task: FaceTask, limit: float) -> Tensor:
+def clip_gradient(task: Task[Any], limit: float) -> Tensor:
     """Scale all gradients down so that their L2 norm, over all parameters of all processes, is `limit` at most.
 
     Returns:
@@ -31,7 +31,7 @@ def clip_gradient(task: FaceTask, limit: float) -> Tensor:
 
 def change_shards(
     state: dict[str, Any],
-    task: FaceTask,
+    task: Task[Any],
     optimizer: torch.optim.Optimizer,
     change: Callable[[Shard, Tensor], Tensor],
 ) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from facegm.data.augment import augmented_input
 from facegm.data.batch import Batch
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.random_faces import AnyFaces
@@ -13,10 +12,10 @@ from facegm.training.bottleneck import StageSeconds
 from facegm.training.config import RunConfig
 from facegm.training.decode_speed import decode_seconds
 from facegm.training.distributed import autocast_dtype
+from facegm.training.face_task import FaceTask
 from facegm.training.optimization import build_optimizer
 from facegm.training.shards import clip_gradient
 from facegm.training.stopwatch import median_seconds
-from facegm.training.task import FaceTask
 
 DECODE_BATCH = 32
 FIRST_BATCH = 8
@@ -53,7 +52,8 @@ def _measure(config: RunConfig, faces: AnyFaces, classes: int, size: int, device
         batch_size=min(DECODE_BATCH, len(faces.labels)),
         epochs=10**9,  # it ends when it has been timed
         seed=config.train.seed,
-        preprocessing=config.preprocessing,
+        slack=config.preprocessing.slack,
+        mirror=config.preprocessing.mirror,
         jitter=config.data.jitter,
         balanced=config.data.balanced,
     )
@@ -63,12 +63,12 @@ def _measure(config: RunConfig, faces: AnyFaces, classes: int, size: int, device
     some = faces[next(iter(StepSampler(plan)))]
     if device.type == "cpu":
         trial = _repeated(some, min(FIRST_BATCH, size))
-        seconds = median_seconds(network.forward, device, lambda: augmented_input(trial, network.side))
+        seconds = median_seconds(network.forward, device, lambda: task.inputs(trial))
         network_size = min(size, max(1, round(len(trial.label) * BATCH_SECONDS / seconds)))
     else:
         network_size = size
     batch = _repeated(some, network_size).to(device)
-    images = augmented_input(batch, network.side)
+    images = task.inputs(batch)
 
     one_core, decode = decode_seconds(faces, plan, config.data.workers)
     forward = median_seconds(network.forward, device, lambda: images)
@@ -79,7 +79,7 @@ def _measure(config: RunConfig, faces: AnyFaces, classes: int, size: int, device
         decode_one_core=one_core,
         decode=decode,
         transfer=_transfer_seconds(_repeated(some, size), device) if device.type == "cuda" else None,
-        augmentation=median_seconds(lambda _: augmented_input(batch, network.side), device) / network_size,
+        augmentation=median_seconds(lambda _: task.inputs(batch), device) / network_size,
         forward=forward / network_size,
         backward=backward / network_size,
         loss=_loss_seconds(task, size, classes, device) / size,
@@ -92,7 +92,6 @@ class _Network:
 
     def __init__(self, task: FaceTask, precision: torch.dtype | None, device: torch.device) -> None:
         self._network, self._precision, self._device = task.network, precision, device
-        self.side = task.network.input_size
 
     def forward(self, images: Tensor) -> Tensor:
         self._network.zero_grad()

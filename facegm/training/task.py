@@ -1,33 +1,44 @@
 """What a run trains: the network and the loss as one module that returns named terms."""
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from facegm.losses.config import LossConfig, build_loss
-from facegm.losses.interface import Progress
+from facegm.data.batch import Batch
+from facegm.losses.interface import Loss, Progress
 from facegm.losses.shard import Shard
-from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
 from facegm.training.config import OptimizerConfig
 
+Network = TypeVar("Network", bound=nn.Module)
+"""Images to features."""
 
-class FaceTask(nn.Module):
-    """ResNet-27 trained with a loss.
+
+class Task(nn.Module, ABC, Generic[Network]):
+    """A network trained with a loss.
 
     The forward pass returns `loss`, the quantity to minimise, and beside it detached terms to log: numbers, and vectors
-    of which the distribution is of interest. The loop needs to know no more of the loss than that.
+    of which the distribution is of interest. The loop needs to know no more of network and loss than that.
+
+    Args:
+        network: from images to features.
+        loss: on features and labels.
     """
 
-    def __init__(self, model: FaceResNetConfig, loss: LossConfig, input_size: int, classes: int) -> None:
+    def __init__(self, network: Network, loss: Loss) -> None:
         super().__init__()
-        self.network = FaceResNet27(model, input_size)
-        self.loss = build_loss(loss, classes, model.embedding_dim)
+        self.network = network
+        self.loss = loss
+
+    @abstractmethod
+    def inputs(self, batch: Batch) -> Float[Tensor, "batch channels height width"]:
+        """What the network is given of a batch, made on the device that the batch is on."""
 
     def forward(
         self,
-        images: Float[Tensor, "batch 3 side side"],
+        images: Float[Tensor, "batch channels height width"],
         labels: Int64[Tensor, " batch"],
         progress: Progress,
         autocast: torch.dtype | None,
@@ -37,7 +48,7 @@ class FaceTask(nn.Module):
 
         Args:
             images: the network's input.
-            labels: identities, 0 to classes - 1.
+            labels: classes, 0 to classes - 1.
             progress: where the run stands, for what changes over its course.
             autocast: precision of the network, or None for float32.
             monitor: whether to measure what the loss wants watched too.
