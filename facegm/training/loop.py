@@ -82,10 +82,12 @@ def train(setup: TrainingSetup[Network], run: Path, processes: Processes) -> Non
                 if log:
                     means |= task.settings(progress) | {"learning_rate": optimization.learning_rate}
                     if setup.validate and due.validation:
-                        means |= setup.validate(optimization.network)
+                        with log.beside_training():
+                            means |= setup.validate(optimization.network)
                     log.write(step, means, {name: value for name, value in terms.items() if value.ndim})
             if log and setup.project and due.projection:
-                log.project(step, setup.project(optimization.network))
+                with log.beside_training():
+                    log.project(step, setup.project(optimization.network))
             if due.checkpoint:
                 state.save(step, is_main=processes.is_main)
             if is_stopping and step < plan.steps:

@@ -3,6 +3,8 @@
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -47,6 +49,13 @@ class ProgressLog:
 
     def __exit__(self, *error: object) -> None:
         self._board.close()
+
+    @contextmanager
+    def beside_training(self) -> Iterator[None]:
+        """Leave out of the images per second, and of the time left, what is done within."""
+        start = time.monotonic()
+        yield
+        self._last_time += time.monotonic() - start
 
     def write(self, step: int, terms: dict[str, float], distributions: dict[str, Tensor]) -> None:
         """Log the terms of the step that is done, counted from 1, and to TensorBoard also histograms."""
