@@ -1,7 +1,6 @@
 """Protects that the training loop knows nothing of faces: it learns digits, with all that goes with a run."""
 
 import gzip
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from facegm.training.task import Task
 
 SIDE, CROP, CLASSES = 28, 24, 10
 TRAIN = TrainConfig(epochs=6, batch_size=50, ema_decay=0.9, precision="float32", checkpoint_every=25, log_every=10)
-Validate = Callable[[nn.Sequential], dict[str, float]]
 
 
 class Digits(Samples):
@@ -57,12 +55,27 @@ def network_input(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 255 - 0.13
 
 
-def setup(samples: Digits, run: Path, validate: Validate) -> TrainingSetup[nn.Sequential]:
-    torch.manual_seed(0)
+def setup(
+    samples: Digits, held_out: Digits, run: Path, validated: list[int], dies_after: int | None
+) -> TrainingSetup[nn.Sequential]:
+    """Notes in `validated` each epoch after which it was; the machine may go down in the validation after one."""
+    plan = DrawPlan(labels=samples.labels, batch_size=50, epochs=TRAIN.epochs, seed=0, slack=SIDE - CROP)
+    torch.manual_seed(plan.seed)
     network = nn.Sequential(
-        *(nn.Conv2d(1, 16, 5, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(512, 16)),
+        *(nn.Conv2d(1, 16, 5, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(512, 16)),
     )
+    task = DigitTask(network, GMLoss(CLASSES, 16, GMLossConfig(alpha=0.1, likelihood_weight=0.1)))
+
+    @torch.no_grad()
+    def validate(network: nn.Sequential) -> dict[str, float]:
+        if dies_after == len(validated):
+            raise RuntimeError("the machine went down")
+        validated.append(len(validated) + 1)
+        network.eval()
+        predicted = task.loss.logits(network(network_input(held_out.images[:, 2:-2, 2:-2]))).argmax(dim=1).numpy()
+        network.train()
+        return {"validation_accuracy": float((predicted == held_out.labels).mean())}
 
     def export(network: nn.Sequential) -> Path:
         torch.save(network.state_dict(), run / "digits.pt")
@@ -70,15 +83,15 @@ def setup(samples: Digits, run: Path, validate: Validate) -> TrainingSetup[nn.Se
 
     return TrainingSetup(
         title="digits",
-        task=DigitTask(network, GMLoss(CLASSES, 16, GMLossConfig(alpha=0.1, likelihood_weight=0.1))),
+        task=task,
         samples=samples,
-        plan=DrawPlan(labels=samples.labels, batch_size=50, epochs=TRAIN.epochs, seed=0, slack=SIDE - CROP),
+        plan=plan,
         residency="auto",
         workers=0,
         optimizer=OptimizerConfig(learning_rate=0.1, schedule="cosine"),
         train=TRAIN,
         configuration="",
-        identity={},
+        must_match={"model": "digits"},
         export=export,
         validate=validate,
         validate_every=1,
@@ -89,38 +102,22 @@ def setup(samples: Digits, run: Path, validate: Validate) -> TrainingSetup[nn.Se
 @pytest.mark.usefixtures("one_thread")
 def test_digits_are_learnt_and_an_interrupted_run_ends_in_the_same_weights(shared_data: Path, tmp_path: Path) -> None:
     samples, held_out = Digits(shared_data / "mnist", "train", 2_000), Digits(shared_data / "mnist", "t10k", 1_000)
-    images = network_input(held_out.images[:, 2:-2, 2:-2])
-    epochs: list[int] = []
-    tasks: list[Task[nn.Sequential]] = []
 
-    @torch.no_grad()
-    def validate(network: nn.Sequential) -> dict[str, float]:
-        epochs.append(len(epochs) + 1)
-        network.eval()
-        predicted = tasks[-1].loss.logits(network(images)).argmax(dim=1).numpy()
-        return {"validation_accuracy": float((predicted == held_out.labels).mean())}
+    def run(folder: Path, validated: list[int], *, dies_after: int | None = None) -> None:
+        folder.mkdir(exist_ok=True)
+        alone = Processes(rank=0, world_size=1, device=torch.device("cpu"))
+        train(setup(samples, held_out, folder, validated, dies_after), folder, alone)
 
-    def validate_or_die(network: nn.Sequential) -> dict[str, float]:
-        if epochs == [1, 2]:
-            raise RuntimeError("the machine went down")
-        return validate(network)
-
-    def run(name: str, validate: Validate) -> Path:
-        (tmp_path / name).mkdir(exist_ok=True)
-        given = setup(samples, tmp_path / name, validate)
-        tasks.append(given.task)
-        train(given, tmp_path / name, Processes(rank=0, world_size=1, device=torch.device("cpu")))
-        return tmp_path / name
-
-    whole = run("whole", validate)
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    run(whole, [])
     assert read_metrics(whole)[-1]["validation_accuracy"] > 0.9
-    assert epochs == [1, 2, 3, 4, 5, 6]
-    epochs.clear()
+    validated: list[int] = []
     with pytest.raises(RuntimeError, match="the machine went down"):
-        run("interrupted", validate_or_die)
-    resumed = run("interrupted", validate)
+        run(interrupted, validated, dies_after=2)
+    run(interrupted, validated)
+    assert validated == [1, 2, 3, 4, 5, 6]  # it has not begun anew
 
-    weights, again = (torch.load(folder / "digits.pt", weights_only=True) for folder in (whole, resumed))
+    weights, again = (torch.load(folder / "digits.pt", weights_only=True) for folder in (whole, interrupted))
     assert all(torch.equal(again[name], weight) for name, weight in weights.items())
     state = load_newest_checkpoint(whole)
     assert state is not None

@@ -19,7 +19,7 @@ from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import load_embedder
 from facegm.errors import StoppedError
 from facegm.models.face_resnet import FaceResNetConfig
-from facegm.training import loop, state
+from facegm.training import face_setup, loop, state
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
 from facegm.training.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
 from facegm.training.run import train_run
@@ -127,7 +127,7 @@ class Killed(BaseException): ...
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(RunConfig, "to_yaml"), (state, "save_checkpoint"), (loop, "save_embedder")],
+    [(RunConfig, "to_yaml"), (state, "save_checkpoint"), (face_setup, "save_embedder")],
     ids=["run folder", "checkpoint", "export"],
 )
 def test_interrupted_at_any_stage_the_same_call_goes_on(

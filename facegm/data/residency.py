@@ -1,4 +1,4 @@
-"""Where the decoded faces of a data set are kept during training."""
+"""Where the decoded images of a data set are kept during training."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ Residency = Literal["device", "host", "stream"]
 """Decoded on the GPU; decoded in the host's memory; or decoded anew in every epoch by worker processes."""
 
 SHARE = 0.5
-"""Of the memory that is free, how much decoded faces may take."""
+"""Of the memory that is free, how much decoded images may take."""
 
 
 def choose_residency(asked: Residency | Literal["auto"], size: int, device: torch.device, processes: int) -> Residency:
@@ -18,9 +18,9 @@ def choose_residency(asked: Residency | Literal["auto"], size: int, device: torc
 
     Args:
         asked: `data.residency` of a configuration.
-        size: bytes of all decoded faces.
+        size: bytes of all decoded images.
         device: where the network is.
-        processes: how many processes of this machine keep faces.
+        processes: how many processes of this machine keep images.
     """
     if asked != "auto":
         return asked

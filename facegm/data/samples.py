@@ -3,9 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 from torch.utils.data import Dataset
 
 from facegm.data.batch import Batch
@@ -17,8 +15,6 @@ class Samples(Dataset[Batch], ABC):
 
     keys: Sequence[str]
     """Name of each sample, for messages."""
-    labels: Int64[np.ndarray, " samples"]
-    """Class of each sample, 0 to classes - 1."""
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -78,11 +78,11 @@ class TrainConfig:
     """The course of the run."""
 
     epochs: int = 20
-    """Passes over the faces."""
+    """Passes over the data."""
     batch_size: int = 256
-    """Faces in a step, over all processes together."""
+    """Images in a step, over all processes together."""
     seed: int = 0
-    """Seed of the initial weights, the order of the faces and their augmentation."""
+    """Seed of the initial weights, the order of the images and their augmentation."""
     accumulate: int = 1
     """Parts of a step that are computed one after the other, where memory is too small for all of them at once."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -15,7 +15,7 @@ class Due(NamedTuple):
     checkpoint: bool
     validation: bool
     log: bool
-    """A line of the log; there is one wherever something is saved or validated."""
+    """A line of the log; there is one wherever something is saved, validated or shown."""
     projection: bool
     """Embeddings of some samples for TensorBoard."""
 
@@ -31,11 +31,12 @@ def due_after(step: int, train: TrainConfig, plan: DrawPlan, *, validate_every: 
         is_stopping: whether the run is to be left after this step, to go on later.
     """
     is_last = step == plan.steps
+    projection = is_last or step % max(1, plan.steps // PROJECTIONS) == 0
     checkpoint = is_last or is_stopping or step % train.checkpoint_every == 0
     validation = is_last or step % (validate_every * plan.steps_per_epoch) == 0
     return Due(
         checkpoint=checkpoint,
         validation=validation,
-        log=checkpoint or validation or step % train.log_every == 0,
-        projection=is_last or step % max(1, plan.steps // PROJECTIONS) == 0,
+        log=checkpoint or validation or projection or step % train.log_every == 0,
+        projection=projection,
     )

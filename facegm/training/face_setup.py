@@ -47,7 +47,7 @@ def face_setup(
         optimizer=config.optimizer,
         train=config.train,
         configuration=config.to_yaml(),
-        identity=_identity(config, faces),
+        must_match=_identity(config, faces),
         export=export,
         validate=None if validate is None else lambda network: validate(network, config.preprocessing),
         validate_every=config.validation.every_epochs,

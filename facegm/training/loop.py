@@ -69,7 +69,7 @@ def train(setup: TrainingSetup[Network], run: Path, processes: Processes) -> Non
             is_stopping = processes.any(signals.received is not None)
             due = due_after(step, setup.train, plan, validate_every=setup.validate_every, is_stopping=is_stopping)
 
-            torch.manual_seed(_step_seed(setup.train.seed, step, processes.rank))
+            torch.manual_seed(_step_seed(plan.seed, step, processes.rank))
             terms = optimization.backward(batch.to(processes.device), progress, monitor=due.log)
             if not optimization.scaler.is_enabled():  # which passes over gradients that its scale made infinite
                 guard.watch(step, terms["gradient_norm"])
@@ -93,8 +93,8 @@ def train(setup: TrainingSetup[Network], run: Path, processes: Processes) -> Non
             if is_stopping and step < plan.steps:
                 cause = signals.received or "a signal to another process"
                 raise StoppedError(
-                    f"stopped by {cause} after step {step} of {plan.steps}, with a checkpoint; to go on, give the same "
-                    f"command again, or facegm train --resume {run}"
+                    f"stopped by {cause} after step {step} of {plan.steps}, with a checkpoint; to go on, give the "
+                    "same command again"
                 )
 
     if processes.is_main:

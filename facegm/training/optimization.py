@@ -58,7 +58,8 @@ class Optimization(Generic[Network]):
     def backward(self, batch: Batch, progress: Progress, *, monitor: bool) -> dict[str, Tensor]:
         """Compute the gradient of the loss of a batch; returns the task's terms, and the gradient's norm.
 
-        The gradient is that of the whole batch over all processes, and shortened to the configured norm.
+        The gradient is that of the whole batch over all processes, and shortened to the configured norm. (Where a
+        network normalises batches, each part of a process's batch is one.)
         """
         self.learning_rate = set_learning_rates(self.optimizer, self._config, progress.share)
         self.optimizer.zero_grad()

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from facegm.data.draws import DrawPlan
-from facegm.training.projector import Projection
 from facegm.training.run_folder import append_metrics, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,16 @@ CONSOLE_TERMS = (
     ("learning_rate", "lr", 7, 4),
 )
 """Term, its short name, width and digits on the console line, where the loss has it."""
+
+
+class Projection(NamedTuple):
+    """What TensorBoard's projector shows."""
+
+    embeddings: Float[Tensor, "samples dim"]
+    names: list[str]
+    """The class of each sample."""
+    pictures: Float[Tensor, "samples 3 side side"]
+    """RGB, 0 to 1."""
 
 
 class ProgressLog:
@@ -52,7 +63,7 @@ class ProgressLog:
 
     @contextmanager
     def beside_training(self) -> Iterator[None]:
-        """Leave out of the images per second, and of the time left, what is done within."""
+        """Leave out of the images per second, and so of the time left, what is done within."""
         start = time.monotonic()
         yield
         self._last_time += time.monotonic() - start
@@ -83,7 +94,7 @@ class ProgressLog:
 
 
 def summary(run: Path, plan: DrawPlan) -> str:
-    """One line on a run that is at its end, interruptions left out of its time."""
+    """One line on a run that is at its end; its time is that of training, without interruptions and validations."""
     lines = read_metrics(run)
     steps_before = [0, *(line["step"] for line in lines)]
     seconds = sum(

@@ -1,10 +1,7 @@
 """Embeddings of some training faces over the course of a run, for TensorBoard's projector."""
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from facegm.data.augment import augmented_input
 from facegm.data.faces import LabelledFaces
@@ -12,21 +9,12 @@ from facegm.data.names import printable
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.models.face_resnet import FaceResNet27
 from facegm.training.plain_batch import few_faces, plain_batch
+from facegm.training.progress_log import Projection
 
 IDENTITIES, FACES_EACH = 32, 8
 THUMBNAIL = 32
 """Side of the pictures in the projector, in pixels."""
 _PART = 32
-
-
-class Projection(NamedTuple):
-    """What the projector shows."""
-
-    embeddings: Float[Tensor, "faces dim"]
-    names: list[str]
-    """The identity of each face."""
-    pictures: Float[Tensor, "faces 3 side side"]
-    """RGB, 0 to 1."""
 
 
 class Projector:

@@ -9,7 +9,7 @@ from facegm.data.draws import DrawPlan
 from facegm.data.residency import Residency
 from facegm.data.samples import Samples
 from facegm.training.config import OptimizerConfig, TrainConfig
-from facegm.training.projector import Projection
+from facegm.training.progress_log import Projection
 from facegm.training.task import Network, Task
 
 
@@ -20,6 +20,7 @@ class TrainingSetup(Generic[Network]):
     title: str
     """What is trained on what, for the first line of the log."""
     task: Task[Network]
+    """Built after `torch.manual_seed(plan.seed)`, so that all processes, and those that go on, begin with the same."""
     samples: Samples
     plan: DrawPlan
     """What the order of the samples and their augmentation follow from."""
@@ -31,12 +32,13 @@ class TrainingSetup(Generic[Network]):
     train: TrainConfig
     configuration: str
     """The resolved configuration, which each checkpoint carries."""
-    identity: Mapping[str, str]
+    must_match: Mapping[str, str]
     """What must be equal for a checkpoint to fit, by config key."""
     export: Callable[[Network], Path]
     """Write the trained network; returns the file."""
     validate: Callable[[Network], dict[str, float]] | None
-    """Named numbers that say how good a network is, which is left in the mode it was in."""
+    """Named numbers that say how good a network is, which is left in the mode it was in. The network is called by its
+    `forward`: what torch.compile has taken for training would be compiled anew."""
     validate_every: int
     """Epochs between two validations; there is always one at the end."""
     project: Callable[[Network], Projection] | None

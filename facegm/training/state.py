@@ -29,7 +29,7 @@ class TrainingState:
         if is_main:
             epoch, steps_in_epoch = divmod(step, setup.plan.steps_per_epoch)
             position = {"epoch": epoch, "steps_in_epoch": steps_in_epoch}
-            state |= {"identity": dict(setup.identity), "config": setup.configuration, "position": position}
+            state |= {"identity": dict(setup.must_match), "config": setup.configuration, "position": position}
             save_checkpoint(self._run, step, state, setup.train.keep_checkpoints)
 
     def restore(self) -> int:
@@ -41,12 +41,12 @@ class TrainingState:
         state = load_newest_checkpoint(self._run)
         if state is None:
             return 0
-        identity, saved = self._setup.identity, state["identity"]
-        changed = [name for name, value in identity.items() if saved.get(name) != value]
+        expected, saved = self._setup.must_match, state["identity"]
+        changed = [name for name, value in expected.items() if saved.get(name) != value]
         if changed:
             raise FacegmError(
                 f"{self._run}: the checkpoint belongs to another run: "
-                + "; ".join(f"{name} was {saved.get(name)}, now {identity[name]}" for name in changed)
+                + "; ".join(f"{name} was {saved.get(name)}, now {expected[name]}" for name in changed)
                 + "; restore these settings, or begin anew in another run folder"
             )
         state = change_shards(state, self._setup.task, self._optimization.optimizer, Shard.part_of)

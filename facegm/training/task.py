@@ -67,7 +67,7 @@ class Task(nn.Module, ABC, Generic[Network]):
         return self.loss.settings(progress)
 
     def parameter_groups(self, config: OptimizerConfig) -> list[dict[str, Any]]:
-        """Weights with decay; biases and PReLU slopes without; what the loss learns as the loss says.
+        """Matrices and kernels with decay; biases, slopes and scales without; what the loss learns as the loss says.
 
         Each group's `factor` multiplies the learning rate.
         """
