@@ -16,7 +16,7 @@ from facegm.errors import FacegmError
 logger = logging.getLogger(__name__)
 
 Compilation = bool | Literal["auto"]
-WORTH_IT = 5_000
+WORTH_IT = 1_000
 """Steps of a run from which on faster ones make up for half a minute at the start, of a small network too."""
 
 

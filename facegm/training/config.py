@@ -89,8 +89,8 @@ class TrainConfig:
     """Precision of the network's products; auto takes bfloat16 where the hardware has it, else float16 on a GPU, which
     scales the loss so that small gradients survive. The loss itself is in float32."""
     compile: Compilation = "auto"
-    """Compile the network by torch.compile: steps are a tenth to a fifth faster after half a minute at the start. auto
-    does so in runs of 5,000 steps and more, where there is a compiler (g++ for a CPU, gcc or clang for a GPU)."""
+    """Compile the network by torch.compile: steps are a tenth to a half faster after half a minute at the start. auto
+    does so in runs of 1,000 steps and more, where there is a compiler (g++ for a CPU, gcc or clang for a GPU)."""
     ema_decay: float = 0.0
     """Export the moving average of the network's weights with this decay a step, such as 0.999; 0 is the last ones."""
     log_every: int = 20
