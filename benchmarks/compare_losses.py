@@ -1,13 +1,19 @@
 """Losses compared at the settings of `celeba291.yaml`, all else equal, on all pairs of LFW.
 
 `python benchmarks/compare_losses.py STORE LFW PAIRS FOLDER`, the first two from `facegm align`; interrupted, the same
-command goes on. Writes `losses_lfw.csv`.
+command goes on. Writes `losses_lfw.csv`, and `losses_lfw_paired.csv`: of each two losses the difference in accuracy on
+the same folds, averaged over the seeds, with a paired t-test over the folds.
 """
 
 import argparse
+import json
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from interleaved import write_results
+from scipy.stats import ttest_rel
 from training_runs import train_all
 
 from facegm.eval.protocol import NO_PCA, PCA_64, PCA_64_RENORMALISED
@@ -35,26 +41,61 @@ def main() -> None:
         for seed in chosen.seeds
         for loss in LOSSES
     }
+    failures = train_all(runs, chosen.jobs)
+    reports = {run: _verified(run, chosen.lfw, chosen.pairs) for run, failure in failures.items() if not failure}
     rows = []
-    for run, failure in train_all(runs, chosen.jobs).items():
+    for run, failure in failures.items():
         loss, _, seed = run.name.partition("-s")
-        scores = {} if failure else _scores(run, chosen.lfw, chosen.pairs)
+        scores = _scores(run, reports[run]) if run in reports else {}
         rows.append({"loss": loss, "seed": seed, **scores, "failure": failure})
     write_results("losses_lfw", rows)
+    write_results("losses_lfw_paired", _paired(reports))
 
 
-def _scores(run: Path, lfw: Path, pairs: Path) -> dict[str, float]:
+def _verified(run: Path, lfw: Path, pairs: Path) -> dict[str, dict[str, Any]]:
+    """Numbers of a finished run's report, by variant; verified only where it has not been."""
+    report = run / "lfw" / "report.json"
+    if not report.is_file():
+        verify_lfw(run, lfw, report.parent, pairs_file=pairs)
+    numbers = {found["variant"]["name"]: found for found in json.loads(report.read_text())["variants"]}
+    return {name: numbers[variant.name] for name, variant in VARIANTS.items()}
+
+
+def _scores(run: Path, report: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Accuracies in percent with the standard error over the folds, and what the run had reached on its own faces."""
-    report = verify_lfw(run, lfw, run / "lfw", pairs_file=pairs)
     scores = {}
-    for name, variant in VARIANTS.items():
-        found = next(found for found in report.verifications if found.variant == variant)
-        scores[name] = round(100 * found.accuracy, 2)
-        scores[f"{name}_standard_error"] = round(100 * found.standard_error, 2)
+    for name, numbers in report.items():
+        scores[name] = round(100 * numbers["accuracy"], 2)
+        scores[f"{name}_standard_error"] = round(100 * numbers["standard_error"], 2)
     return scores | {
-        "area_under_roc": round(report.roc().area, 4),
+        "area_under_roc": round(report["pca_64"]["area_under_roc"], 4),
         "training_accuracy": round(100 * read_metrics(run)[-1]["accuracy"], 1),
     }
+
+
+def _paired(reports: dict[Path, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of each two losses, in percent: the first's accuracy less the second's."""
+    rows = []
+    for variant in VARIANTS:
+        by_loss: dict[str, list[list[float]]] = {}
+        for run, report in reports.items():
+            folds = [100 * fold["accuracy"] for fold in report[variant]["folds"]]
+            by_loss.setdefault(run.name.partition("-s")[0], []).append(folds)
+        means = {loss: np.mean(folds, axis=0) for loss, folds in by_loss.items()}
+        for first, second in combinations(means, 2):
+            difference = means[first] - means[second]
+            rows.append(
+                {
+                    "variant": variant,
+                    "first": first,
+                    "second": second,
+                    "seeds": min(len(by_loss[first]), len(by_loss[second])),
+                    "difference": round(difference.mean(), 2),
+                    "standard_error": round(difference.std(ddof=1) / np.sqrt(len(difference)), 2),
+                    "p": f"{ttest_rel(means[first], means[second]).pvalue:.2g}",
+                }
+            )
+    return rows
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ SMALL = FaceResNetConfig(width=0.1, embedding_dim=16)
 @pytest.mark.parametrize(
     ("asked", "steps", "compiler", "compiled"),
     [
-        (False, WORTH_IT, "sh", False),
-        ("auto", WORTH_IT - 1, "sh", False),
-        ("auto", WORTH_IT, "sh", True),
-        ("auto", WORTH_IT, "no-such-compiler", False),
+        (False, WORTH_IT["cpu"], "sh", False),
+        ("auto", WORTH_IT["cpu"] - 1, "sh", False),
+        ("auto", WORTH_IT["cpu"], "sh", True),
+        ("auto", WORTH_IT["cpu"], "no-such-compiler", False),
         (True, 1, "sh", True),
     ],
 )

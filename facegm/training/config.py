@@ -90,7 +90,8 @@ class TrainConfig:
     scales the loss so that small gradients survive. The loss itself is in float32."""
     compile: Compilation = "auto"
     """Compile the network by torch.compile: steps are a tenth to a half faster after half a minute at the start. auto
-    does so in runs of 1,000 steps and more, where there is a compiler (g++ for a CPU, gcc or clang for a GPU)."""
+    does so in runs of 1,000 steps and more on a CPU and 5,000 on a GPU, where there is a compiler (g++ for a CPU, gcc
+    or clang for a GPU)."""
     ema_decay: float = 0.0
     """Export the moving average of the network's weights with this decay a step, such as 0.999; 0 is the last ones."""
     log_every: int = 20
