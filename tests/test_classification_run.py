@@ -73,7 +73,8 @@ def setup(
             raise RuntimeError("the machine went down")
         validated.append(len(validated) + 1)
         network.eval()
-        predicted = task.loss.logits(network.forward(network_input(held_out.images[:, 2:-2, 2:-2]))).argmax(dim=1).numpy()
+        features = network.forward(network_input(held_out.images[:, 2:-2, 2:-2]))
+        predicted = task.loss.logits(features).argmax(dim=1).numpy()
         network.train()
         return {"validation_accuracy": float((predicted == held_out.labels).mean())}
 
