@@ -9,9 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from facegm.losses.interface import LossTerms, Progress
+from facegm.losses.interface import LossTerms, accuracy_of
 from facegm.losses.linear import ClassVectorLoss, linear_scores
 from facegm.losses.precision import precision_of
+from facegm.schedule import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,8 @@ def cosface_loss(
     """Mean cross-entropy of scale * (cos(theta_ik) - margin * [k = z_i])."""
     own = labels[:, None]
     logits = cosines(features, weight)
-    return LossTerms(cross_entropy(scale * logits.scatter_add(1, own, torch.full_like(logits[:, :1], -margin)), labels))
+    widened = logits.scatter_add(1, own, torch.full_like(logits[:, :1], -margin))
+    return LossTerms(cross_entropy(scale * widened, labels), accuracy_of(logits, labels))
 
 
 def arcface_loss(
@@ -92,7 +94,8 @@ def arcface_loss(
     widened = cosine * math.cos(margin) - sine * math.sin(margin)
     passes_pi = cosine <= math.cos(math.pi - margin)
     widened = torch.where(passes_pi, cosine - margin * math.sin(margin), widened)
-    return LossTerms(cross_entropy(scale * logits.scatter(1, own, widened), labels))
+    loss = cross_entropy(scale * logits.scatter(1, own, widened), labels)
+    return LossTerms(loss, accuracy_of(logits, labels))
 
 
 class _AngularLoss(ClassVectorLoss):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facegm.losses.engine import LEAST, Batch, Engine, Others, Position, Weights
+from facegm.losses.engine import LEAST, Engine, Operands, Others, Position, Weights
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Blocks(Engine):
     size: int
     """Classes in a block."""
 
-    def locate(self, batch: Batch) -> Position:
+    def locate(self, batch: Operands) -> Position:
         """Compare samples with their own class."""
         x = batch.x
         is_here = batch.is_here
@@ -33,7 +33,7 @@ class Blocks(Engine):
         own_squared_distance = _squared_norms(torch.sub(x, m, out=m))
         return Position(_squared_norms(x), own_squared_distance * is_here, own_logit * is_here)
 
-    def gradients(self, batch: Batch, kept: Any, weights: Weights) -> tuple[Tensor, Tensor]:
+    def gradients(self, batch: Operands, kept: Any, weights: Weights) -> tuple[Tensor, Tensor]:
         """Sum up what samples and classes do to each other."""
         x = batch.x
         of_samples, of_block = self._factors(batch, x, kept, weights)
@@ -49,11 +49,11 @@ class Blocks(Engine):
 
     @abstractmethod
     def _factors(
-        self, batch: Batch, x: Tensor, kept: Any, weights: Weights
+        self, batch: Operands, x: Tensor, kept: Any, weights: Weights
     ) -> tuple[Tensor, Callable[[slice, Tensor], Tensor]]:
         """The weights as products: a factor of each sample, and from a block and its means one of class and sample."""
 
-    def _centred(self, batch: Batch) -> Iterator[tuple[slice, Tensor]]:
+    def _centred(self, batch: Operands) -> Iterator[tuple[slice, Tensor]]:
         """Each block and its means minus the origin, which the next block's may overwrite."""
         if batch.origin is None:
             yield from ((block, batch.means[block]) for block in self._blocks(batch))
@@ -62,7 +62,7 @@ class Blocks(Engine):
         for block in self._blocks(batch):
             yield block, torch.sub(batch.means[block], batch.origin, out=scratch[: block.stop - block.start])
 
-    def _blocks(self, batch: Batch) -> Iterator[slice]:
+    def _blocks(self, batch: Operands) -> Iterator[slice]:
         for start in range(0, len(batch.means), self.size):
             yield slice(start, min(start + self.size, len(batch.means)))
 
@@ -73,7 +73,7 @@ class Blocks(Engine):
 class Dense(Blocks):
     """Holds all exponentials, and computes them once."""
 
-    def compare(self, batch: Batch) -> tuple[Others, tuple[Tensor, Tensor]]:
+    def compare(self, batch: Operands) -> tuple[Others, tuple[Tensor, Tensor]]:
         """Compare samples with all other classes; keep their exponentials relative to each sample's largest."""
         x, means = batch.x, batch.means
         logits, squared_norms = means.new_empty(len(means), len(x)), means.new_empty(len(means))
@@ -89,7 +89,7 @@ class Dense(Blocks):
         return others, (logits, maximum)
 
     def _factors(
-        self, batch: Batch, x: Tensor, kept: tuple[Tensor, Tensor] | None, weights: Weights
+        self, batch: Operands, x: Tensor, kept: tuple[Tensor, Tensor] | None, weights: Weights
     ) -> tuple[Tensor, Callable[[slice, Tensor], Tensor]]:
         exponentials, maximum = kept or self.compare(batch)[1]
         of_samples = (maximum - weights.log_normalizer).clamp_min_(_lowest_exponent(x)).exp_()
@@ -100,7 +100,7 @@ class Dense(Blocks):
 class Chunked(Blocks):
     """Never holds the logits of more than a block, and computes them twice."""
 
-    def compare(self, batch: Batch) -> tuple[Others, Tensor]:
+    def compare(self, batch: Operands) -> tuple[Others, Tensor]:
         """Compare samples with all other classes by a running log-sum-exp; keep the means' squared norms."""
         x, means = batch.x, batch.means
         scratch, squared_norms = self._scratch(means, len(x)), means.new_empty(len(means))
@@ -117,7 +117,7 @@ class Chunked(Blocks):
         return Others(maximum, maximum + exponentials.log(), total, squared_norms.sum()), squared_norms
 
     def _factors(
-        self, batch: Batch, x: Tensor, kept: Tensor | None, weights: Weights
+        self, batch: Operands, x: Tensor, kept: Tensor | None, weights: Weights
     ) -> tuple[Tensor, Callable[[slice, Tensor], Tensor]]:
         squared_norms = self.compare(batch)[1] if kept is None else kept
         scratch = self._scratch(batch.means, len(x))
@@ -130,7 +130,7 @@ class Chunked(Blocks):
         return torch.ones_like(weights.own), of_block
 
 
-def _add_biases(batch: Batch, block: slice, products: Tensor, squared_norms: Tensor) -> Tensor:
+def _add_biases(batch: Operands, block: slice, products: Tensor, squared_norms: Tensor) -> Tensor:
     """Make the products of a block's classes their logits."""
     biases = squared_norms * -0.5
     if batch.log_weights is not None:

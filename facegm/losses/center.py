@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from facegm.losses.collectives import all_rows
-from facegm.losses.interface import Progress
+from facegm.losses.interface import accuracy_of
 from facegm.losses.linear import LinearLoss, linear_scores
 from facegm.losses.precision import precision_of
+from facegm.schedule import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class CenterLossTerms(NamedTuple):
     """Cross-entropy of the linear classifier."""
     center: Float[Tensor, ""]
     """Half the squared distance to the own center."""
+    accuracy: Float[Tensor, ""]
+    """Share of samples that the classifier predicts right."""
 
 
 def center_loss(
@@ -52,10 +55,12 @@ def center_loss(
     center_weight: float,
 ) -> CenterLossTerms:
     """Cross-entropy of x_i . w_k + b_k, plus the weighted mean of ||x_i - c_zi||^2 / 2; the centers get no gradient."""
-    classification = cross_entropy(linear_scores(features, weight, bias), labels)
+    scores = linear_scores(features, weight, bias)
+    classification = cross_entropy(scores, labels)
     difference = features.to(precision_of(features, weight)) - centers.detach()[labels]
     center = 0.5 * difference.square().sum(dim=1).mean()
-    return CenterLossTerms(classification + center_weight * center, classification, center)
+    total = classification + center_weight * center
+    return CenterLossTerms(total, classification, center, accuracy_of(scores, labels))
 
 
 @torch.no_grad()
@@ -89,5 +94,6 @@ class CenterLoss(LinearLoss):
         c = self._config
         terms = center_loss(features, self.weight, self.bias, self.centers, labels, center_weight=c.weight)
         if self.training and torch.is_grad_enabled():
-            self.centers = moved_centers(self.centers, all_rows(features), all_rows(labels), c.center_rate)
+            moved = moved_centers(self.centers, all_rows(features), all_rows(labels), c.center_rate)
+            self.centers.copy_(moved)  # in its place, where a captured step finds it
         return terms

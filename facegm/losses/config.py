@@ -46,6 +46,10 @@ class LossConfig:
         """Settings of the loss of that name; None where it has none."""
         return getattr(self, self.name, None)
 
+    def sections_in_use(self) -> tuple[str, ...]:
+        """Which sections matter; see `facegm.identity`."""
+        return (self.name,)
+
     def __str__(self) -> str:
         return self.name if self.chosen is None else str(self.chosen)
 

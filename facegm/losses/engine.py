@@ -1,16 +1,25 @@
-"""What an implementation of the GM loss computes, and in which terms."""
+"""What an implementation of the GM loss computes, in which terms, and which one runs."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+Implementation = Literal["auto", "dense", "chunked", "fused"]
+"""`dense` holds batch x classes exponentials in one buffer; `chunked` never holds more than a block of them, and
+computes them twice; so does `fused`, in Triton kernels on a GPU. `auto` is dense while the buffer is small, then fused
+or else chunked."""
+
+DENSE_BYTES = 2**28
+"""Largest buffer that `auto` holds."""
+SCRATCH_NUMBERS = {"cpu": 2**21, "cuda": 2**24}
+"""Numbers in a block's scratch memory, of logits or of means: what a processor's cache likes, or fills a GPU."""
 LEAST = torch.finfo(torch.float32).min
 """Logit of a class that is to count for nothing: unlike -inf, it can be subtracted from itself."""
 
 
-class Batch(NamedTuple):
+class Operands(NamedTuple):
     """Samples and class means, with x = features - origin and m = means - origin; no origin is 0.
 
     The logit of class k is x . m_k - ||m_k||^2 / 2: minus half the squared distance, up to a constant of the sample.
@@ -95,15 +104,15 @@ class Engine(ABC):
     """An implementation."""
 
     @abstractmethod
-    def locate(self, batch: Batch) -> Position:
+    def locate(self, batch: Operands) -> Position:
         """Compare samples with their own class."""
 
     @abstractmethod
-    def compare(self, batch: Batch) -> tuple[Others, Any]:
+    def compare(self, batch: Operands) -> tuple[Others, Any]:
         """Compare samples with all other classes; the second part is what `gradients` needs of it."""
 
     @abstractmethod
-    def gradients(self, batch: Batch, kept: Any, weights: Weights) -> tuple[Tensor, Tensor]:
+    def gradients(self, batch: Operands, kept: Any, weights: Weights) -> tuple[Tensor, Tensor]:
         """Sum up what samples and classes do to each other.
 
         Args:
@@ -115,3 +124,33 @@ class Engine(ABC):
             sum_k w_ik m_k, shape [batch, dim], and scale * sum_i w_ik (x_i - m_k) + pull * (m_k - center), shape
             [classes, dim].
         """
+
+
+def choose_engine(implementation: Implementation, features: Tensor, classes: int) -> Engine:
+    """The engine for features of shape [batch, dim] in the precision of the computation.
+
+    Raises:
+        ValueError: `fused` is asked for where it cannot run.
+    """
+    from facegm.losses.blocks import Chunked, Dense
+    from facegm.losses.fused import Fused, obstacle
+
+    if implementation == "auto":
+        if len(features) * classes * features.element_size() <= DENSE_BYTES:
+            implementation = "dense"
+        else:
+            implementation = "chunked" if obstacle(features) else "fused"
+    if implementation == "fused":
+        if reason := obstacle(features):
+            raise ValueError(f"implementation: fused, but {reason}; take auto")
+        return Fused()
+    size = block_size(features)
+    if implementation == "chunked":
+        return Chunked(size)
+    return Dense(4 * size if features.device.type == "cpu" else size)  # on a CPU few large blocks cost less
+
+
+def block_size(features: Tensor) -> int:
+    """Classes in a block."""
+    numbers = SCRATCH_NUMBERS.get(features.device.type, SCRATCH_NUMBERS["cuda"])
+    return max(256, numbers // max(features.shape))

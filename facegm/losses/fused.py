@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from facegm.losses.engine import Batch, Engine, Others, Position, Weights
+from facegm.losses.engine import Engine, Operands, Others, Position, Weights
 
 Result = TypeVar("Result")
 TILE, STEP, ROWS = 128, 32, 16
@@ -45,7 +45,7 @@ def _on_its_device(method: Callable[..., Result]) -> Callable[..., Result]:
     """Triton launches on the current device, which need not be that of the tensors."""
 
     @wraps(method)
-    def wrapped(self: "Fused", batch: Batch, *others: Any) -> Result:
+    def wrapped(self: "Fused", batch: Operands, *others: Any) -> Result:
         with torch.cuda.device_of(batch.features):
             return method(self, batch, *others)
 
@@ -56,7 +56,7 @@ class Fused(Engine):
     """Logits are computed, used and forgotten tile by tile; weights are held for a panel of classes at a time."""
 
     @_on_its_device
-    def locate(self, batch: Batch) -> Position:
+    def locate(self, batch: Operands) -> Position:
         """Compare samples with their own class."""
         from facegm.losses import fused_kernels as kernels
 
@@ -68,7 +68,7 @@ class Fused(Engine):
         return position
 
     @_on_its_device
-    def compare(self, batch: Batch) -> tuple[Others, Tensor]:
+    def compare(self, batch: Operands) -> tuple[Others, Tensor]:
         """Compare samples with all other classes; keep the classes' biases."""
         from facegm.losses import fused_kernels as kernels
 
@@ -93,7 +93,7 @@ class Fused(Engine):
         return Others(maximum, maximum + total.log_(), *sums), bias
 
     @_on_its_device
-    def gradients(self, batch: Batch, kept: Tensor | None, weights: Weights) -> tuple[Tensor, Tensor]:
+    def gradients(self, batch: Operands, kept: Tensor | None, weights: Weights) -> tuple[Tensor, Tensor]:
         """Sum up what samples and classes do to each other."""
         from facegm.losses import fused_kernels as kernels
 
@@ -120,7 +120,7 @@ class Fused(Engine):
 class _Arguments:
     """A batch as the kernels take it."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Operands) -> None:
         self.features, self.means, self.own = batch.features.contiguous(), batch.means.contiguous(), batch.own
         self.origin = self.means.new_zeros(self.means.shape[1]) if batch.origin is None else batch.origin
         (self.samples, self.dim), self.classes = self.features.shape, len(self.means)

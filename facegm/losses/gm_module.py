@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from facegm.identity import FREE
 from facegm.losses.collectives import all_rows, all_rows_with_gradient
-from facegm.losses.geometry import measure_geometry, optimal_distance
-from facegm.losses.gm import GMLossTerms, check_likelihood_weight, gm_logits, gm_loss
-from facegm.losses.gm_function import Regularizer
-from facegm.losses.implementation import Implementation
-from facegm.losses.interface import Loss, Progress
+from facegm.losses.engine import Implementation
+from facegm.losses.geometry import optimal_distance
+from facegm.losses.gm import GMLossTerms, Regularizer, check_likelihood_weight, gm_logits, gm_loss
+from facegm.losses.interface import Loss
 from facegm.losses.linear import small_vectors
 from facegm.losses.negatives import Negatives, draw_negatives
-from facegm.losses.schedule import linear_warmup
 from facegm.losses.shard import Shard
+from facegm.schedule import Progress, linear_warmup
 
 CROWDED_LIKELIHOOD_WEIGHT = 0.2
 """Above this lambda the features' own scatter can tip a run into the collapse that theory expects from 0.5 on."""
@@ -47,11 +47,10 @@ class GMLossConfig:
     negative_share: float = 1.0
     """Share of the classes that are drawn in each step of a run as negatives, beside those of the batch; below 1 the
     classification term is estimated, and comes out a little too low."""
-    # What changes where and how the loss is computed, not its value, has no part in the text form, by which a
-    # checkpoint knows its run.
-    shard_means: bool = field(default=False, repr=False)
+    # What follows changes where and how the loss is computed, not its value.
+    shard_means: bool = field(default=False, repr=False, metadata=FREE)
     """Split the means over the processes of the run; pays from about 250,000 identities."""
-    implementation: Implementation = field(default="auto", repr=False)
+    implementation: Implementation = field(default="auto", repr=False, metadata=FREE)
     """How the loss is computed: auto, dense, chunked or fused."""
 
     def __post_init__(self) -> None:
@@ -122,19 +121,17 @@ class GMLoss(Loss):
             named["optimal_distance"] = optimal_distance(self.shard.classes, likelihood_weight)
         return named
 
-    @torch.no_grad()
-    def monitor(self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]) -> dict[str, Tensor]:
-        """The geometry of features and means."""
-        if self.shard.is_split:
-            features, labels = all_rows(features), all_rows(labels)
-        return measure_geometry(features, self.means, labels, self.shard)
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, weight_decay: float, bias_decay: float = 0.0) -> list[dict[str, Any]]:
         """The means, with a weight decay and a learning rate of their own."""
-        del weight_decay
+        del weight_decay, bias_decay
         c = self._config
         group = {"params": [self.means], "weight_decay": c.means_weight_decay, "factor": c.means_learning_rate_factor}
         return [group]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, of all processes."""
+        return self.shard.classes
 
     @property
     def sharded(self) -> dict[str, Shard]:

@@ -3,32 +3,23 @@
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from facegm.losses.shard import Shard
-
-
-class Progress(NamedTuple):
-    """The point of a run at which a loss is taken; losses with a schedule follow it."""
-
-    step: int
-    """Steps that are done."""
-    steps: int
-    """Steps of the whole run."""
-
-    @property
-    def share(self) -> float:
-        """Share of the run that is done, 0 to 1."""
-        return self.step / self.steps
+from facegm.schedule import Progress
 
 
 class LossTerms(NamedTuple):
-    """A loss of one term; losses of several have a tuple of their own, whose first field is `total` too."""
+    """A loss of one term; losses of several have a tuple of their own, whose first field is `total` too.
+
+    What follows it is for watching: numbers that are means over the batch, and vectors of a number a sample.
+    """
 
     total: Float[Tensor, ""]
     """Mean over the batch; the quantity to minimise."""
+    accuracy: Float[Tensor, ""]
+    """Share of samples that are predicted right, without margin."""
 
 
 class Loss(nn.Module, ABC):
@@ -58,19 +49,29 @@ class Loss(nn.Module, ABC):
         del progress
         return {}
 
-    @torch.no_grad()
-    def monitor(self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]) -> dict[str, Tensor]:
-        """What to watch while training: numbers of a batch, and vectors of numbers, one for each of some samples."""
-        return {"accuracy": (self.logits(features).argmax(dim=1) == labels).float().mean()}
+    def parameter_groups(self, weight_decay: float, bias_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Groups for the optimiser; `factor` multiplies the learning rate.
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for the optimiser; `factor` multiplies the learning rate, and weight decay spares biases."""
+        Args:
+            weight_decay: of class vectors.
+            bias_decay: of biases.
+        """
         weights = [p for p in self.parameters() if p.ndim > 1]
         biases = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [(weights, weight_decay), (biases, 0.0)]
+        groups = [(weights, weight_decay), (biases, bias_decay)]
         return [{"params": group, "weight_decay": decay, "factor": 1.0} for group, decay in groups if group]
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """Number of classes, of all processes."""
 
     @property
     def sharded(self) -> dict[str, Shard]:
         """Names of the parameters of which this process holds a part, in rows, and which part."""
         return {}
+
+
+def accuracy_of(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Share of samples whose largest logit is that of their own class."""
+    return (logits.detach().argmax(dim=1) == labels).to(logits.dtype).mean()

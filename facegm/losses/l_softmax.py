@@ -8,9 +8,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from facegm.losses.interface import LossTerms, Progress
+from facegm.losses.interface import LossTerms, accuracy_of
 from facegm.losses.linear import ClassVectorLoss, linear_scores
 from facegm.losses.precision import precision_of
+from facegm.schedule import Progress, power_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class LSoftmaxConfig:
         """Weight of the plain cosine at a point of the run; None is the end, where the minimum remains."""
         if progress is None:
             return self.minimum
-        return max(self.minimum, self.base * math.pow(1 + self.gamma * progress.step, -self.power))
+        return power_decay(progress.step, start=self.base, gamma=self.gamma, power=self.power, minimum=self.minimum)
 
 
 def l_softmax_loss(
@@ -61,7 +62,8 @@ def l_softmax_loss(
     length = (features.to(precision).norm(dim=1) * weight.to(precision)[labels].norm(dim=1))[:, None]
     cosine = (scores.gather(1, own) / (length + 1e-9)).clamp(-1, 1)
     steeper = (cosine_weight * cosine + _psi(cosine, margin)) / (cosine_weight + 1)
-    return LossTerms(cross_entropy(scores.scatter(1, own, length * steeper), labels))
+    loss = cross_entropy(scores.scatter(1, own, length * steeper), labels)
+    return LossTerms(loss, accuracy_of(scores, labels))
 
 
 def _psi(cosine: Tensor, margin: int) -> Tensor:

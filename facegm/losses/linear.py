@@ -37,6 +37,11 @@ class ClassVectorLoss(Loss):
         scores: Tensor = linear_scores(features, self.weight)
         return scores
 
+    @property
+    def classes(self) -> int:
+        """Number of class vectors."""
+        return len(self.weight)
+
 
 class LinearLoss(ClassVectorLoss):
     """A loss on the scores x_i . w_k + b_k of a linear classifier."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from facegm.losses.engine import LEAST, Batch
+from facegm.losses.engine import LEAST, Operands
 from facegm.losses.shard import Shard
 
 
@@ -18,7 +18,7 @@ class Negatives(NamedTuple):
     log_weights: Tensor
     """Log of the number of classes that each stands for. Shape [drawn]."""
 
-    def select(self, batch: Batch) -> Batch:
+    def select(self, batch: Operands) -> Operands:
         """The batch against the drawn classes alone."""
         own = torch.where(batch.is_here, torch.searchsorted(self.classes, batch.own), -1)
         return batch._replace(means=batch.means[self.classes], own=own, log_weights=self.log_weights)

@@ -4,8 +4,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from facegm.losses.interface import LossTerms, Progress
+from facegm.losses.interface import LossTerms, accuracy_of
 from facegm.losses.linear import LinearLoss, linear_scores
+from facegm.schedule import Progress
 
 
 def rce_loss(
@@ -20,7 +21,7 @@ def rce_loss(
     """
     log_posterior = log_softmax(linear_scores(features, weight, bias), dim=1)
     of_others = log_posterior.scatter(1, labels[:, None], 0.0)
-    return LossTerms(-of_others.sum(dim=1).mean() / (len(weight) - 1))
+    return LossTerms(-of_others.sum(dim=1).mean() / (len(weight) - 1), accuracy_of(-log_posterior, labels))
 
 
 class RCELoss(LinearLoss):

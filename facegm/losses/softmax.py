@@ -4,8 +4,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from facegm.losses.interface import LossTerms, Progress
+from facegm.losses.interface import LossTerms, accuracy_of
 from facegm.losses.linear import LinearLoss, linear_scores
+from facegm.schedule import Progress
 
 
 def softmax_loss(
@@ -15,7 +16,8 @@ def softmax_loss(
     labels: Int64[Tensor, " batch"],
 ) -> LossTerms:
     """Mean cross-entropy of the scores x_i . w_k + b_k."""
-    return LossTerms(cross_entropy(linear_scores(features, weight, bias), labels))
+    scores = linear_scores(features, weight, bias)
+    return LossTerms(cross_entropy(scores, labels), accuracy_of(scores, labels))
 
 
 class SoftmaxLoss(LinearLoss):
