@@ -7,16 +7,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from facegm.align.warp import FACE_SIZE, TEMPLATE, resize_aligned
-from facegm.data.faces import AlignedFaces
 from facegm.data.find_photos import find_photos
 from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
 from facegm.data.photos import decode_photo
-from facegm.data.store import FaceRecord, FaceStore, is_store
+from facegm.data.store import AlignedFaces, FaceRecord, FaceStore, is_store
 from facegm.errors import FacegmError
 
 
 class AlignedPhotos:
-    """The photos of a source as aligned faces; see `facegm.data.faces.AlignedFaces`.
+    """The photos of a source as aligned faces; see `facegm.data.store.AlignedFaces`.
 
     They are taken to lie on the usual five-point template, as insightface's sets do, at any size.
 

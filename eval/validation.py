@@ -2,40 +2,76 @@
 
 from pathlib import Path
 
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+
 from facegm.data.preprocessing import Preprocessing
+from facegm.data.samples import Batch, DrawnSamples, Samples
 from facegm.data.store import FaceStore
-from facegm.embedding.embedder import FaceEmbedder
+from facegm.errors import FacegmError
 from facegm.eval.lfw import rows_of_pairs
 from facegm.eval.pairs import read_pairs
 from facegm.eval.protocol import NO_PCA, verify
 from facegm.eval.verify_lfw import records_of_pairs
-from facegm.models.face_resnet import FaceResNet27
 
 
-class PairsValidation:
-    """Scores networks on the same pairs, without PCA; for the choice of settings, so never on the evaluation set.
+class PairsValidation(Samples):
+    """The faces of some pairs, and their score, without PCA; for the choice of settings, not on the evaluation set.
 
     Args:
         store: aligned faces of the pairs.
-        pairs: the protocol file, in LFW's format.
+        pairs: the protocol file, in LFW's format, of two folds at least.
+        preprocessing: of the network that is to be validated.
 
     Raises:
         FacegmError: store or pairs are missing or unusable.
     """
 
-    def __init__(self, store: Path, pairs: Path) -> None:
-        self._pairs = read_pairs(pairs)
+    def __init__(self, store: Path, pairs: Path, preprocessing: Preprocessing) -> None:
+        self._pairs, self._preprocessing = read_pairs(pairs), preprocessing
+        if len(np.unique(self._pairs.fold)) < 2:
+            raise FacegmError(
+                f"validation.pairs: {pairs} has one fold, but the threshold of a fold's pairs is chosen on the others; "
+                "give a file of several folds, such as LFW's pairs.txt"
+            )
         faces = FaceStore(store)
         records = records_of_pairs(faces, self._pairs)
+        self.keys = tuple(records)
+        self.labels = np.zeros(len(self.keys), np.int64)
         self._faces = [faces.read_face(record.key) for record in records.values()]
         self._left, self._right = rows_of_pairs(self._pairs, list(records), len(self._faces))
 
-    def __call__(self, network: FaceResNet27, preprocessing: Preprocessing) -> dict[str, float]:
-        """Accuracy and its standard error, as shares of 1; the network is left in the mode it was in."""
-        was_training = network.training
-        network.eval()
-        embeddings = FaceEmbedder(network, preprocessing).embed_aligned(self._faces)
-        network.train(was_training)
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of a face in a batch."""
+        return self._preprocessing.crop_size**2 * 3
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Not in another place than they are."""
+        return False
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Decoded by each process, in the store's size."""
+        return True
+
+    def keep_decoded(self, device: torch.device) -> None:
+        """Nothing to do."""
+
+    def draw(self, numbers: Int64[np.ndarray, " batch"], rng: np.random.Generator | None) -> tuple[()]:
+        """Faces are taken in the middle crop, and never augmented."""
+        del numbers, rng
+        return ()
+
+    def __getitem__(self, drawn: DrawnSamples) -> Batch:
+        resized = np.stack([self._preprocessing.resize(self._faces[number]) for number in drawn.numbers])
+        labels = torch.from_numpy(self.labels[drawn.numbers])
+        return Batch(torch.from_numpy(np.ascontiguousarray(self._preprocessing.center_crop(resized))), labels)
+
+    def score(self, embeddings: Float[np.ndarray, "faces dim"]) -> dict[str, float]:
+        """Accuracy and its standard error, as shares of 1, of embeddings in the order of `keys`."""
         left, right = embeddings[self._left], embeddings[self._right]
         result = verify(left, right, self._pairs.same, self._pairs.fold, variant=NO_PCA)
-        return {"validation_accuracy": result.accuracy, "validation_standard_error": result.standard_error}
+        return {"accuracy": result.accuracy, "standard_error": result.standard_error}

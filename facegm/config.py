@@ -1,20 +1,24 @@
 """A run's configuration from YAML and dotted overrides; the types decide, and a wrong key is told its right name."""
 
 import difflib
+import json
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from tempfile import NamedTemporaryFile
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from facegm.errors import UsageError
-from facegm.training.config import RunConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Root = TypeVar("Root")
+"""A dataclass of sections: the configuration of one kind of run."""
 
 
 def find_config(name: str) -> Path:
@@ -36,32 +40,37 @@ def shipped_configs() -> dict[str, Path]:
     return {file.name: Path(str(file)) for file in files("facegm.configs").iterdir() if file.name.endswith(".yaml")}
 
 
-def add_config_arguments(parser: ArgumentParser) -> None:
-    """Add `--config` and an option `--section.key` for each key of a run's configuration."""
+def add_config_arguments(parser: ArgumentParser, root: type[Any]) -> None:
+    """Add `--config` and an option `--section.key` for each key of a kind of run's configuration."""
     parser.add_argument("--config", action="config", help="YAML file, or the name of a shipped one")
-    parser.add_class_arguments(RunConfig, sub_configs=False)
+    parser.add_class_arguments(root, sub_configs=False)
 
 
-def parse_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def parse_config(path: Path, root: type[Root], overrides: Sequence[str] = ()) -> Root:
     """Read a configuration file and apply dotted overrides such as `--train.epochs=3`.
 
     Args:
         path: the YAML file.
+        root: the kind of run.
         overrides: command-line arguments.
 
     Raises:
         UsageError: an unknown key, with the nearest valid one, a value of a wrong type or out of range; the key and,
             where it stands in it, the file are named.
     """
-    _check_keys(_keys_of_file(path), f"{path}: ")
-    _check_keys((option[2:].partition("=")[0] for option in overrides if option.startswith("--")), "--")
+    content = _read(path, root)
+    _check_keys(_dotted(content), root, f"{path}: ")
+    _check_keys((option[2:].partition("=")[0] for option in overrides if option.startswith("--")), root, "--")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    add_config_arguments(parser)
+    add_config_arguments(parser, root)
     try:
-        values = parser.parse_args(["--config", str(path), *overrides])
+        with NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+            yaml.dump(content, file, _Dumper)
+            file.flush()
+            values = parser.parse_args(["--config", file.name, *_names_quoted(overrides, root)])
     except ArgumentError as error:
         raise UsageError(f"{path} or an option: {error}") from error
-    config: RunConfig = _build(RunConfig, {name: values[name].as_dict() for name in get_type_hints(RunConfig)})
+    config: Root = _build(root, {name: values[name].as_dict() for name in get_type_hints(root)})
     return config
 
 
@@ -77,15 +86,91 @@ def _build(section: type[Any], values: Mapping[str, Any], path: str = "") -> Any
         raise UsageError(f"{path}{error}") from error
 
 
-def _keys_of_file(path: Path) -> list[str]:
+def _read(path: Path, root: type[Any]) -> dict[str, Any]:
+    """A file's content, without what is empty, and with names as they are written, even those of digits."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path}: not a readable YAML file: {error}") from error
-    if not isinstance(content, Mapping):
-        sections = ", ".join(get_type_hints(RunConfig))
+    if not isinstance(content, _Mapping):
+        sections = ", ".join(get_type_hints(root))
         raise UsageError(f"{path}: expected sections {sections}, found {type(content).__name__}")
-    return list(_dotted(content))
+    return _as_meant(content, root)
+
+
+def _as_meant(content: "_Mapping", section: type[Any]) -> dict[str, Any]:
+    """Keys without a value have their defaults; names, such as paths and identities, are as they are written."""
+    hints, found = get_type_hints(section), {}
+    for key, value in content.items():
+        hint = hints.get(key)
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, _Mapping):
+            found[key] = _as_meant(value, hint)
+        elif hint is None or value is not None:
+            is_name = hint in (Path, Path | None) or (hint == list[str] and isinstance(value, list))
+            found[key] = content.written.get(key, value) if is_name else value
+    return found
+
+
+def _names_quoted(overrides: Sequence[str], root: type[Any]) -> list[str]:
+    """Options of which the value is a list of names, or with += one more, with names of digits as names."""
+    names, quoted = {key for key, hint in _valid_keys(root) if hint == list[str]}, []
+    key_before = ""
+    for option in overrides:
+        key, equals, value = (key_before, " ", option) if key_before else option.partition("=")
+        if key.startswith("--") and key[2:].rstrip("+") in names and equals:
+            try:
+                written = yaml.load(value, yaml.BaseLoader)
+            except yaml.YAMLError as error:
+                raise UsageError(f"{key}: {value}, must be a list such as [0100123, 7201]") from error
+            if key.endswith("+") and isinstance(written, str):
+                written = [written]
+            value = json.dumps(written)
+        quoted.append(value if key_before else f"{key}{equals}{value}")
+        key_before = key if not equals and key[2:].rstrip("+") in names else ""
+    return quoted
+
+
+class _Mapping(dict[Any, Any]):
+    """A mapping of a YAML file, and how those of its values that are scalars, or lists of such, are written."""
+
+    written: dict[Any, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which the last would win without a word."""
+
+
+def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[_Mapping]:
+    found = _Mapping()
+    yield found  # before its content is there, as PyYAML wants it for content that refers to itself
+    given = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    found |= loader.construct_mapping(node)
+    keys = [loader.construct_object(key, deep=True) for key in given]
+    for number, key in enumerate(keys):
+        if key in keys[:number]:
+            raise yaml.constructor.ConstructorError(None, None, f"{key} is given twice", given[number].start_mark)
+    found.written = {
+        loader.construct_object(key, deep=True): _as_written(value)
+        for key, value in node.value
+        if not isinstance(value, yaml.MappingNode)
+    }
+
+
+def _as_written(node: yaml.Node) -> Any:
+    return _Name(node.value) if isinstance(node, yaml.ScalarNode) else [_as_written(item) for item in node.value]
+
+
+class _Name(str):
+    """Text that nothing may take for a number."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes names."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+_Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
+_Dumper.add_representer(_Name, lambda dumper, name: dumper.represent_scalar("tag:yaml.org,2002:str", name, style='"'))
 
 
 def _dotted(content: Mapping[Any, Any], path: str = "") -> Iterator[str]:
@@ -96,18 +181,29 @@ def _dotted(content: Mapping[Any, Any], path: str = "") -> Iterator[str]:
             yield f"{path}{key}"
 
 
-def _valid_keys(section: type[Any] = RunConfig, path: str = "") -> Iterator[str]:
+def _valid_keys(section: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for key, hint in get_type_hints(section).items():
         if is_dataclass(hint):
             assert isinstance(hint, type)
             yield from _valid_keys(hint, f"{path}{key}.")
         else:
-            yield f"{path}{key}"
+            yield f"{path}{key}", hint
 
 
-def _check_keys(keys: Iterator[str] | list[str], prefix: str) -> None:
-    valid = list(_valid_keys())
+def _check_keys(keys: Iterator[str], root: type[Any], prefix: str) -> None:
+    valid = [key for key, _ in _valid_keys(root)]
     for key in keys:
         if key.rstrip("+") not in valid and key not in ("help", "print_config"):
-            nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
-            raise UsageError(f"{prefix}{key}: no such configuration key; did you mean {nearest}?")
+            is_section = any(one.startswith(f"{key}.") for one in valid)
+            trouble = "a section, which takes no value" if is_section else "no such configuration key"
+            raise UsageError(f"{prefix}{key}: {trouble}; did you mean {_nearest(key, valid)}?")
+
+
+def _nearest(key: str, valid: list[str]) -> str:
+    """The key that was probably meant: one that is written short, such as lr, or else the most alike."""
+    section, _, name = key.rpartition(".")
+    for one in sorted(valid, key=lambda one: not one.startswith(f"{section}.")):
+        words = one.rpartition(".")[2].split("_")
+        if len(words) > 1 and name == "".join(word[0] for word in words):
+            return one
+    return difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]

@@ -8,19 +8,20 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 
+from facegm.checkup.bottleneck import Circumstances, Limit, StageSeconds, StepTime, advice, project
+from facegm.checkup.doctor import TrainingData, circumstances, open_training_data
+from facegm.checkup.machine import devices, versions
+from facegm.checkup.stages import measure_stages
 from facegm.cli.run_options import read_run_config
 from facegm.config import add_config_arguments
-from facegm.data.faces import LabelledFaces
 from facegm.data.names import printable
 from facegm.data.residency import Residency
 from facegm.errors import FacegmError
-from facegm.training.bottleneck import Circumstances, Limit, Projection, StageSeconds, advice, project
-from facegm.training.config import RunConfig
-from facegm.training.distributed import autocast_dtype, join_processes
-from facegm.training.doctor import TrainingData, circumstances, open_training_data
-from facegm.training.machine import devices, versions
-from facegm.training.run import check_loss, draw_plan
-from facegm.training.stages import measure_stages
+from facegm.faces.config import FaceRunConfig
+from facegm.faces.run import check_loss, draw_plan
+from facegm.faces.samples import LabelledFaces
+from facegm.training.devices import autocast_dtype
+from facegm.training.distributed import join_processes
 
 _LIMITS: dict[Limit, str] = {
     "network": "The network",
@@ -46,7 +47,7 @@ def parser() -> ArgumentParser:
         "nothing.",
         allow_abbrev=False,
     )
-    add_config_arguments(options)
+    add_config_arguments(options, FaceRunConfig)
     return options
 
 
@@ -71,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     print(f"{_LIMITS[whole.limit]} limits: {whole.share:.0%} of the time of a step.")
     print(f"What would help: {advice(whole.limit, config, here)}.")
-    if isinstance(data.faces, LabelledFaces):
+    if data.settings is not None:
         print(_length_of_run(data.faces, whole, config))
 
 
@@ -98,7 +99,7 @@ def _pictures(settings: Mapping[str, Any]) -> str:
     return f"{settings['encoding']} in a {settings['container']}" if "container" in settings else "read where they lie"
 
 
-def _speeds(stages: StageSeconds, whole: Projection, config: RunConfig, identities: int) -> dict[str, str]:
+def _speeds(stages: StageSeconds, whole: StepTime, config: FaceRunConfig, identities: int) -> dict[str, str]:
     seconds = {
         "decode, one core": stages.decode_one_core,
         f"decode, {config.data.workers} worker(s)": stages.decode if config.data.workers else None,
@@ -115,7 +116,7 @@ def _speeds(stages: StageSeconds, whole: Projection, config: RunConfig, identiti
     return rows
 
 
-def _length_of_run(faces: LabelledFaces, whole: Projection, config: RunConfig) -> str:
+def _length_of_run(faces: LabelledFaces, whole: StepTime, config: FaceRunConfig) -> str:
     try:
         steps = draw_plan(config, faces).steps
     except FacegmError as error:  # what `facegm train` would be refused for

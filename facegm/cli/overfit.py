@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
+from facegm.checkup.overfit import overfit
 from facegm.cli.run_options import read_run_config
 from facegm.config import add_config_arguments
-from facegm.training.overfit import overfit
+from facegm.faces.config import FaceRunConfig
 
 
 def parser() -> ArgumentParser:
@@ -17,7 +18,7 @@ def parser() -> ArgumentParser:
         "them; where it cannot, say what was seen and what may help. A minute's check of network, loss and optimiser.",
         allow_abbrev=False,
     )
-    add_config_arguments(options)
+    add_config_arguments(options, FaceRunConfig)
     return options
 
 

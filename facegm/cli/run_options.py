@@ -7,25 +7,28 @@ from jsonargparse import ArgumentParser
 
 from facegm.config import find_config, parse_config
 from facegm.errors import UsageError
-from facegm.training.config import RunConfig
+from facegm.faces.config import FaceRunConfig
 
 
 def split_options(
-    arguments: Sequence[str], parser: Callable[[], ArgumentParser], own: Mapping[str, str | None]
+    arguments: Sequence[str], parser: Callable[[], ArgumentParser], own: Mapping[str, str | bool | None]
 ) -> tuple[argparse.Namespace, list[str]]:
     """A command's own options, and the dotted overrides of a configuration that are left.
 
     Args:
         arguments: those of the command line.
         parser: the command's options, whose help is shown where it is asked for.
-        own: the command's own options, such as `--config`, and their defaults.
+        own: the command's own options, such as `--config`, and their defaults; one of False is a switch.
 
     Raises:
         UsageError: an option lacks its value.
     """
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name, default in own.items():
-        options.add_argument(name, default=default)
+        if default is False:
+            options.add_argument(name, action="store_true")
+        else:
+            options.add_argument(name, default=default)
     try:
         chosen, overrides = options.parse_known_args(arguments)
     except argparse.ArgumentError as error:
@@ -37,7 +40,7 @@ def split_options(
 
 def read_run_config(
     arguments: Sequence[str], parser: Callable[[], ArgumentParser], default: str | None = None
-) -> RunConfig:
+) -> FaceRunConfig:
     """The configuration that `--config` and dotted overrides ask for.
 
     Args:
@@ -51,4 +54,4 @@ def read_run_config(
     chosen, overrides = split_options(arguments, parser, {"--config": default})
     if chosen.config is None:
         raise UsageError("give --config CONFIG: a file, or the name of a shipped configuration")
-    return parse_config(find_config(chosen.config), overrides)
+    return parse_config(find_config(chosen.config), FaceRunConfig, overrides)

@@ -6,11 +6,11 @@ the pixels exactly, so that the embedding of a photo is the same whether it went
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -90,6 +90,25 @@ def count_statuses(records: Iterable[FaceRecord]) -> Counter[str]:
         if record.status == "failed":
             counts[f"failed: {record.reason}"] += 1
     return counts
+
+
+class AlignedFaces(Protocol):
+    """A store, or what can be read like one."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie, for messages."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How they were found, aligned and encoded; see `read_settings`."""
+
+    @property
+    def records(self) -> Mapping[str, FaceRecord]:
+        """What is known of each face, by key, in order."""
+
+    def read_face(self, key: str) -> UInt8[np.ndarray, "size size 3"]:
+        """Read one face: RGB, 0 to 255."""
 
 
 class FaceStore:

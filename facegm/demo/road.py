@@ -9,7 +9,8 @@ from facegm.config import parse_config, shipped_configs
 from facegm.demo.photos import write_pairs, write_photos
 from facegm.eval.lfw import VerificationReport
 from facegm.eval.verify_lfw import verify_lfw
-from facegm.training.run import train_run
+from facegm.faces.config import FaceRunConfig
+from facegm.faces.run import train_run
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ def walk(folder: Path, *, seed: int) -> tuple[VerificationReport, Path]:
     align_photos(training, store, AlignConfig())
 
     logger.info("3/4 train")
-    config = parse_config(shipped_configs()["demo.yaml"], [f"--data.store={store}", f"--train.seed={seed}"])
+    config = parse_config(
+        shipped_configs()["demo.yaml"], FaceRunConfig, [f"--data.store={store}", f"--train.seed={seed}"]
+    )
     train_run(config, run)
 
     logger.info("4/4 align and verify the held-out identities")

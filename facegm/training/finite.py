@@ -66,11 +66,15 @@ class FiniteGuard:
             return
         names = [self._keys[number] for number in samples_of_step(self._plan, step - 1).tolist()]
         listing = self._run / f"not-finite-step-{step:08d}.txt"
+        place = f"in {listing}"
         if self._is_main:
-            replace_atomically(listing, "".join(f"{name}\n" for name in names).encode(errors="surrogateescape"))
+            try:
+                replace_atomically(listing, "".join(f"{name}\n" for name in names).encode(errors="surrogateescape"))
+            except OSError as error:  # such as a full disk, which is not the trouble here
+                place = f"nowhere ({listing}: {error.strerror})"
         raise FacegmError(
             f"at step {step} the loss or its gradient became {value}, and the step was not kept. Its images are "
-            f"listed in {listing} ({names[0]}, ...). Pixels are always finite, so the likely cause is too large a "
+            f"listed {place} ({names[0]}, ...). Pixels are always finite, so the likely cause is too large a "
             "step: lower optimizer.learning_rate, optimizer.clip_gradient or the loss's margin, or give the learning "
             f"rate a warm-up (optimizer.warmup_fraction); the checkpoints in {self._run} are from before"
         )

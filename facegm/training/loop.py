@@ -1,120 +1,145 @@
-"""The training loop."""
+"""The training loop and its step."""
 
-import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any, Generic
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from facegm.data.batch import Batch
-from facegm.data.draws import StepSampler
-from facegm.data.loader import load_steps
-from facegm.data.residency import choose_residency
+from facegm.data.samples import Batch
+from facegm.data.workers import named_worker_failures
 from facegm.errors import StoppedError
-from facegm.losses.interface import Progress
-from facegm.training.compilation import compile_network
-from facegm.training.distributed import Processes
-from facegm.training.due import due_after
+from facegm.schedule import Progress
+from facegm.training.capture import CapturedStep, Watch
+from facegm.training.config import OptimizerConfig, TrainConfig
+from facegm.training.devices import autocast, autocast_dtype, profiled
+from facegm.training.distributed import Processes, SharedFlag
 from facegm.training.finite import FiniteGuard
 from facegm.training.interruption import StopSignals
-from facegm.training.optimization import Optimization
-from facegm.training.progress_log import ProgressLog, summary
-from facegm.training.run_folder import forget_metrics_after
+from facegm.training.optimizer import build_optimizer, replicate, set_learning_rate
+from facegm.training.report import Report
 from facegm.training.setup import TrainingSetup
-from facegm.training.state import TrainingState
-from facegm.training.task import Network
-
-logger = logging.getLogger(__name__)
+from facegm.training.start import load_batches, prepare_task, resume
+from facegm.training.task import Network, Task, WeightAverage, joined
 
 
-def train(setup: TrainingSetup[Network], run: Path, processes: Processes) -> None:
-    """Train from the newest checkpoint of the run folder, or from the beginning, to the end; export the network.
+class Trainer(Generic[Network]):
+    """A task with its optimiser, its loss's scaler and the average of its weights: what a step changes.
 
     Args:
-        setup: what to train; the main process alone validates, projects and exports.
-        run: an existing run folder; checkpoints and logs are written there.
+        task: on its device.
+        optimizer: the optimiser and its schedule.
+        train: precision, accumulation and averaging.
         processes: this process among those of the run.
+    """
+
+    def __init__(
+        self, task: Task[Network], optimizer: OptimizerConfig, train: TrainConfig, processes: Processes
+    ) -> None:
+        self.task, self._config, self._accumulate = task, optimizer, train.accumulate
+        self.dtype = autocast_dtype(train.precision, task.device)
+        self.optimizer = build_optimizer(task, optimizer, is_captured=train.capture)
+        self.scaler = torch.amp.GradScaler(task.device.type, enabled=self.dtype is torch.float16)
+        self.average = WeightAverage(task, train.ema_decay) if train.ema_decay else None
+        self._replica = replicate(task) if processes.world_size > 1 else None
+        self._take = CapturedStep(self._step, task.settings) if train.capture else self._step
+
+    @property
+    def trained(self) -> Task[Network]:
+        """What to evaluate and to export: the average where one is kept, else the last weights."""
+        return self.task if self.average is None else self.average.task
+
+    def step(self, batch: Batch, progress: Progress, watch: Watch) -> dict[str, Tensor]:
+        """Change the weights by the gradient of the loss of a batch over all processes.
+
+        Where a network normalises batches, each part of a process's batch is one.
+
+        Args:
+            batch: this process's part, on its device.
+            progress: where the run stands.
+            watch: is given the gradient's norm before the weights are changed.
+
+        Returns:
+            The task's terms, numbers averaged over the parts, and `gradient_norm`, that before clipping.
+        """
+        set_learning_rate(self.optimizer, self._config.rate(progress))
+        return self._take(batch, progress, watch)
+
+    def _step(self, batch: Batch, progress: Progress, watch: Watch) -> dict[str, Tensor]:
+        self.optimizer.zero_grad()
+        terms_of_parts = []
+        for number, part in enumerate(batch.parts(self._accumulate), start=1):
+            images = self.task.inputs(part)
+            with self._exchange(is_last=number == self._accumulate):
+                with autocast(images.device, self.dtype):
+                    terms = (self._replica or self.task)(images, part.labels, progress)
+                self.scaler.scale(terms["loss"] / self._accumulate).backward()
+            terms_of_parts.append({name: value.detach() for name, value in terms.items()})
+        self.scaler.unscale_(self.optimizer)
+        norm = self.task.clip_grad_norm_(self._config.clip_gradient)
+        if self.scaler.is_enabled():  # which passes over gradients that its scale has made infinite
+            norm = torch.where(norm.isfinite(), norm, 0.0)
+        watch(norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.task)
+        return joined(terms_of_parts) | {"gradient_norm": norm}
+
+    def _exchange(self, *, is_last: bool) -> Any:
+        """The context of a part: the processes average their gradients in the last one's backward pass."""
+        return nullcontext() if is_last or self._replica is None else self._replica.no_sync()
+
+
+def train(setup: TrainingSetup[Network], run: Path, processes: Processes, *, is_profiled: bool = False) -> None:
+    """Train from the newest checkpoint of the run folder, or from the beginning, to the end; export the task.
+
+    Args:
+        setup: what to train.
+        run: an existing run folder; checkpoints and logs are written there by the main process.
+        processes: this process among those of the run.
+        is_profiled: whether to record some steps by torch.profiler.
 
     Raises:
         FacegmError: a checkpoint of another network or data set, or a loss that is not finite.
-        StoppedError: SIGTERM or Ctrl-C came; the run is saved.
+        StoppedError: SIGTERM, SIGHUP or Ctrl-C came; the run is saved.
     """
-    task, plan = setup.task, setup.plan
-    task.to(processes.device).to(memory_format=torch.channels_last)  # as the input lies in memory
-    optimization = Optimization(task, setup.optimizer, setup.train, processes)
-    state = TrainingState(run, setup, optimization)
-    first_step = state.restore()
-    compile_network(task.network, setup.train.compile, plan.steps, say=processes.is_main)
-    precision = str(optimization.precision or torch.float32).removeprefix("torch.")
-    processes.require_equal("the checkpoint they go on from, or in their precision", f"{first_step} {precision}")
-    batches = _batches(setup, first_step, processes)
-
+    plan = setup.plan
+    prepare_task(setup, processes)
+    trainer = Trainer(setup.task, setup.optimizer, setup.train, processes)
+    resumed = resume(run, setup, trainer, processes)
     with ExitStack() as stack:
-        log = None
-        if processes.is_main:
-            logger.info(
-                f"{setup.title}; steps {first_step} to {plan.steps} of {plan.batch_size} images; "
-                f"{processes.world_size} process(es) on {processes.device.type}, {precision}"
-            )
-            forget_metrics_after(run, first_step)
-            log = stack.enter_context(ProgressLog(run, plan, first_step))
-        signals = stack.enter_context(StopSignals())
-        guard = FiniteGuard(run, plan, setup.samples.keys, is_main=processes.is_main)
+        stack.enter_context(named_worker_failures())
+        batches = stack.enter_context(closing(load_batches(setup, resumed.step, processes)))
+        guard, stop = FiniteGuard(run, plan, setup.samples.keys, is_main=processes.is_main), SharedFlag(processes)
+        report = stack.enter_context(Report(run, setup, trainer, processes, resumed, guard))
+        profiler = stack.enter_context(profiled(run / "profile", is_on=is_profiled and processes.is_main))
 
-        task.train()
-        for step, batch in enumerate(batches, start=first_step + 1):
+        report.catch_up()
+        setup.task.train()
+        step = resumed.step
+        signals = stack.enter_context(StopSignals(is_alone=processes.world_size == 1))
+        for batch in signals.until_stopped(batches):
+            step += 1
             progress = Progress(step - 1, plan.steps)
-            is_stopping = processes.any(signals.received is not None)
-            due = due_after(step, setup.train, plan, validate_every=setup.validate_every, is_stopping=is_stopping)
-
             torch.manual_seed(_step_seed(plan.seed, step, processes.rank))
-            terms = optimization.backward(batch.to(processes.device), progress, monitor=due.log)
-            if not optimization.scaler.is_enabled():  # which passes over gradients that its scale made infinite
-                guard.watch(step, terms["gradient_norm"])
-            optimization.step()
-
-            if due.log:
-                means = processes.mean({name: value for name, value in terms.items() if not value.ndim})
-                guard.settle()
-                guard.check(step, means["loss"])
-                if log:
-                    means |= task.settings(progress) | {"learning_rate": optimization.learning_rate}
-                    if setup.validate and due.validation:
-                        with log.beside_training():
-                            means |= setup.validate(optimization.network)
-                    log.write(step, means, {name: value for name, value in terms.items() if value.ndim})
-            if log and setup.project and due.projection:
-                with log.beside_training():
-                    log.project(step, setup.project(optimization.network))
-            if due.checkpoint:
-                state.save(step, is_main=processes.is_main)
-            if is_stopping and step < plan.steps:
-                cause = signals.received or "a signal to another process"
-                raise StoppedError(
-                    f"stopped by {cause} after step {step} of {plan.steps}, with a checkpoint; to go on, give the "
-                    "same command again"
-                )
-
-    if processes.is_main:
-        exported = setup.export(optimization.network)
-        logger.info(f"{summary(run, plan)}\ndone: {exported}")
-    processes.wait()
-
-
-def _batches(setup: TrainingSetup[Network], first_step: int, processes: Processes) -> DataLoader[Batch]:
-    """This process's part of each step's batch, from where its samples are kept."""
-    device, samples = processes.device, setup.samples
-    residency = choose_residency(setup.residency, samples.decoded_size, device, processes.local_size)
-    if residency != "stream":
-        samples.keep_decoded(device if residency == "device" else torch.device("cpu"))
-    return load_steps(
-        samples,
-        StepSampler(setup.plan, first_step=first_step, rank=processes.rank, world_size=processes.world_size),
-        workers=setup.workers if residency == "stream" else 0,
-        pin_memory=device.type == "cuda" and residency != "device",
-    )
+            report.add(trainer.step(batch.to(processes.device), progress, partial(guard.watch, step)))
+            profiler.step()
+            if stop.exchange(signals.received is not None) and step < plan.steps:
+                break
+            if setup.is_logged(step):
+                report.write(step, progress)
+        stop.settle()
+        if step < plan.steps:
+            report.write_stopped(step)
+            raise StoppedError(
+                f"stopped by {signals.received or 'a signal to another process'} after step {step} of {plan.steps}, "
+                "with a checkpoint; to go on, give the same command again"
+            )
+        report.finish()
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -1,22 +1,27 @@
 """The run folder: what was asked for, with which software, and what came out."""
 
+import errno
+import fcntl
 import json
 import platform
 import shlex
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import yaml
 
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError
-from facegm.training.config import RunConfig
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json", "metrics.jsonl"
+_LOCK_FILE = ".lock"
 _PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "numpy", "scikit-learn")
 
 
@@ -31,19 +36,73 @@ def is_run(run: Path) -> bool:
     if (run / CONFIG_FILE).is_file():
         return True
     # A kill while the folder was made may have left the other file, or a part of one.
-    begun = {ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial"}
+    begun = {_LOCK_FILE, ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial"}
     if not run.is_dir() or not {path.name for path in run.iterdir()} <= begun:
         raise FacegmError(f"{run}: exists and is not a run folder; give another --output")
     return False
 
 
-def require_same_configuration(run: Path, stored: RunConfig, asked: RunConfig) -> None:
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder, which is made when missing, while this context lasts.
+
+    Raises:
+        FacegmError: another process is in it, or a file that was to be written there has no room.
+    """
+    with _named_want_of_room(run), _lock_file(run) as lock:
+        try:
+            # Unlike that of flock, it is not shared by worker processes, which outlive a main one that is killed.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise FacegmError(
+                f"{run}: another process is training in this folder; wait for its end, or give another --output"
+            ) from error
+        yield
+
+
+def _lock_file(run: Path) -> IO[str]:
+    run.mkdir(parents=True, exist_ok=True)
+    return (run / _LOCK_FILE).open("w")
+
+
+@contextmanager
+def _named_want_of_room(run: Path) -> Iterator[None]:
+    """Say so where a disk is full, for whatever file that was to be written.
+
+    TensorBoard writes in a thread. The main one is told of its error when it writes next; the trace is not shown.
+    """
+    show = threading.excepthook
+    threading.excepthook = lambda error: None if is_want_of_room(error.exc_value) else show(error)
+    try:
+        yield
+    except OSError as error:
+        if not is_want_of_room(error):
+            raise
+        raise FacegmError(
+            f"no space left in {run}: make room, and give the same command again; it goes on from the newest "
+            "checkpoint, and all that are there are whole"
+        ) from error
+    finally:
+        threading.excepthook = show
+
+
+def is_want_of_room(error: BaseException | None) -> bool:
+    """Whether an error says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def require_same_configuration(run: Path, stored: str, asked: str) -> None:
     """Refuse to go on with a run folder by another configuration than the one that lies in it.
+
+    Args:
+        run: the run folder.
+        stored: what lies in it, as YAML, defaults filled in.
+        asked: what is asked for, likewise.
 
     Raises:
         FacegmError: they differ; the keys and both values are named.
     """
-    changed = _differences(yaml.safe_load(stored.to_yaml()), yaml.safe_load(asked.to_yaml()))
+    changed = _differences(yaml.safe_load(stored), yaml.safe_load(asked))
     if changed:
         raise FacegmError(
             f"{run}: holds a run of another configuration ({'; '.join(changed)}); go on with it by `facegm train "
@@ -63,9 +122,8 @@ def _differences(stored: Any, asked: Any, path: str = "") -> list[str]:
     return [] if stored == asked else [f"{path}: {stored}, now {asked}"]
 
 
-def create_run_folder(run: Path, config: RunConfig) -> None:
-    """Make a new run folder with the resolved config, the command line and the versions, before the first step."""
-    run.mkdir(parents=True, exist_ok=True)
+def create_run_folder(run: Path, configuration: str) -> None:
+    """Put the resolved configuration, the command line and the versions into a run folder, before the first step."""
     environment = {
         "command": shlex.join(sys.argv),
         "python": platform.python_version(),
@@ -74,7 +132,7 @@ def create_run_folder(run: Path, config: RunConfig) -> None:
         "code": _code_version(),
     }
     replace_atomically(run / ENVIRONMENT_FILE, (json.dumps(environment, indent=2) + "\n").encode())
-    replace_atomically(run / CONFIG_FILE, config.to_yaml().encode())  # last: it makes the folder a run
+    replace_atomically(run / CONFIG_FILE, configuration.encode())  # last: it makes the folder a run
 
 
 def _code_version() -> str | None:

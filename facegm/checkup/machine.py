@@ -9,10 +9,13 @@ import cv2
 import torch
 
 from facegm.data.residency import free_memory
-from facegm.training.distributed import autocast_dtype
+from facegm.training.devices import autocast_dtype
+from facegm.training.room import SHARED_MEMORY
 
 _PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "numpy")
 _EXTRAS = ("openvino", "ray")
+SMALL_SHARED_MEMORY = 1000
+"""Megabytes; below it a warning is due."""
 
 
 def versions() -> dict[str, str]:
@@ -38,7 +41,7 @@ def cores() -> int:
 
 
 def devices() -> dict[str, str]:
-    """The processor and each GPU, a line each."""
+    """The processor and each GPU, a line each; and what is short."""
     computes = "bfloat16" if autocast_dtype("auto", torch.device("cpu")) else "float32"
     processor = f"{processor_name()}, {cores()} core(s), {free_memory() / 1e9:.1f} GB free, computes in {computes}"
     gpus = {"GPU": "none"} if not torch.cuda.is_available() else {}
@@ -47,7 +50,7 @@ def devices() -> dict[str, str]:
         gpus[f"GPU {number}"] = (
             f"{found.name}, {found.total_memory / 1e9:.1f} GB, compute capability {found.major}.{found.minor}"
         )
-    return {"processor": processor} | _load() | gpus
+    return {"processor": processor} | _load() | _shared_memory() | gpus
 
 
 def _load() -> dict[str, str]:
@@ -56,6 +59,20 @@ def _load() -> dict[str, str]:
     if load < cores() / 2:
         return {}
     return {"load": f"{load:.1f} on {cores()} core(s): other programs are busy, and what is measured will be too slow"}
+
+
+def _shared_memory() -> dict[str, str]:
+    """A warning where there is as little as containers are given."""
+    if not SHARED_MEMORY.is_dir():
+        return {}
+    found = os.statvfs(SHARED_MEMORY)
+    free = found.f_bavail * found.f_frsize / 1e6
+    if free >= SMALL_SHARED_MEMORY:
+        return {}
+    return {
+        str(SHARED_MEMORY): f"{free:.0f} MB free: too little for large batches that workers decode; "
+        "give a container more (docker run --shm-size=8g)"
+    }
 
 
 def processor_name() -> str:

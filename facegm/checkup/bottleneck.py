@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from facegm.data.residency import Residency
-from facegm.training.config import RunConfig
+from facegm.faces.config import FaceRunConfig
 
 Limit = Literal["network", "loss", "optimizer", "augmentation", "transfer", "decoding"]
 
@@ -41,7 +41,7 @@ class Circumstances:
     """Whether `train.precision: auto` is something shorter than float32."""
 
 
-class Projection(NamedTuple):
+class StepTime(NamedTuple):
     """The stages put together."""
 
     seconds: float
@@ -52,7 +52,7 @@ class Projection(NamedTuple):
     """The part of a step that this stage takes."""
 
 
-def project(stages: StageSeconds, workers: int, here: Circumstances) -> Projection:
+def project(stages: StageSeconds, workers: int, here: Circumstances) -> StepTime:
     """Put the stages together as training does.
 
     All are done one after the other, except that worker processes decode on the processor while a GPU computes. Where
@@ -69,14 +69,14 @@ def project(stages: StageSeconds, workers: int, here: Circumstances) -> Projecti
     is_streamed = here.residency == "stream"
     is_beside = is_streamed and here.is_gpu and workers > 0
     if is_beside and stages.decode > sum(parts.values()):
-        return Projection(stages.decode, "decoding", 1.0)
+        return StepTime(stages.decode, "decoding", 1.0)
     if is_streamed and not is_beside:
         parts["decoding"] = stages.decode
     seconds, limit = sum(parts.values()), max(parts, key=parts.__getitem__)
-    return Projection(seconds, limit, parts[limit] / seconds)
+    return StepTime(seconds, limit, parts[limit] / seconds)
 
 
-def advice(limit: Limit, config: RunConfig, here: Circumstances) -> str:
+def advice(limit: Limit, config: FaceRunConfig, here: Circumstances) -> str:
     """What would make the stage that limits faster: half a sentence."""
     more_hardware = "more GPUs (torchrun)" if here.is_gpu else "a GPU"
     options: dict[Limit, list[tuple[bool, str]]] = {

@@ -1,0 +1,65 @@
+"""The training of a face network: ResNet-27 and any of the losses, evaluated by verification."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from facegm.data.draws import EvaluationSampler, load
+from facegm.data.preprocessing import Preprocessing, network_input
+from facegm.data.samples import Batch, Samples
+from facegm.faces.samples import augmented_input
+from facegm.losses.collectives import rank, world_size
+from facegm.losses.config import LossConfig, build_loss
+from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.training.task import Task, evaluating
+
+
+@runtime_checkable
+class Verification(Protocol):
+    """Faces, in the middle crop, that are judged by their embeddings together; `facegm.eval.validation` has some."""
+
+    def score(self, embeddings: Float[np.ndarray, "faces dim"]) -> dict[str, float]:
+        """Named numbers that say how good embeddings are, `accuracy` among them."""
+
+
+class FaceTask(Task[FaceResNet27]):
+    """ResNet-27 trained with a loss.
+
+    Args:
+        model: shape of the network.
+        loss: which loss, and its settings.
+        preprocessing: from aligned faces to the network's input.
+        classes: number of identities.
+    """
+
+    def __init__(self, model: FaceResNetConfig, loss: LossConfig, preprocessing: Preprocessing, classes: int) -> None:
+        network = FaceResNet27(model, preprocessing.crop_size)
+        super().__init__(network, build_loss(loss, classes, model.embedding_dim))
+        self._mirror = preprocessing.mirror
+
+    def inputs(self, batch: Batch) -> Float[Tensor, "batch 3 side side"]:
+        """Crop, mirror, contrast and brightness as drawn, on the network's scale; faces without draws as they are."""
+        return augmented_input(batch, self.network.input_size) if batch.draws else network_input(batch.images)
+
+    @torch.no_grad()
+    def evaluate(self, samples: Samples, *, batch_size: int, workers: int = 0) -> dict[str, float]:
+        """Of faces to verify, their score, by f(face) + f(mirrored face); of others, the accuracy of classification."""
+        if not isinstance(samples, Verification):
+            return super().evaluate(samples, batch_size=batch_size, workers=workers)
+        embeddings = torch.zeros(len(samples), self.network.embedding.out_features, device=self.device)
+        sampler = EvaluationSampler(samples, batch_size, rank=rank(), world_size=world_size())
+        with evaluating(self):
+            for drawn, batch in zip(sampler, load(samples, sampler, workers=workers), strict=True):
+                images = self.inputs(batch.to(self.device))
+                # Not by calling the network: what torch.compile has taken for training would be compiled anew.
+                found = self.network.forward(images)
+                if self._mirror:
+                    found = found + self.network.forward(images.flip(3))
+                embeddings[torch.from_numpy(drawn.numbers)] = found.to(embeddings.dtype)
+        if world_size() > 1:
+            dist.all_reduce(embeddings)
+        return samples.score(embeddings.cpu().numpy())
