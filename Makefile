@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-train install clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-gather bench-train install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
 
-test: install  ## all tests but the long ones, against the installed package
-	$(BIN)/pytest -m "not slow and not gpu"
+test: install  ## all tests but the long ones, on all cores, against the installed package
+	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu"
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m slow
@@ -36,6 +36,9 @@ bench-loss: install  ## the GM loss alone: time and memory against other ways to
 
 bench-align: install  ## the alignment alone, on LFW's photos, against facenet-pytorch's detector
 	$(BIN)/python benchmarks/bench_align.py
+
+bench-gather: install  ## a batch out of decoded faces in the host's memory
+	$(BIN)/python benchmarks/bench_gather.py
 
 bench-train: install  ## the training loop against its compute-only ceiling and a plain loop
 	$(BIN)/python benchmarks/bench_train.py

@@ -13,44 +13,69 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from forks import forks, run_ranks
+from threadpoolctl import threadpool_limits
 
 from facegm.align.warp import TEMPLATE
 from facegm.data.face_files import DEFAULT_FORMAT, append_faces
 from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record
-from facegm.losses.engine import Batch
+from facegm.losses.engine import Operands
 from facegm.losses.fused import Fused
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-_skipped_for_data: list[str] = []
+WANT_OF_DATA = "real data not found"
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run as Python; has to be said before triton is imported
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests run side by side, each on one thread; and where not just those that need a GPU are run, none sees one.
+
+    The environment tells it to the processes that tests start.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpool_limits(1)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run as Python; has to be said before triton is imported
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where none is to be seen."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and to be run by `make test-gpu`")
 
 
 @pytest.fixture
-def shared_data(request: pytest.FixtureRequest) -> Path:
+def shared_data() -> Path:
     """The folder of real photos and protocol files; the test is skipped where it is absent."""
     if not DATA.is_dir():
-        _skipped_for_data.append(request.node.name)
-        pytest.skip(f"real data not found at {DATA}; set FACEGM_DATA")
+        pytest.skip(f"{WANT_OF_DATA} at {DATA}; set FACEGM_DATA")
     return DATA
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line what was skipped for want of real data."""
-    if _skipped_for_data:
+    """Say in one line what was skipped for want of real data, in whichever process."""
+    skipped = terminalreporter.getreports("skipped")
+    names = [report.nodeid.split("::")[-1] for report in skipped if WANT_OF_DATA in report.longreprtext]
+    if names:
         terminalreporter.write_line(
-            f"SKIPPED for want of real data at {DATA} (set FACEGM_DATA): {', '.join(_skipped_for_data)}", yellow=True
+            f"SKIPPED for want of real data at {DATA} (set FACEGM_DATA): {', '.join(names)}", yellow=True
         )
 
 
 @pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: more only get in each other's way on small photos."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def quick_workers() -> Iterator[None]:
+    """The workers of an alignment are forked from a process that has imported what they need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("facegm.align.engines.get_context", lambda _: forks())
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> None:
+    """What all tests have; for files that ask for it."""
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +89,7 @@ def kernels_run() -> bool:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, own = torch.ones(1, 2, device=device), torch.zeros(1, dtype=torch.int64, device=device)
     try:
-        Fused().locate(Batch(features=x, means=x, origin=None, own=own))
+        Fused().locate(Operands(features=x, means=x, origin=None, own=own))
     except Exception as error:
         if re.search("only 0-dimensional arrays can be converted|array with ndim > 0 to a scalar", str(error)):
             return False
@@ -77,14 +102,16 @@ Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="session")
 def torchrun() -> Torchrun:
-    """Run a script, or `-m MODULE`, with its arguments as so many gloo processes in a folder; the caller checks."""
+    """Run a script, or `-m MODULE`, with its arguments as so many gloo processes in a folder; the caller checks.
+
+    By torchrun itself where options of its own come first, else by `run_ranks`, which takes a tenth of the time.
+    """
 
     def run(processes: int, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "-m" or not arguments[0].startswith("-"):
+            return run_ranks(processes, arguments, folder)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
-        )
+        return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
     return run
 

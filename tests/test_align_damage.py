@@ -24,7 +24,7 @@ from facegm.align.worker import Aligner
 from facegm.data.find_photos import Photo
 from facegm.data.store import MANIFEST_FILE, FaceStore
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 ORIENTATION = 0x0112
 _image = Image.open(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))

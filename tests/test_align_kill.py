@@ -3,7 +3,6 @@
 The whole process group is killed at random moments, again and again, and no picture is ever seen half-written.
 """
 
-import contextlib
 import os
 import random
 import shutil
@@ -11,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import pytest
+from alignment import Alignment, warm_up
 from PIL import Image
 
 from facegm.align.timings import TIMINGS_FILE
@@ -27,6 +28,23 @@ from facegm.data.store import MANIFEST_FILE, read_manifest
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 Container = Literal["folder", "tar"]
+
+
+class NewCommand(subprocess.Popen[bytes]):
+    """`facegm` in a Python that is started anew, with its workers in its group."""
+
+    def __init__(self, arguments: list[str], folder: Path) -> None:
+        command, quiet = [sys.executable, "-m", "facegm", *arguments], subprocess.DEVNULL
+        super().__init__(command, cwd=folder, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def kill_group(self) -> None:
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+
+Start = Callable[[Path], Alignment | NewCommand]
+"""Begins to align into a store."""
 
 
 def _make_photos(folder: Path, count: int) -> None:
@@ -50,20 +68,14 @@ def _contents(store: Path) -> dict[str, bytes]:
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
 
 
-def _start(photos: Path, store: Path, container: Container) -> subprocess.Popen[bytes]:
-    options = ["--output", str(store), "--workers=2", f"--container={container}"]
-    command = [sys.executable, "-m", "facegm", "align", str(photos), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        command, cwd=photos.parent, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
-    )
+def _arguments(photos: Path, container: Container, store: Path) -> list[str]:
+    return [str(photos), "--output", str(store), "--workers=2", f"--container={container}"]
 
 
-def _finish(photos: Path, store: Path, container: Container) -> float:
-    start = time.monotonic()
-    assert _start(photos, store, container).wait(timeout=300) == 0
-    return time.monotonic() - start
+def _finish(start: Start, store: Path) -> float:
+    begun = time.monotonic()
+    assert start(store).wait(timeout=300) == 0
+    return time.monotonic() - begun
 
 
 def _check_what_is_seen(store: Path) -> int:
@@ -78,28 +90,29 @@ def _recorded(store: Path) -> int:
     return len({record.key for record in read_manifest(store / MANIFEST_FILE)})
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=seconds)
+def _wait(process: Alignment | NewCommand, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
 
 
-def _kill_and_continue(photos: Path, store: Path, container: Container, kills: int, seed: int) -> None:
-    whole, seconds = store / "whole", _finish(photos, store / "whole", container)
-    rng, disturbed, recorded = random.Random(seed), store / "disturbed", 0
+def _kill_and_continue(photos: Path, folder: Path, start: Start, kills: int, seed: int) -> None:
+    whole, seconds = folder / "whole", _finish(start, folder / "whole")
+    rng, disturbed, recorded, late = random.Random(seed), folder / "disturbed", 0, 0
     for kill in range(kills):
-        running = _start(photos, disturbed, container)
+        running = start(disturbed)
         if kill % 2:  # at any moment, the start included
-            _wait(running, rng.uniform(0.05, 0.95) * seconds)
+            _wait(running, rng.uniform(0.05, 0.7) * seconds)
         else:  # while work is done: soon after there is more than before
             while running.poll() is None and _recorded(disturbed) <= recorded:
                 time.sleep(0.01)
             _wait(running, rng.uniform(0, 0.1) * seconds)
-        if running.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+        late += running.poll() is None
+        running.kill_group()
         assert _check_what_is_seen(disturbed) >= recorded, "recorded photos were lost"
         recorded = _check_what_is_seen(disturbed)
-    _finish(photos, disturbed, container)
+    assert late, "all runs had ended before they were killed"
+    _finish(start, disturbed)
     assert _contents(disturbed) == _contents(whole)
     assert sorted(path.name for path in disturbed.iterdir()) == sorted(path.name for path in whole.iterdir())
     assert [record.key for record in read_manifest(disturbed / MANIFEST_FILE)] == [p.key for p in find_photos(photos)]
@@ -107,15 +120,27 @@ def _kill_and_continue(photos: Path, store: Path, container: Container, kills: i
 
 @pytest.mark.parametrize("container", ["folder", "tar"])
 def test_killed_again_and_again_a_store_ends_as_if_nothing_had_been(tmp_path: Path, container: Container) -> None:
-    _make_photos(tmp_path / "photos", 130)
-    _kill_and_continue(tmp_path / "photos", tmp_path, container, kills=3, seed=3)
+    photos = tmp_path / "photos"
+    _make_photos(photos, 100)
+
+    def start(store: Path) -> Alignment:
+        # Few photos at a time, so that there is a long time in which some are recorded and some are not.
+        return Alignment(_arguments(photos, container, store), tmp_path, batch=8)
+
+    warm_up()  # so that the time of the first is its own
+    _kill_and_continue(photos, tmp_path, start, kills=3, seed=3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("container", ["folder", "tar"])
 def test_twenty_kills_on_300_real_photos(tmp_path: Path, shared_data: Path, container: Container) -> None:
-    (tmp_path / "photos").mkdir()
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for person in sorted((shared_data / "lfw/lfw-deepfunneled").iterdir())[:200]:
-        shutil.copytree(person, tmp_path / "photos" / person.name)
-    _make_photos(tmp_path / "photos", 50)
-    _kill_and_continue(tmp_path / "photos", tmp_path, container, kills=20, seed=20)
+        shutil.copytree(person, photos / person.name)
+    _make_photos(photos, 50)
+
+    def start(store: Path) -> NewCommand:
+        return NewCommand(["align", *_arguments(photos, container, store)], tmp_path)
+
+    _kill_and_continue(photos, tmp_path, start, kills=20, seed=20)

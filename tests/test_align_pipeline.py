@@ -32,7 +32,7 @@ from facegm.data.find_photos import Photo
 from facegm.data.photos import read_photo
 from facegm.data.store import MANIFEST_FILE, FaceStore
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 Landmarks = np.ndarray
 

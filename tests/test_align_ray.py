@@ -2,11 +2,14 @@
 
 import importlib.util
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,29 +17,38 @@ from PIL import Image
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
+from facegm.align.ray_engine import align_spans_by_ray
 from facegm.align.timings import TIMINGS_FILE, read_timings
 from facegm.data.find_photos import Photo
 from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 
+pytestmark = pytest.mark.usefixtures("quick_workers")
+
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 
-SCRIPT = """
+FINISH = """
 import os, sys
-from pathlib import Path
+
+import ray
+
+from facegm import cli
+
+align = ["align", sys.argv[1], "--engine=ray", "--workers=2", "--output", sys.argv[2]]
+assert cli.main(align) == 0
+assert not ray.is_initialized()
+assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+assert cli.main(align) == 0  # nothing is left to do: Ray is not even started
+"""
+
+INTERRUPT = """
+import sys
 
 import ray
 
 from facegm import cli
 from facegm.align import pipeline
-
-photos, done, stopped = sys.argv[1:]
-align = ["align", photos, "--engine=ray", "--workers=2", "--output"]
-assert cli.main([*align, done]) == 0
-assert not ray.is_initialized()
-assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-assert cli.main([*align, done]) == 0  # nothing is left to do: Ray is not even started
 
 class Interrupted(pipeline.GrowingStore):
     def add(self, results):
@@ -44,7 +56,7 @@ class Interrupted(pipeline.GrowingStore):
         raise KeyboardInterrupt
 
 pipeline.GrowingStore = Interrupted
-assert cli.main([*align, stopped]) == 130
+assert cli.main(["align", sys.argv[1], "--engine=ray", "--workers=2", "--output", sys.argv[2]]) == 130
 assert not ray.is_initialized()
 """
 
@@ -69,26 +81,36 @@ def _contents(store: Path) -> dict[str, bytes]:
 @needs_ray
 def test_ray_makes_the_same_store_in_silence_and_leaves_no_process(tmp_path: Path) -> None:
     _make_photos(tmp_path / "photos")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    stores = [str(tmp_path / name) for name in ("by ray", "stopped")]
-    command = [sys.executable, "script.py", str(tmp_path / "photos"), *stores]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    mark = f"mark of {tmp_path}"
-    # Ray runs its workers at niceness 15: beside other work they would not even begin in time.
-    session = {"MARK_OF_THIS_TEST": mark, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
-    ran = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment | session, timeout=200
-    )
-    assert ran.returncode == 0, ran.stderr
-    # Ray says that it heeds the variable by which it is kept silent.
-    said = [line for line in ran.stderr.splitlines() if "RAY_BACKEND_LOG_LEVEL" not in line]
-    assert said == ["facegm align: interrupted"]
-    assert len(ran.stdout.splitlines()) == 4
-    assert _left_running(mark) == []
+    stdout, stderr = _run(FINISH, tmp_path)
+    assert stderr == []
+    assert len(stdout) == 4
 
     align_photos(tmp_path / "photos", tmp_path / "by workers", AlignConfig(workers=1))
     assert _contents(tmp_path / "by ray") == _contents(tmp_path / "by workers")
     assert read_timings(tmp_path / "by ray" / TIMINGS_FILE).keys() == FaceStore(tmp_path / "by ray").records.keys()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_interrupted_it_is_silent_too_and_leaves_no_process(tmp_path: Path) -> None:
+    _make_photos(tmp_path / "photos")
+    assert _run(INTERRUPT, tmp_path) == ([], ["facegm align: interrupted"])
+
+
+def _run(script: str, folder: Path) -> tuple[list[str], list[str]]:
+    """What a script that aligns by Ray says on both streams; it must succeed, and leave no process."""
+    command = [sys.executable, "-c", script, str(folder / "photos"), str(folder / "by ray")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    mark = f"mark of {folder}"
+    # Ray runs its workers at niceness 15: beside other work they would not even begin in time.
+    session = {"MARK_OF_THIS_TEST": mark, "RAY_worker_niceness": "0"}
+    ran = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=environment | session, timeout=500
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert _left_running(mark) == []
+    # Ray says that it heeds the variable by which it is kept silent.
+    return ran.stdout.splitlines(), [line for line in ran.stderr.splitlines() if "RAY_BACKEND_LOG_LEVEL" not in line]
 
 
 def _left_running(mark: str) -> list[str]:
@@ -102,6 +124,34 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_when_results_are_not_wanted_any_more_ray_is_ended_last(monkeypatch: pytest.MonkeyPatch, is_ours: bool) -> None:
+    """Protects from threads of Ray Data, which would start Ray again, and the caller's own Ray; on a stand-in."""
+    events: list[str] = []
+
+    def rows() -> Iterator[dict[str, bytes]]:
+        try:
+            for number in range(3):
+                yield {"results": pickle.dumps([number])}
+        finally:
+            events.append("end of Ray Data")
+
+    ray = MagicMock()
+    ray.is_initialized.return_value = not is_ours
+    ray.init.side_effect = lambda **_: events.append("begin")
+    ray.shutdown.side_effect = lambda: events.append("end")
+    ray.data.from_items.return_value.map.return_value.iter_rows.side_effect = rows
+    ray.exceptions.RayError = RuntimeError
+    for name, module in {"ray": ray, "ray.data": ray.data, "ray.exceptions": ray.exceptions}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL"):
+        monkeypatch.setenv(name, "0")
+    results: Any = align_spans_by_ray([[], [], []], AlignConfig(), "cpu")
+    assert [next(results), next(results)] == [[0], [1]]
+    results.close()
+    assert events == (["begin", "end of Ray Data", "end"] if is_ours else ["end of Ray Data"])
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,5 @@
 """Protects the alignment in shards: jobs that share a store, in any order, at once or killed, make that of one job."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from importlib.resources import files
@@ -13,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from alignment import Alignment
 from PIL import Image
 
 from facegm import cli
@@ -28,7 +25,7 @@ from facegm.data.find_photos import Photo
 from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, SHARDS_FOLDER, FaceStore
 from facegm.errors import FacegmError
 
-pytestmark = pytest.mark.usefixtures("one_thread", "in_this_process")
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 PHOTOS = 5 * BATCH + 3
@@ -154,8 +151,7 @@ def test_jobs_at_the_same_time_of_which_one_is_killed_and_continued(photos: Path
     while not killed.is_file():
         assert time.monotonic() < end
         time.sleep(0.01)
-    os.killpg(second.pid, signal.SIGKILL)
-    second.wait()
+    second.kill_group()
     assert first.wait(timeout=120) == 0
     with pytest.raises(FacegmError, match=r"not all jobs .* at their end; run `facegm align` again"):
         _ = FaceStore(tmp_path / "store").records
@@ -163,10 +159,8 @@ def test_jobs_at_the_same_time_of_which_one_is_killed_and_continued(photos: Path
     assert _contents(tmp_path / "store") == _contents(whole)
 
 
-def _start(photos: Path, store: Path, shard: str) -> subprocess.Popen[bytes]:
-    options = ["--output", str(store), "--workers=1", f"--shard={shard}"]
-    command = [sys.executable, "-m", "facegm", "align", str(photos), *options]
-    return subprocess.Popen(command, cwd=store.parent, stdout=subprocess.DEVNULL, start_new_session=True)
+def _start(photos: Path, store: Path, shard: str) -> Alignment:
+    return Alignment([str(photos), "--output", str(store), "--workers=1", f"--shard={shard}"], store.parent)
 
 
 # ------------------------------------------------------------------------------------------------- refusals

@@ -16,7 +16,7 @@ from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.data.store import FaceStore
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -25,7 +25,7 @@ from facegm.data.photos import read_photo
 from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 ODD_WIDTH = 77

@@ -9,16 +9,17 @@ import pytest
 from facegm.align.aligned_photos import AlignedPhotos, open_aligned_faces
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.data.faces import LabelledFaces
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.store import FaceStore
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
+from facegm.faces.config import FaceDataConfig, FaceRunConfig
+from facegm.faces.run import train_run
+from facegm.faces.samples import LabelledFaces
 from facegm.models.face_resnet import FaceResNetConfig
-from facegm.training.config import DataConfig, RunConfig, TrainConfig
-from facegm.training.run import train_run
+from facegm.training.config import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def test_they_are_the_faces_of_the_store_that_would_be_made_of_them(photos: Path
 
 @pytest.mark.parametrize("residency", ["host", "stream"])
 def test_a_run_on_them_exports_an_embedder_for_photos(photos: Path, tmp_path: Path, residency: str) -> None:
-    data = DataConfig(store=photos, residency=residency, workers=1)  # type: ignore[arg-type]
-    config = RunConfig(
+    data = FaceDataConfig(store=photos, residency=residency, workers=1)  # type: ignore[arg-type]
+    config = FaceRunConfig(
         data=data,
         preprocessing=Preprocessing(face_size=56, crop_size=48),
         model=FaceResNetConfig(width=0.1, embedding_dim=16),

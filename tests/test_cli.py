@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facegm.cli import VERBS, main
-from facegm.training.config import RunConfig
+from facegm.faces.config import FaceRunConfig
 
 OPTIONS = {
     "align": {
@@ -26,7 +26,7 @@ OPTIONS = {
         "--workers",
     },
     "inspect": {"--output", "--samples"},
-    "train": {"--config", "--output", "--resume", "--print_config"},
+    "train": {"--config", "--output", "--resume", "--init", "--profile", "--print_config"},
     "doctor": {"--config", "--print_config"},
     "overfit": {"--config", "--print_config"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
@@ -39,7 +39,7 @@ def test_verbs_and_options_are_these() -> None:
     for verb, expected in OPTIONS.items():
         parser = importlib.import_module(f"facegm.cli.{verb.replace('-', '_')}").parser()
         options = {name for action in parser._actions for name in action.option_strings}
-        sections = {f"--{field.name}" for field in fields(RunConfig)} if "--config" in expected else set()
+        sections = {f"--{field.name}" for field in fields(FaceRunConfig)} if "--config" in expected else set()
         keys = {name for name in options if "." in name}
         assert options - keys - sections - {"-h", "--help"} == expected
 
@@ -63,9 +63,15 @@ def test_verbs_and_options_are_these() -> None:
         (["train"], 2, "give either --config CONFIG"),
         (["train", "--config", "nothing.yaml"], 2, "no such configuration file; shipped ones"),
         (["train", "--config", "demo.yaml", "--train.epoch=1"], 2, "did you mean train.epochs?"),
+        (["train", "--config", "demo.yaml", "--optimizer.lr=0.1"], 2, "did you mean optimizer.learning_rate?"),
+        (["train", "--config", "demo.yaml", "--data.exclude_identities=7201"], 2, "data.exclude_identities"),
+        (["train", "--config", "demo.yaml", "--init"], 2, "--init: expected one argument"),
+        (["train", "--config", "demo.yaml", "--validation.store=empty"], 2, "pairs: None, must be given together"),
         (["train", "--config", "demo.yaml", "--data.store=empty"], 1, "not a store of aligned faces; make one by"),
         (["train", "--resume", "empty"], 1, "not a run folder"),
         (["train", "--resume", "empty", "--train.epochs=2"], 2, "goes by the run's own configuration"),
+        (["train", "--resume", "empty", "--init", "a.safetensors"], 2, "goes by the run's own configuration"),
+        (["train", "--resume", "empty", "--output", "run"], 2, "give either --config CONFIG"),
         (["doctor", "--config", "nothing.yaml"], 2, "no such configuration file; shipped ones"),
         (["doctor", "--data.store=empty"], 1, "not a store of aligned faces; make one by"),
         (["overfit"], 2, "give --config CONFIG"),

@@ -9,12 +9,12 @@ import pytest
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.errors import FacegmError
+from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
 from facegm.training.compilation import WORTH_IT, Compilation, compile_network
-from facegm.training.config import DataConfig, RunConfig, TrainConfig
+from facegm.training.config import TrainConfig, to_yaml
 from facegm.training.run_folder import read_metrics
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = FaceResNetConfig(width=0.1, embedding_dim=16)
 
 
@@ -55,13 +55,13 @@ def test_without_a_compiler_what_is_asked_for_is_refused(monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_a_compiled_run_learns_the_same_and_goes_on_exactly(small_store: Path, tmp_path: Path) -> None:
     """Protects the loss curve against the one without compilation, and exact resume of a compiled run."""
-    config = RunConfig(
-        data=DataConfig(store=small_store),
+    config = FaceRunConfig(
+        data=FaceDataConfig(store=small_store),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
         model=SMALL,
         train=TrainConfig(epochs=10, batch_size=24, log_every=1, checkpoint_every=10, precision="float32"),
     )
-    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
 
     def losses(run: str, compiled: str) -> list[float]:
         # In a process of its own: the checks of shapes in this one's code cannot be compiled.

@@ -15,8 +15,6 @@ from facegm.align.detector import STAGE_THRESHOLDS, DetectedFaces, FaceDetector
 from facegm.align.proposals import MINIMUM_FACE, PYRAMID_FACTOR
 from facegm.data.photos import read_photo
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module", params=["cpu", "openvino"])
 def detector(request: pytest.FixtureRequest) -> FaceDetector:

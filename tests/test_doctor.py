@@ -3,6 +3,7 @@
 import re
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,20 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from facegm import config as keys
+from facegm.checkup import machine, stages
+from facegm.checkup.bottleneck import Circumstances, Limit, StageSeconds, advice, project
+from facegm.checkup.random_store import RandomStore
 from facegm.cli import main
 from facegm.config import parse_config
-from facegm.data.draws import Draws
-from facegm.data.faces import LabelledFaces
 from facegm.data.preprocessing import Preprocessing
-from facegm.data.random_faces import RandomFaces
+from facegm.data.samples import Batch, DrawnSamples
 from facegm.data.store import FaceStore
-from facegm.training import machine, stages, stopwatch
-from facegm.training.bottleneck import Circumstances, Limit, StageSeconds, advice, project
-from facegm.training.config import DataConfig, RunConfig, TrainConfig
-from facegm.training.face_task import FaceTask
+from facegm.faces.config import FaceDataConfig, FaceRunConfig
+from facegm.faces.samples import LabelledFaces
+from facegm.faces.task import FaceTask
+from facegm.training.config import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = Circumstances(residency="host", is_gpu=False, cores=8, encoding="png", has_short_precision=True)
 GPU = replace(CPU, is_gpu=True)
 SECONDS = StageSeconds(
@@ -50,7 +50,7 @@ def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "train: {batch_size: 24, epochs: 10, precision: float32}\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stopwatch, "SECONDS", 0.0)
+    monkeypatch.setattr(stages, "SECONDS", 0.0)
     monkeypatch.setattr(stages, "BATCH_SECONDS", 0.01)
     return tmp_path / "tiny.yaml"
 
@@ -65,7 +65,7 @@ def test_the_numbers_of_the_store_and_the_limit_are_named(
 ) -> None:
     """Protects the report: the store's own numbers, stages that add up, what limits, and how long the run takes."""
     monkeypatch.setattr("facegm.cli.doctor.measure_stages", lambda *_: SECONDS)
-    monkeypatch.setattr("facegm.training.doctor.autocast_dtype", lambda *_: None)  # a processor without bfloat16
+    monkeypatch.setattr("facegm.checkup.doctor.autocast_dtype", lambda *_: None)  # a processor without bfloat16
     said = run_doctor(capsys)
     assert said[said.index("data: ") :] == (
         f"data: {small_store}\n"
@@ -125,7 +125,7 @@ def test_it_works_without_store_and_extras_and_leaves_nothing(
 def test_each_stage_is_timed(precision: str, loss: str, config: Path, small_store: Path) -> None:
     """Protects the measuring itself, in each precision, also by worker processes, and the threads that decoding has."""
     settings = [f"--train.precision={precision}", f"--loss.name={loss}", "--data.workers=1"]
-    asked = parse_config(config, settings)
+    asked = parse_config(config, FaceRunConfig, settings)
     faces = LabelledFaces(FaceStore(small_store), asked.preprocessing)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(2)
@@ -154,7 +154,7 @@ def test_network_and_loss_are_given_what_a_run_gives_them(
             tasks.append(self)
 
     monkeypatch.setattr(stages, "FaceTask", Watched)
-    asked = parse_config(config, ["--train.accumulate=2", "--data.workers=0"])
+    asked = parse_config(config, FaceRunConfig, ["--train.accumulate=2", "--data.workers=0"])
     faces = LabelledFaces(FaceStore(small_store), asked.preprocessing)
     stages.measure_stages(asked, faces, 6, torch.device("cpu"))
     assert sizes["network"][0] == stages.FIRST_BATCH
@@ -189,9 +189,9 @@ def test_only_the_work_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += 100
         return "prepared"
 
-    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(stopwatch, "SECONDS", 570.0)
-    assert stopwatch.median_seconds(work, torch.device("cpu"), prepare) == 2.0
+    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(stages, "SECONDS", 570.0)
+    assert stages.median_seconds(work, torch.device("cpu"), prepare) == 2.0
     assert durations == [], "it goes on for the whole time"
 
 
@@ -221,8 +221,8 @@ def test_what_limits_follows_from_the_stages(
     assert 0 < found.share <= 1
 
 
-def training(**settings: Any) -> RunConfig:
-    return RunConfig(data=DataConfig(store=Path("absent"), workers=4), train=TrainConfig(**settings))
+def training(**settings: Any) -> FaceRunConfig:
+    return FaceRunConfig(data=FaceDataConfig(store=Path("absent"), workers=4), train=TrainConfig(**settings))
 
 
 @pytest.mark.parametrize(
@@ -244,23 +244,29 @@ def training(**settings: Any) -> RunConfig:
         ("decoding", training(), replace(CPU, cores=4, encoding="jpeg"), "memory for all decoded faces"),
     ],
 )
-def test_the_advice_fits(limit: Limit, config: RunConfig, here: Circumstances, expected: str) -> None:
+def test_the_advice_fits(limit: Limit, config: FaceRunConfig, here: Circumstances, expected: str) -> None:
     """Protects the advice from what is done already, and from keys that do not exist."""
     text = advice(limit, config, here)
     assert text.startswith(expected)
     named = set(re.findall(r"\b(?:data|model|train|loss|preprocessing)\.[a-z_.]+[a-z]", text))
-    assert named <= set(keys._valid_keys())
+    for key in named:
+        attrgetter(key)(config)
 
 
 def test_random_pictures_come_as_faces_do(small_store: Path) -> None:
     """Protects the stand-in for a store: batches of the same shapes and types, of as many identities as asked for."""
-    corner, ones = np.zeros(2, np.int64), np.ones(2, np.float32)
-    draws = Draws(np.array([1, 40]), corner, corner, np.zeros(2, np.bool_), ones, ones)
     preprocessing = Preprocessing(face_size=56, crop_size=48)
-    stand_in, real = RandomFaces(preprocessing, 10_575), LabelledFaces(FaceStore(small_store), preprocessing)
-    assert [(part.shape, part.dtype) for part in stand_in[draws]] == [(part.shape, part.dtype) for part in real[draws]]
+    stand_in = LabelledFaces(RandomStore(10_575), preprocessing)
+    real = LabelledFaces(FaceStore(small_store), preprocessing)
+    numbers = np.array([1, 40])
+
+    def shapes(batch: Batch) -> list[Any]:
+        return [(part.shape, part.dtype) for part in (batch.images, batch.labels, *batch.draws)]
+
+    batch, like = (faces[DrawnSamples(numbers, faces.draw(numbers, None))] for faces in (stand_in, real))
+    assert shapes(batch) == shapes(like)
     assert len(np.unique(stand_in.labels)) == 10_575
-    assert not torch.equal(*stand_in[draws].images)
+    assert not torch.equal(*batch.images)
 
 
 @pytest.mark.parametrize(("load", "warned"), [(0.9, False), (1.1, True)])
@@ -274,6 +280,7 @@ def test_a_busy_processor_is_told(load: float, warned: bool, monkeypatch: pytest
 def test_each_gpu_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Protects what is said of GPUs: name, memory and compute capability of each."""
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(machine, "SHARED_MEMORY", Path("absent"))
     found = SimpleNamespace(name="NVIDIA H100", total_memory=85_000_000_000, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from facegm.losses.gm_module import GMLoss
-from facegm.losses.interface import Progress
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig, ResidualUnit
+from facegm.schedule import Progress
 
 
 def test_paper_network_has_27_convolutions_and_28847520_parameters() -> None:

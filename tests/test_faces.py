@@ -1,6 +1,7 @@
-"""Training faces: labels found from the manifest, crops and mirror images against plain slicing."""
+"""Training faces: labels found from the manifest, crops and mirror images against plain slicing, and their draws."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -8,27 +9,33 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from facegm.data import faces as faces_module
-from facegm.data.augment import augmented_input, cropped
-from facegm.data.batch import Batch
-from facegm.data.draws import Draws
+from facegm.checkup.random_store import RandomStore
+from facegm.data import residency
+from facegm.data.draws import load
 from facegm.data.face_files import StoreFormat, append_faces, face_path
-from facegm.data.faces import LabelledFaces
-from facegm.data.preprocessing import Preprocessing, network_input
+from facegm.data.preprocessing import Preprocessing, crop_and_mirror, network_input
+from facegm.data.samples import Batch, DrawnSamples
 from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, FaceStore
 from facegm.errors import FacegmError
+from facegm.faces.samples import FaceDraws, LabelledFaces, augmented_input, plain_batch
 
 SMALL = Preprocessing(face_size=64, crop_size=60)
-DRAWS = Draws(
-    sample=np.array([9, 30]),
-    top=np.array([3, 4]),
-    left=np.array([1, 0]),
-    mirrored=np.array([True, False]),
-    contrast=np.array([1.1, 0.9], np.float32),
-    brightness=np.array([-0.05, 0.1], np.float32),
+DRAWN = DrawnSamples(
+    np.array([9, 30]),
+    FaceDraws(
+        top=np.array([3, 4]),
+        left=np.array([1, 0]),
+        mirrored=np.array([True, False]),
+        contrast=np.array([1.1, 0.9], np.float32),
+        brightness=np.array([-0.05, 0.1], np.float32),
+    ),
 )
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    pairs = zip((a.images, a.labels, *a.draws), (b.images, b.labels, *b.draws), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_identities_are_counted_from_the_manifest(small_store: Path) -> None:
@@ -53,21 +60,51 @@ def test_one_identity_is_not_enough(small_store: Path) -> None:
 
 def test_crop_and_mirror_equal_plain_slicing(small_store: Path) -> None:
     store = FaceStore(small_store)
-    batch = LabelledFaces(store, SMALL)[DRAWS]
-    crops = cropped(batch, 60).numpy()
+    batch = LabelledFaces(store, SMALL)[DRAWN]
+    top, left, mirrored, *_ = batch.draws
+    crops = crop_and_mirror(batch.images, top, left, mirrored, 60).numpy()
     keys = ("person_1/person_1_0002.jpg", "person_3/person_3_0007.jpg")
     first, second = (cv2.resize(store.read_face(key), (64, 64), interpolation=cv2.INTER_AREA) for key in keys)
     assert np.array_equal(crops[0], first[3:63, 1:61][:, ::-1])
     assert np.array_equal(crops[1], second[4:64, :60])
-    assert batch.label.tolist() == [1, 3]
+    assert batch.labels.tolist() == [1, 3]
+
+
+def test_crops_are_drawn_over_their_whole_range_and_no_more() -> None:
+    """Protects the augmentation: each place of the crop equally often, half of the faces mirrored, the whole jitter."""
+    faces = LabelledFaces(RandomStore(2), SMALL, jitter=0.2)
+    draws = faces.draw(np.zeros(20_000, np.int64), np.random.default_rng(0))
+    for corner in (draws.top, draws.left):
+        assert np.bincount(corner).tolist() == pytest.approx([4_000] * 5, rel=0.1)  # face_size - crop_size + 1 places
+    assert abs(np.corrcoef(draws.top, draws.left)[0, 1]) < 0.05
+    assert draws.mirrored.mean() == pytest.approx(0.5, abs=0.02)
+    for changes, middle in ((draws.contrast, 1.0), (draws.brightness, 0.0)):
+        assert changes.dtype == np.float32
+        assert middle - 0.2 <= changes.min() < middle - 0.199
+        assert middle + 0.199 < changes.max() <= middle + 0.2
+        assert changes.std() == pytest.approx(0.2 / math.sqrt(3), rel=0.02)
+    plain = LabelledFaces(RandomStore(2), Preprocessing(face_size=64, crop_size=60, mirror=False))
+    assert not plain.draw(np.zeros(500, np.int64), np.random.default_rng(0)).mirrored.any()
+
+
+def test_an_evaluated_face_is_its_middle_as_it_is(small_store: Path) -> None:
+    """Protects evaluation from chance, and few faces from labels that leave gaps."""
+    store = FaceStore(small_store)
+    batch = plain_batch(LabelledFaces(store, SMALL, jitter=0.2), np.array([47, 9, 8]))
+    face = cv2.resize(store.read_face("person_5/person_5_0008.jpg"), (64, 64), interpolation=cv2.INTER_AREA)
+    expected = (face[2:62, 2:62].transpose(2, 0, 1).astype(np.float32) - 127.5) / 128
+    np.testing.assert_allclose(augmented_input(batch, 60)[0], expected, atol=1e-6)
+    assert batch.labels.tolist() == [1, 0, 0]
 
 
 def test_streamed_and_decoded_faces_are_the_same(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faces_module, "_BLOCK", 7)
+    monkeypatch.setattr(residency, "_BLOCK", 7)
     decoded, streamed = (LabelledFaces(FaceStore(small_store), SMALL) for _ in range(2))
     decoded.keep_decoded(torch.device("cpu"))
-    assert decoded.decoded_size == 48 * 64 * 64 * 3
-    assert all(torch.equal(a, b) for a, b in zip(decoded[DRAWS], streamed[DRAWS], strict=True))
+    assert decoded.is_in_memory
+    assert not streamed.is_in_memory
+    assert decoded.image_bytes == 64 * 64 * 3
+    assert_same(decoded[DRAWN], streamed[DRAWN])
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
@@ -83,8 +120,8 @@ def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path) -
 
     packed = LabelledFaces(FaceStore(tmp_path), SMALL)
     assert (packed.fingerprint, packed.alignment) == (single.fingerprint, single.alignment)
-    workers = DataLoader(packed, batch_size=None, sampler=[DRAWS] * 4, num_workers=2)
-    assert [torch.equal(batch.images, single[DRAWS].images) for batch in workers] == [True] * 4
+    for batch in load(packed, [DRAWN] * 4, workers=2):
+        assert_same(batch, single[DRAWN])
 
 
 def test_network_input_is_rgb_scaled_and_channels_first() -> None:
@@ -100,7 +137,7 @@ def test_contrast_and_brightness_act_around_the_mean() -> None:
     plain = network_input(crops)
     whole, unmirrored = torch.zeros(2, dtype=torch.int64), torch.tensor([False, False])
     contrast, brightness = torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.1])
-    batch = Batch(crops, torch.tensor([0, 1]), whole, whole, unmirrored, contrast, brightness)
+    batch = Batch(crops, torch.tensor([0, 1]), FaceDraws(whole, whole, unmirrored, contrast, brightness))
     changed = augmented_input(batch, 6)
     torch.testing.assert_close(changed[0], plain[0])
     assert changed[1].mean().item() == pytest.approx(plain[1].mean().item() + 0.1, abs=1e-6)

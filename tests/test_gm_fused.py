@@ -1,4 +1,4 @@
-"""The fused GM loss against the dense one in double precision: on a GPU, or else through Triton's interpreter."""
+"""The fused GM loss against the dense one in double precision, through Triton's interpreter and on a GPU."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from facegm.losses import fused
-from facegm.losses.gm import gm_loss
-from facegm.losses.gm_function import Regularizer
+from facegm.losses.gm import Regularizer, gm_loss
 from facegm.losses.negatives import Negatives, draw_negatives
 from facegm.losses.shard import Shard
 
 pytest.importorskip("triton")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SHAPES = ((1, 2, 3), (3, 1, 4), (33, 100, 40), (16, 32, 16), (5, 70, 17))
+on_each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def case(batch: int, classes: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return x.requires_grad_(), mu.requires_grad_(), torch.randint(classes, (batch,), generator=generator)
 
 
-def single(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.detach().float().to(DEVICE).requires_grad_() for tensor in tensors]
+def single(device: str, *tensors: Tensor) -> list[Tensor]:
+    return [tensor.detach().float().to(device).requires_grad_() for tensor in tensors]
 
 
 def assert_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
@@ -44,15 +44,24 @@ def assert_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Non
         assert (a.double().cpu() - b).norm() <= 1e-5 * b.norm()
 
 
+@on_each_device
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("regularizer", ["mixture", "own"])
-@pytest.mark.parametrize("shape", [(1, 2, 3), (3, 1, 4), (33, 100, 40), (16, 32, 16), (5, 70, 17)])
-def test_fused_equals_dense_in_double_precision(shape: tuple[int, int, int], regularizer: Regularizer) -> None:
+@pytest.mark.parametrize(
+    ("shape", "regularizer"),
+    [
+        *((shape, "mixture") for shape in SHAPES),
+        ((3, 1, 4), "own"),  # which no kernel knows of
+        ((16, 32, 16), "own"),
+    ],
+)
+def test_fused_equals_dense_in_double_precision(
+    shape: tuple[int, int, int], regularizer: Regularizer, device: str
+) -> None:
     x, mu, y = case(*shape)
     settings: dict[str, Any] = {"alpha": 0.3, "likelihood_weight": 0.1, "regularizer": regularizer}
     expected = gm_loss(x, mu, y, **settings, implementation="dense")
-    x_single, mu_single = single(x, mu)
-    found = gm_loss(x_single, mu_single, y.to(DEVICE), **settings, implementation="fused")
+    x_single, mu_single = single(device, x, mu)
+    found = gm_loss(x_single, mu_single, y.to(device), **settings, implementation="fused")
     assert_close(tuple(found), tuple(expected))
     gradients = torch.autograd.grad(found.total, (x_single, mu_single), retain_graph=True)
     assert_close(gradients, torch.autograd.grad(expected.total, (x, mu)))
@@ -60,16 +69,17 @@ def test_fused_equals_dense_in_double_precision(shape: tuple[int, int, int], reg
     assert all(torch.equal(a, b) for a, b in zip(gradients, again, strict=True))
 
 
+@on_each_device
 @pytest.mark.usefixtures("small_tiles")
-def test_fused_takes_drawn_negatives() -> None:
+def test_fused_takes_drawn_negatives(device: str) -> None:
     x, mu, y = case(9, 60, 20)
     negatives = draw_negatives(y, Shard.whole(60), 0.3, torch.Generator().manual_seed(0))
     exact = negatives._replace(log_weights=negatives.log_weights.double())
     expected = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, implementation="dense", negatives=exact)
-    x_single, mu_single = single(x, mu)
-    drawn = Negatives(*(tensor.to(DEVICE) for tensor in negatives))
+    x_single, mu_single = single(device, x, mu)
+    drawn = Negatives(*(tensor.to(device) for tensor in negatives))
     found = gm_loss(
-        x_single, mu_single, y.to(DEVICE), alpha=0.3, likelihood_weight=0.1, implementation="fused", negatives=drawn
+        x_single, mu_single, y.to(device), alpha=0.3, likelihood_weight=0.1, implementation="fused", negatives=drawn
     )
     assert_close(tuple(found), tuple(expected))
     assert_close(torch.autograd.grad(found.total, (x_single, mu_single)), torch.autograd.grad(expected.total, (x, mu)))

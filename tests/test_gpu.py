@@ -1,5 +1,6 @@
 """What only a CUDA device can show; run by `make test-gpu`."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,26 +8,26 @@ import torch
 from torch import Tensor
 
 from facegm.data.draws import StepSampler
-from facegm.data.faces import LabelledFaces
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.store import FaceStore
+from facegm.faces.config import FaceDataConfig, FaceRunConfig
+from facegm.faces.run import draw_plan, train_run
+from facegm.faces.samples import LabelledFaces
+from facegm.faces.task import FaceTask
+from facegm.losses.engine import Implementation
 from facegm.losses.gm import gm_loss
-from facegm.losses.implementation import Implementation
-from facegm.losses.interface import Progress
 from facegm.losses.softmax import softmax_loss
 from facegm.models.face_resnet import FaceResNetConfig
-from facegm.training.config import DataConfig, RunConfig, TrainConfig
+from facegm.schedule import Progress
+from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
+from facegm.training.config import TrainConfig
 from facegm.training.distributed import Processes
-from facegm.training.face_task import FaceTask
 from facegm.training.finite import FiniteGuard
-from facegm.training.optimization import Optimization
-from facegm.training.run import draw_plan, train_run
+from facegm.training.log import RunningMeans
+from facegm.training.loop import Trainer
 from facegm.training.run_folder import read_metrics
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def random_case(batch: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,8 +92,8 @@ def test_fused_takes_little_memory_and_always_gives_the_same() -> None:
 
 
 def test_a_run_on_the_device_learns(small_store: Path, tmp_path: Path) -> None:
-    config = RunConfig(
-        data=DataConfig(store=small_store),
+    config = FaceRunConfig(
+        data=FaceDataConfig(store=small_store),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
         model=FaceResNetConfig(width=0.25, embedding_dim=32),
         train=TrainConfig(epochs=20, batch_size=24, log_every=1),
@@ -107,25 +108,58 @@ def test_a_run_on_the_device_learns(small_store: Path, tmp_path: Path) -> None:
 def test_in_steps_without_a_log_the_host_never_waits(small_store: Path, tmp_path: Path, precision: str) -> None:
     """Protects the overlap of host and device: torch raises where an operation would wait."""
     device = torch.device("cuda")
-    config = RunConfig(
-        data=DataConfig(store=small_store, jitter=0.2),
+    config = FaceRunConfig(
+        data=FaceDataConfig(store=small_store, jitter=0.2),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
         model=FaceResNetConfig(width=0.1, embedding_dim=16, dropout=0.2),
         train=TrainConfig(epochs=5, batch_size=24, accumulate=2, ema_decay=0.9, precision=precision),  # type: ignore[arg-type]
     )
-    faces = LabelledFaces(FaceStore(small_store), config.preprocessing)
+    faces = LabelledFaces(FaceStore(small_store), config.preprocessing, jitter=config.data.jitter)
     faces.keep_decoded(device)
     plan = draw_plan(config, faces)
-    task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, len(faces.identities)).to(device)
-    optimization = Optimization(task, config.optimizer, config.train, Processes(rank=0, world_size=1, device=device))
-    guard = FiniteGuard(tmp_path, plan, faces.keys, is_main=True)
+    task = FaceTask(config.model, config.loss, config.preprocessing, len(faces.identities)).to(device)
+    trainer = Trainer(task, config.optimizer, config.train, Processes(rank=0, world_size=1, device=device))
+    guard, means = FiniteGuard(tmp_path, plan, faces.keys, is_main=True), RunningMeans()
     try:
-        for step, draws in enumerate(StepSampler(plan), start=1):
-            terms = optimization.backward(faces[draws].to(device), Progress(step - 1, plan.steps), monitor=False)
-            if precision == "bfloat16":
-                guard.watch(step, terms["gradient_norm"])
-            optimization.step()
+        for step, drawn in enumerate(StepSampler(plan, faces), start=1):
+            batch = faces[drawn].to(device)
+            means.add(trainer.step(batch, Progress(step - 1, plan.steps), partial(guard.watch, step)))
             if step == 3:
                 torch.cuda.set_sync_debug_mode("error")
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_checkpoint_of_a_cpu_goes_on_scaled_on_the_device(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects from a CPU's settings of the optimiser, with which float16's scaler would have to wait for the host."""
+    train = TrainConfig(epochs=10, batch_size=24, checkpoint_every=10, precision="float16")
+    config = FaceRunConfig(
+        data=FaceDataConfig(store=small_store),
+        preprocessing=Preprocessing(face_size=56, crop_size=48),
+        model=FaceResNetConfig(width=0.1, embedding_dim=16),
+        train=train,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        train_run(config, tmp_path)
+    checkpoints(tmp_path)[-1].unlink()
+    train_run(config, tmp_path)
+    assert checkpoints(tmp_path)[-1].name == "step-00000020.pt"
+    state = load_newest_checkpoint(tmp_path)
+    assert state is not None
+    assert all(tensor.isfinite().all() for tensor in state["task"].values())
+
+
+def test_the_log_says_how_much_of_the_device_is_used(small_store: Path, tmp_path: Path) -> None:
+    config = FaceRunConfig(
+        data=FaceDataConfig(store=small_store),
+        preprocessing=Preprocessing(face_size=56, crop_size=48),
+        model=FaceResNetConfig(width=0.25, embedding_dim=32),
+        train=TrainConfig(epochs=2, batch_size=24, log_every=2),
+    )
+    train_run(config, tmp_path)
+    line = read_metrics(tmp_path)[-1]
+    assert 0 < line["peak_memory_gb"] < 10
+    assert 0 < line.get("share_of_peak", 0.5) < 1

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from facegm.losses.gm import gm_loss
-from facegm.losses.gm_function import Regularizer
+from facegm.losses.gm import Regularizer, gm_loss
 from facegm.losses.gm_module import GMLoss, GMLossConfig
-from facegm.losses.interface import Progress
 from facegm.losses.negatives import draw_negatives
 from facegm.losses.shard import Shard
+from facegm.schedule import Progress
+
+DRAWS = 800
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -66,7 +67,7 @@ def test_the_sampled_loss_is_the_one_of_the_weighted_classes(regularizer: Regula
 def test_the_sum_is_estimated_without_bias_and_its_logarithm_from_below() -> None:
     x, mu, y = random_case()
     exact = gm_loss(x, mu, y, alpha=0.1, likelihood_weight=0.1)
-    draws = [draw_negatives(y, Shard.whole(40), 0.3, generator(seed)) for seed in range(2_000)]
+    draws = [draw_negatives(y, Shard.whole(40), 0.3, generator(seed)) for seed in range(DRAWS)]
     terms = [
         gm_loss(
             x, mu, y, alpha=0.1, likelihood_weight=0.1,
@@ -75,7 +76,7 @@ def test_the_sum_is_estimated_without_bias_and_its_logarithm_from_below() -> Non
         for drawn in draws
     ]  # fmt: skip
     likelihoods = torch.stack([t.likelihood for t in terms])
-    torch.testing.assert_close(likelihoods, exact.likelihood.expand(2_000))
+    torch.testing.assert_close(likelihoods, exact.likelihood.expand(DRAWS))
     classification = torch.stack([t.classification for t in terms])
     assert classification.mean() < exact.classification
     assert classification.mean().item() == pytest.approx(exact.classification.item(), rel=0.05)
@@ -86,11 +87,11 @@ def test_the_sum_is_estimated_without_bias_and_its_logarithm_from_below() -> Non
                 x[:1], mu, y[:1], alpha=0.1, likelihood_weight=0.1,
                 negatives=drawn._replace(log_weights=drawn.log_weights.double()),
             ).classification.exp()
-            for drawn in (draw_negatives(y[:1], Shard.whole(40), 0.3, generator(seed)) for seed in range(2_000))
+            for drawn in (draw_negatives(y[:1], Shard.whole(40), 0.3, generator(seed)) for seed in range(DRAWS))
         ]
     )  # fmt: skip
     exact_one = gm_loss(x[:1], mu, y[:1], alpha=0.1, likelihood_weight=0.1).classification.exp()
-    assert abs(one.mean() - exact_one) < 4 * one.std() / math.sqrt(2_000)
+    assert abs(one.mean() - exact_one) < 4 * one.std() / math.sqrt(DRAWS)
 
 
 def test_a_run_draws_by_its_seed_and_step() -> None:
@@ -101,4 +102,4 @@ def test_a_run_draws_by_its_seed_and_step() -> None:
     assert first == [loss(x, y, Progress(step, 9)).classification.item() for step in (0, 1)]
     assert first[0] != first[1]
     exact = gm_loss(x, loss.means, y, alpha=0.01, likelihood_weight=0.001)
-    assert loss(x, y) == exact, "outside a run, all classes count"
+    assert all(map(torch.equal, loss(x, y), exact)), "outside a run, all classes count"

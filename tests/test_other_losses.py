@@ -11,10 +11,12 @@ from torch import Tensor
 from facegm.losses.angular import arcface_loss, cosface_loss
 from facegm.losses.center import CenterLoss, CenterLossConfig, center_loss, moved_centers
 from facegm.losses.config import LossConfig, LossName, build_loss
-from facegm.losses.interface import Loss, Progress
+from facegm.losses.gm_module import GMLossConfig
+from facegm.losses.interface import Loss
 from facegm.losses.l_softmax import LSoftmaxConfig, LSoftmaxLoss, l_softmax_loss
 from facegm.losses.rce import RCELoss, rce_loss
 from facegm.losses.softmax import softmax_loss
+from facegm.schedule import Progress
 
 NAMES: tuple[LossName, ...] = ("gm", "softmax", "center", "l_softmax", "rce", "cosface", "arcface")
 
@@ -231,8 +233,41 @@ def test_every_loss_learns_behind_one_interface(name: LossName) -> None:
         optimizer.zero_grad()
         terms.total.backward()
         optimizer.step()
-    assert loss.monitor(network(points), labels)["accuracy"].item() == 1.0
+    assert loss(network(points), labels).accuracy.item() == 1.0
     assert torch.equal(loss.logits(network(points)).argmax(dim=1), labels)
+
+
+PREDICTIONS: dict[LossName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "gm": lambda x, w, _: torch.stack([(w - feature).norm(dim=1).argmin() for feature in x]),
+    "softmax": lambda x, w, b: (x @ w.T + b).argmax(dim=1),
+    "center": lambda x, w, b: (x @ w.T + b).argmax(dim=1),
+    "l_softmax": lambda x, w, _: (x @ w.T).argmax(dim=1),
+    "rce": lambda x, w, b: (x @ w.T + b).argmin(dim=1),
+    "cosface": lambda x, w, _: torch.stack([angles_to(w, feature).argmin() for feature in x]),
+    "arcface": lambda x, w, _: torch.stack([angles_to(w, feature).argmin() for feature in x]),
+}
+
+
+def angles_to(vectors: Tensor, feature: Tensor) -> Tensor:
+    return torch.tensor([angle(vector, feature) for vector in vectors])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accuracy_counts_predictions_without_margin(name: LossName) -> None:
+    """Protects the number that every run logs: of samples between two classes, whose own a margin would push away."""
+    x, w, b, y = random_case(batch=80)
+    x += 0.7 * w[y]
+    config = replace(LossConfig(), name=name, gm=GMLossConfig(alpha=0.7), l_softmax=LSoftmaxConfig(margin=4, base=0.0))
+    loss = build_loss(config, classes=7, dim=5)
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            parameter.copy_(w if parameter.ndim > 1 else b)
+    right = (PREDICTIONS[name](x, w, b) == y).double().mean()
+    assert 0 < right < 1
+    for seen in (x.float(), x.float().requires_grad_()):
+        accuracy = loss(seen, y, Progress(99, 100)).accuracy
+        assert accuracy.item() == pytest.approx(right.item(), rel=1e-6)
+        assert not accuracy.requires_grad
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from facegm.checkup.overfit import FACES_EACH, IDENTITIES, STEPS, Observation, diagnose, overfit
 from facegm.cli import main
 from facegm.config import parse_config
-from facegm.training.diagnosis import Observation, diagnose
-from facegm.training.overfit import FACES_EACH, IDENTITIES, STEPS, overfit
-from facegm.training.plain_batch import few_faces
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from facegm.faces.config import FaceRunConfig
+from facegm.faces.samples import few_faces
 
 
 @pytest.fixture
@@ -60,7 +58,7 @@ def test_a_run_that_cannot_learn_says_what_to_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Protects the advice: a failure is exit code 1 and one line that names what was seen and which key to change."""
-    monkeypatch.setattr("facegm.training.overfit.STEPS", 30)
+    monkeypatch.setattr("facegm.checkup.overfit.STEPS", 30)
     monkeypatch.setattr("facegm.losses.fused.obstacle", lambda _: "there is no GPU")
     assert main(["overfit", "--config", str(config), *settings]) == 1
     error = capsys.readouterr().err
@@ -70,7 +68,7 @@ def test_a_run_that_cannot_learn_says_what_to_do(
 
 def test_the_batch_is_taken_whole(config: Path) -> None:
     """Protects the loss shown, a mean over the faces, from the parts that a run cuts its larger batches into."""
-    assert next(overfit(parse_config(config))).loss == pytest.approx(math.log(6), abs=0.2)
+    assert next(overfit(parse_config(config, FaceRunConfig))).loss == pytest.approx(math.log(6), abs=0.2)
 
 
 def test_the_batch_takes_identities_that_have_enough_faces() -> None:

@@ -1,12 +1,9 @@
 """Protects exact resume: whatever ends a run early, the next one ends with the weights of an undisturbed run."""
 
 import os
-import random
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from exact_resume import assert_equal, assert_same_end, kill_again_and_again, newest_step
+from facegm_commands import Command
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import load_embedder
 from facegm.errors import StoppedError
+from facegm.faces import run as face_run
+from facegm.faces.config import FaceDataConfig, FaceRunConfig
+from facegm.faces.run import train_run
 from facegm.models.face_resnet import FaceResNetConfig
-from facegm.training import face_setup, loop, state
+from facegm.training import checkpoint, log, loop, run_folder
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
-from facegm.training.config import DataConfig, OptimizerConfig, RunConfig, TrainConfig
-from facegm.training.run import train_run
+from facegm.training.config import OptimizerConfig, TrainConfig, to_yaml
 from facegm.training.run_folder import read_metrics
 
 Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]]
@@ -30,7 +31,7 @@ Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def everything_on(store: Path, *, epochs: int = 5, **train: Any) -> RunConfig:
+def everything_on(store: Path, *, epochs: int = 5, **train: Any) -> FaceRunConfig:
     """All that has a state or draws random numbers: 4 steps an epoch, each of two parts, in scaled float16."""
     course: dict[str, Any] = {
         "batch_size": 12,
@@ -41,8 +42,8 @@ def everything_on(store: Path, *, epochs: int = 5, **train: Any) -> RunConfig:
         "checkpoint_every": 5,
         "keep_checkpoints": 99,
     }
-    return RunConfig(
-        data=DataConfig(store=store, jitter=0.2, balanced=True),
+    return FaceRunConfig(
+        data=FaceDataConfig(store=store, jitter=0.2, balanced=True),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
         model=FaceResNetConfig(width=0.1, embedding_dim=16, dropout=0.2),
         optimizer=OptimizerConfig(warmup_fraction=0.1, schedule="cosine"),
@@ -50,27 +51,14 @@ def everything_on(store: Path, *, epochs: int = 5, **train: Any) -> RunConfig:
     )
 
 
-def assert_same_end(run: Path, expected: Path) -> None:
-    """Weights, optimiser, loss scale and average in the last checkpoint, the exported weights, and the log's losses."""
-    assert_equal(load_newest_checkpoint(run), load_newest_checkpoint(expected))
-    exported, expected_weights = (load_embedder(folder / "embedder.safetensors")[0] for folder in (run, expected))
-    assert_equal(exported.state_dict(), expected_weights.state_dict())
-    assert [line["loss"] for line in read_metrics(run)] == [line["loss"] for line in read_metrics(expected)]
+def assert_same_run(run: Path, expected: Path) -> None:
+    """Checkpoint and log, and the exported weights."""
+    assert_same_end(run, expected)
+    assert_equal(exported(run), exported(expected))
 
 
-def assert_equal(a: Any, b: Any) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for one, other in zip(a, b, strict=True):
-            assert_equal(one, other)
-    else:
-        assert a == b
+def exported(run: Path) -> dict[str, torch.Tensor]:
+    return load_embedder(run / "embedder.safetensors")[0].state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +75,7 @@ def test_ten_steps_and_ten_equal_twenty_in_the_middle_of_an_epoch(
     end = load_newest_checkpoint(whole)
     assert end is not None
     assert end["scaler"]["_growth_tracker"] > 0
-    assert end["average"]["steps"] == 20
+    assert end["average"]["has_begun"]
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     for path in checkpoints(folder)[2:]:
@@ -97,51 +85,63 @@ def test_ten_steps_and_ten_equal_twenty_in_the_middle_of_an_epoch(
     assert half is not None
     assert half["position"] == {"epoch": 2, "steps_in_epoch": 2}
     train_run(everything_on(small_store), folder)
-    assert_same_end(folder, whole)
+    assert_same_run(folder, whole)
 
 
 def test_the_exported_network_is_the_average(whole: Path) -> None:
     end = load_newest_checkpoint(whole)
     assert end is not None
-    exported = load_embedder(whole / "embedder.safetensors")[0].state_dict()
-    average = end["average"]["network"]
-    assert_equal(exported, average)
-    last = {key.removeprefix("network."): value for key, value in end["task"].items() if key.startswith("network.")}
+    average, last = (
+        {name.removeprefix("network."): value for name, value in task.items() if name.startswith("network.")}
+        for task in (end["average"]["task"], end["task"])
+    )
+    assert_equal(exported(whole), average)
     assert any(not torch.equal(average[key], last[key]) for key in last)
 
 
 def test_the_average_is_that_of_all_steps_weights(small_store: Path, tmp_path: Path) -> None:
     train_run(everything_on(small_store, epochs=2, checkpoint_every=1, precision="float32"), tmp_path)
-    expected = None
+    expected: dict[str, torch.Tensor] = {}
     for path in checkpoints(tmp_path):
         at_step = torch.load(path, weights_only=True)
-        weight = at_step["task"]["network.embedding.weight"].double()
-        expected = weight if expected is None else 0.9 * expected + 0.1 * weight
-        torch.testing.assert_close(
-            at_step["average"]["network"]["embedding.weight"].double(), expected, atol=1e-7, rtol=1e-5
-        )
+        for name in ("network.embedding.weight", "loss.means"):
+            weight = at_step["task"][name].double()
+            expected[name] = 0.9 * expected[name] + 0.1 * weight if name in expected else weight
+            average = at_step["average"]["task"][name].double()
+            torch.testing.assert_close(average, expected[name], atol=1e-6, rtol=1e-5)
 
 
 class Killed(BaseException): ...
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"),
-    [(RunConfig, "to_yaml"), (state, "save_checkpoint"), (face_setup, "save_embedder")],
-    ids=["run folder", "checkpoint", "export"],
+    ("owner", "name", "number"),
+    [
+        (run_folder, "replace_atomically", 2),
+        (checkpoint, "save_checkpoint", 2),
+        (log, "append_metrics", 5),
+        (face_run, "save_embedder", 1),
+    ],
+    ids=["run folder", "checkpoint", "log after a checkpoint", "export"],
 )
 def test_interrupted_at_any_stage_the_same_call_goes_on(
-    small_store: Path, whole: Path, tmp_path: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+    small_store: Path, whole: Path, tmp_path: Path, owner: Any, name: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill(*_: object, **__: object) -> None:
-        raise Killed
+    calls, do = 0, getattr(owner, name)
+
+    def do_or_die(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise Killed
+        return do(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, kill)
+        patch.setattr(owner, name, do_or_die)
         with pytest.raises(Killed):
             train_run(everything_on(small_store), tmp_path / "run")
     train_run(everything_on(small_store), tmp_path / "run")
-    assert_same_end(tmp_path / "run", whole)
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
@@ -157,12 +157,12 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     folder, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_step_seed", signal_at_step_7)
-        with pytest.raises(StoppedError, match="stopped by SIGTERM after step 8 of 20, with a checkpoint"):
+        with pytest.raises(StoppedError, match="stopped by SIGTERM after step 7 of 20, with a checkpoint"):
             train_run(everything_on(small_store), folder)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert checkpoints(folder)[-1].name == "step-00000008.pt"
+    assert checkpoints(folder)[-1].name == "step-00000007.pt"
     train_run(everything_on(small_store), folder)
-    assert_same_end(folder, whole)
+    assert_same_run(folder, whole)
 
 
 @pytest.mark.parametrize(("begun", "gone_on"), [("float32", "float16"), ("float16", "float32")])
@@ -177,123 +177,75 @@ def test_a_run_goes_on_in_another_precision(small_store: Path, tmp_path: Path, b
 # ------------------------------------------------------------------------------------------------- processes
 
 
-def start(config: Path, run: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "facegm", "train", "--config", str(config), "--output", str(run)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        cwd=config.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def start(config: Path, run: Path) -> Command:
+    return Command(["train", "--config", str(config), "--output", str(run)], config.parent, name=f"{run.name}.txt")
 
 
 def finish(config: Path, run: Path) -> str:
-    running = start(config, run)
-    output, _ = running.communicate(timeout=300)
-    assert running.returncode == 0, output
-    return output
+    command = start(config, run)
+    assert command.wait(300) == 0, command.output
+    return command.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_stops_by_a_signal_to_its_group_and_goes_on_when_given_again(
-    small_store: Path, tmp_path: Path, number: signal.Signals
+def test_signals_to_the_group_of_a_command_stop_it_and_it_goes_on_when_given_again(
+    small_store: Path, tmp_path: Path
 ) -> None:
     """Protects what a terminal, torchrun or a service manager does: the processes that decode get the signal too."""
-    config = tmp_path / "config.yaml"
-    streamed = everything_on(small_store, epochs=25, checkpoint_every=100)
-    streamed = replace(streamed, data=replace(streamed.data, residency="stream", workers=2))
-    config.write_text(streamed.to_yaml())
-    running = start(config, tmp_path / "run")
-    while running.poll() is None and len(read_metrics(tmp_path / "run")) < 3:
-        time.sleep(0.01)
-    os.killpg(running.pid, number)
-    output, _ = running.communicate(timeout=60)
-    assert running.returncode == 130, output
-    assert f"stopped by {number.name} after step" in output
+    config = everything_on(small_store, precision="float32", checkpoint_every=100)
+    config = replace(config, data=replace(config.data, residency="stream", workers=2))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    train_run(config, tmp_path / "whole")
+    run, steps = tmp_path / "run", 0
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        running = start(tmp_path / "config.yaml", run)
+        running.wait_until(lambda: len(read_metrics(run)) > steps + 1)  # noqa: B023 - called at once
+        running.signal_group(number)
+        assert running.wait() == 130, running.output
+        steps = read_metrics(run)[-1]["step"]
+        assert newest_step(run) == steps
+        assert f"stopped by {number.name} after step {steps} of 20, with a checkpoint" in running.output
+    output = finish(tmp_path / "config.yaml", run)
+    assert f"steps {steps} to 20" in output
     assert "Traceback" not in output
-    stopped_at = read_metrics(tmp_path / "run")[-1]["step"]
-    output = finish(config, tmp_path / "run")
-    assert f"steps {stopped_at} to 100" in output
+    assert_same_run(run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_ends_with_the_same_weights(small_store: Path, tmp_path: Path, kills: int) -> None:
+    config = tmp_path / "config.yaml"
+    course = {"epochs": max(15, 6 * kills), "checkpoint_every": 7, "keep_checkpoints": 2}
+    config.write_text(to_yaml(everything_on(small_store, **course)))
     finish(config, tmp_path / "whole")
-    assert_same_end(tmp_path / "run", tmp_path / "whole")
-
-
-def kill_again_and_again(store: Path, folder: Path, kills: int, seed: int) -> None:
-    config = folder / "config.yaml"
-    config.write_text(everything_on(store, epochs=max(30, 6 * kills), checkpoint_every=7, keep_checkpoints=2).to_yaml())
-    begin = time.monotonic()
-    finish(config, folder / "whole")
-    seconds = time.monotonic() - begin
-    steps_seconds = sum(12 / line["images_per_second"] for line in read_metrics(folder / "whole"))
-    rng, step, late = random.Random(seed), 0, 0
-    for kill in range(kills):
-        running = start(config, folder / "run")
-        if kill % 2:  # at any moment, the start included
-            wait(running, rng.uniform(0.2, 1) * (seconds - steps_seconds) + rng.uniform(0, 1) * steps_seconds / kills)
-        else:  # while steps are taken
-            while running.poll() is None and newest_step(folder / "run") <= step:
-                time.sleep(0.005)
-            wait(running, rng.uniform(0, 0.5) * steps_seconds / kills)
-        late += running.poll() is None
-        running.kill()
-        running.communicate()
-        assert newest_step(folder / "run") >= step, "a checkpoint was lost"
-        step = newest_step(folder / "run")
-    assert late >= kills // 2, "most runs had ended before they were killed"
-    finish(config, folder / "run")
-    assert_same_end(folder / "run", folder / "whole")
-    assert {path.name for path in (folder / "run").iterdir()} == {path.name for path in (folder / "whole").iterdir()}
-
-
-def newest_step(run: Path) -> int:
-    found = checkpoints(run)
-    return int(found[-1].stem.removeprefix("step-")) if found else 0
-
-
-def wait(process: subprocess.Popen[str], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
-
-
-def test_killed_again_and_again_it_ends_with_the_same_weights(small_store: Path, tmp_path: Path) -> None:
-    kill_again_and_again(small_store, tmp_path, kills=3, seed=1)
-
-
-@pytest.mark.slow
-def test_killed_25_times_it_ends_with_the_same_weights(small_store: Path, tmp_path: Path) -> None:
-    kill_again_and_again(small_store, tmp_path, kills=25, seed=25)
+    seconds = sum(12 / line["images_per_second"] for line in read_metrics(tmp_path / "whole"))
+    run = tmp_path / "run"
+    kill_again_and_again(lambda: start(config, run), run, kills=kills, seconds=seconds, seed=kills)
+    assert_same_run(run, tmp_path / "whole")
+    assert {path.name for path in run.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
 
 
 def test_torchrun_restarts_after_a_process_has_died(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     script = """
 import os, signal, sys
 from facegm.cli import main
-from facegm.training.optimization import Optimization
+from facegm.training.loop import Trainer
 
-step, steps = Optimization.step, 0
+step = Trainer.step
 
-def die_at_the_twelfth_step(self):
-    global steps
-    steps += 1
-    if steps == 12 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+def die_at_the_twelfth_step(self, batch, progress, watch):
+    if progress.step == 11 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    step(self)
+    return step(self, batch, progress, watch)
 
-Optimization.step = die_at_the_twelfth_step
+Trainer.step = die_at_the_twelfth_step
 sys.exit(main())
 """
     (tmp_path / "dying.py").write_text(script)
     config = everything_on(small_store)
-    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
     arguments = ["train", "--config", "config.yaml", "--output"]
     done = torchrun(2, ["--max-restarts=2", "dying.py", *arguments, "run"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "steps 10 to 20" in done.stdout
     undisturbed = torchrun(2, ["-m", "facegm", *arguments, "whole"], tmp_path)
     assert undisturbed.returncode == 0, undisturbed.stderr
-    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")

@@ -20,6 +20,8 @@ from facegm.eval.pairs import read_pairs
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
 
+pytestmark = pytest.mark.usefixtures("quick_workers")
+
 PEOPLE, PHOTOS = range(6), 3
 
 
