@@ -18,8 +18,8 @@ from peak_memory import ENVIRONMENT, peak_bytes
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from facegm.losses.engine import Implementation
 from facegm.losses.gm import gm_loss
-from facegm.losses.implementation import Implementation
 
 ON_GPU = torch.cuda.is_available()
 BATCH, DIM = (4096 if ON_GPU else 256), 512

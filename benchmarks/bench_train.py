@@ -14,6 +14,7 @@ from functools import partial
 from itertools import count, cycle, islice
 from pathlib import Path
 from statistics import mean
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -23,18 +24,21 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from facegm.align.aligned_photos import open_aligned_faces
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.config import find_config, parse_config
-from facegm.data.batch import Batch
 from facegm.data.face_files import StoreFormat
-from facegm.losses.interface import Progress
+from facegm.data.samples import DrawnSamples
+from facegm.faces.config import FaceRunConfig
+from facegm.faces.run import open_training_faces, train_run
+from facegm.faces.samples import LabelledFaces
+from facegm.faces.task import FaceTask
+from facegm.schedule import Progress
+from facegm.training import start
 from facegm.training.compilation import compile_network
-from facegm.training.config import RunConfig
 from facegm.training.distributed import Processes
-from facegm.training.face_task import FaceTask
-from facegm.training.optimization import Optimization
-from facegm.training.run import train_run
+from facegm.training.loop import Trainer
 from facegm.training.run_folder import read_metrics
 
 IS_GPU = torch.cuda.is_available()
@@ -61,17 +65,18 @@ def main() -> None:
         make_faces(folder / "photos")
         jpeg = StoreFormat(encoding="jpeg", container="tar")
         align_photos(folder / "photos", folder / "store", AlignConfig(is_aligned=True, store_format=jpeg))
-        base = parse_config(find_config("casia.yaml"), [f"--data.store={folder / 'store'}"])
+        base = parse_config(find_config("casia.yaml"), FaceRunConfig, [f"--data.store={folder / 'store'}"])
         for batch, (warm_up, steps) in STEPS.items():
             course = replace(base.train, batch_size=batch, log_every=warm_up, checkpoint_every=10**9)
             rows += compare(replace(base, train=course), warm_up, steps, folder)
     write_results("train_gpu" if IS_GPU else "train", rows)
 
 
-def compare(config: RunConfig, warm_up: int, steps: int, folder: Path) -> list[dict[str, object]]:
+def compare(config: FaceRunConfig, warm_up: int, steps: int, folder: Path) -> list[dict[str, object]]:
     number, images = count(), steps * config.train.batch_size
     config = replace(config, train=replace(config.train, compile=False))
     compiled = replace(config, train=replace(config.train, compile=True))
+    captured = replace(config, train=replace(config.train, capture=True))
     ways = {
         PLAIN: plain_loop(folder / "photos", config, warm_up, steps),
         CEILING: ceiling(config, warm_up, steps),
@@ -79,6 +84,11 @@ def compare(config: RunConfig, warm_up: int, steps: int, folder: Path) -> list[d
         CEILING + COMPILED: ceiling(compiled, warm_up, steps),
         "facegm train" + COMPILED: lambda: whole_loop(compiled, images, folder / f"run-{next(number)}"),
     }
+    if IS_GPU:
+        ways |= {
+            "facegm train, captured": lambda: whole_loop(captured, images, folder / f"run-{next(number)}"),
+            "facegm train, without cudnn.benchmark": lambda: without_benchmark(config, images, folder, next(number)),
+        }
     gigabytes: dict[str, float] = {}
     rows = measure(
         {name: partial(with_peak_memory, way, name, gigabytes) for name, way in ways.items()},
@@ -114,39 +124,47 @@ def with_peak_memory(way: Callable[[], float], name: str, gigabytes: dict[str, f
     return seconds
 
 
-def whole_loop(config: RunConfig, images: int, run: Path) -> float:
-    """Seconds for so many images, from the log of the first epoch of a long run without its first steps."""
+def without_benchmark(config: FaceRunConfig, images: int, folder: Path, number: int) -> float:
+    with patch.object(start, "prepare", lambda _: None), patch.object(torch.backends.cudnn, "benchmark", False):
+        return whole_loop(config, images, folder / f"run-{number}")
 
-    def leave(*_: object) -> dict[str, float]:
+
+class LeaveAtValidation(LabelledFaces):
+    """Training faces as a validation that ends the run."""
+
+    def score(self, embeddings: np.ndarray) -> dict[str, float]:
+        del embeddings
         raise EnoughError
 
+
+def whole_loop(config: FaceRunConfig, images: int, run: Path) -> float:
+    """Seconds for so many images, from the log of the first epoch of a long run without its first steps."""
+    few = LeaveAtValidation(open_aligned_faces(config.data.store), config.preprocessing)
+    few.keys = few.keys[: config.train.batch_size]
     with suppress(EnoughError):
-        train_run(config, run, validate=leave)
+        train_run(config, run, few)
     return images * mean(1 / float(line["images_per_second"]) for line in read_metrics(run)[1:])
 
 
-def ceiling(config: RunConfig, warm_up: int, steps: int) -> Callable[[], float]:
-    """Steps of the same optimisation on one batch that lies on the device."""
-    size, side = config.train.batch_size, config.preprocessing.face_size
-    task = FaceTask(config.model, config.loss, config.preprocessing.crop_size, IDENTITIES)
+def ceiling(config: FaceRunConfig, warm_up: int, steps: int) -> Callable[[], float]:
+    """Steps on one batch that lies on the device."""
+    faces = open_training_faces(config)
+    task = FaceTask(config.model, config.loss, config.preprocessing, IDENTITIES)
     task.to(DEVICE).to(memory_format=torch.channels_last)
-    optimization = Optimization(task, config.optimizer, config.train, Processes(rank=0, world_size=1, device=DEVICE))
+    trainer = Trainer(task, config.optimizer, config.train, Processes(rank=0, world_size=1, device=DEVICE))
     compile_network(task.network, config.train.compile, warm_up + steps, say=False)
-    faces, zeros = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8), torch.zeros(size)
-    corner = zeros.to(torch.int64)
-    label = torch.randint(IDENTITIES, (size,))
-    batch = Batch(faces, label, corner, corner, zeros.to(torch.bool), zeros + 1, zeros).to(DEVICE)
+    numbers = np.arange(config.train.batch_size)
+    batch = faces[DrawnSamples(numbers, faces.draw(numbers, np.random.default_rng(0)))].to(DEVICE)
 
     def take_steps() -> Iterator[None]:
         while True:
-            optimization.backward(batch, Progress(1, 10), monitor=False)
-            optimization.step()
+            trainer.step(batch, Progress(1, 10), lambda _: None)
             yield
 
     return partial(timed, take_steps(), warm_up, steps)
 
 
-def plain_loop(photos: Path, config: RunConfig, warm_up: int, steps: int) -> Callable[[], float]:
+def plain_loop(photos: Path, config: FaceRunConfig, warm_up: int, steps: int) -> Callable[[], float]:
     """ImageFolder, PIL, float32, and the loss read at every step."""
     crop = config.preprocessing.crop_size
     transform = transforms.Compose(
@@ -160,12 +178,12 @@ def plain_loop(photos: Path, config: RunConfig, warm_up: int, steps: int) -> Cal
     loader = DataLoader(
         ImageFolder(str(photos), transform), config.train.batch_size, shuffle=True, num_workers=2, drop_last=True
     )
-    task = FaceTask(config.model, config.loss, crop, IDENTITIES).to(DEVICE)
+    task = FaceTask(config.model, config.loss, config.preprocessing, IDENTITIES).to(DEVICE)
     optimizer = torch.optim.SGD(task.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def take_steps() -> Iterator[None]:
         for images, labels in (batch for epoch in cycle([loader]) for batch in epoch):
-            loss = task(images.to(DEVICE), labels.to(DEVICE), Progress(1, 10), None, False)["loss"]
+            loss = task(images.to(DEVICE), labels.to(DEVICE), Progress(1, 10))["loss"]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,7 +1,6 @@
 """Time several ways to do the same thing in turn, A B A B ..., and write medians and ratios as CSV."""
 
 import csv
-import ctypes
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,8 @@ from typing import Any
 
 import torch
 
-from facegm.training.machine import processor_name
+from facegm.checkup.machine import processor_name
+from facegm.training.devices import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,7 +36,7 @@ def measure(
         runs: times of each.
         clock: runs a way and returns its seconds.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     for way in ways.values():
         way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -73,12 +73,3 @@ def write_results(name: str, rows: list[dict[str, object]]) -> None:
         writer.writerows(row | machine for row in rows)
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc's allocator keep what is freed: else one way pays for the pages that another gave back."""
-    allocator = ctypes.CDLL(None)
-    if hasattr(allocator, "mallopt"):
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        allocator.mallopt(m_mmap_threshold, 2**25)
-        allocator.mallopt(m_trim_threshold, 2**31 - 1)
