@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The environment tells it to the processes that tests start.
     """
+    # A job in the background, or under nohup, has them ignored, and so would all processes that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = "1"
     threadpool_limits(1)
     torch.set_num_threads(1)
