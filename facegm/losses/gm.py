@@ -40,7 +40,7 @@ class GMLossTerms(NamedTuple):
     posterior: Float[Tensor, ""]
     """Mean probability of the true class; where negatives are drawn, estimated from them."""
     accuracy: Float[Tensor, ""]
-    """Share of samples nearest to their own mean; where negatives are drawn, of those."""
+    """Share of samples nearest to their own mean; where negatives are drawn, each counts for those it stands for."""
 
 
 def gm_loss(
