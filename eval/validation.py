@@ -66,9 +66,8 @@ class PairsValidation(Samples):
         return ()
 
     def __getitem__(self, drawn: DrawnSamples) -> Batch:
-        resized = np.stack([self._preprocessing.resize(self._faces[number]) for number in drawn.numbers])
-        labels = torch.from_numpy(self.labels[drawn.numbers])
-        return Batch(torch.from_numpy(np.ascontiguousarray(self._preprocessing.center_crop(resized))), labels)
+        crops = self._preprocessing.middle_crops(self._faces[number] for number in drawn.numbers)
+        return Batch(torch.from_numpy(crops), torch.from_numpy(self.labels[drawn.numbers]))
 
     def score(self, embeddings: Float[np.ndarray, "faces dim"]) -> dict[str, float]:
         """Accuracy and its standard error, as shares of 1, of embeddings in the order of `keys`."""

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from facegm.errors import UsageError
+from facegm.identity import dotted
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -59,7 +60,7 @@ def parse_config(path: Path, root: type[Root], overrides: Sequence[str] = ()) ->
             where it stands in it, the file are named.
     """
     content = _read(path, root)
-    _check_keys(_dotted(content), root, f"{path}: ")
+    _check_keys((key for key, _ in dotted(content)), root, f"{path}: ")
     _check_keys((option[2:].partition("=")[0] for option in overrides if option.startswith("--")), root, "--")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_config_arguments(parser, root)
@@ -171,14 +172,6 @@ class _Dumper(yaml.SafeDumper):
 _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 _Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 _Dumper.add_representer(_Name, lambda dumper, name: dumper.represent_scalar("tag:yaml.org,2002:str", name, style='"'))
-
-
-def _dotted(content: Mapping[Any, Any], path: str = "") -> Iterator[str]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}"
 
 
 def _valid_keys(section: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:

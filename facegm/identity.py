@@ -1,6 +1,6 @@
 """By what a checkpoint knows its run: the configuration as a dictionary, without the fields that change no result."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
     pairs = {key: (saved[key] if key in saved else _default(config, key), value) for key, value in asked.items()}
     pairs |= {key: (saved[key], "no key of this version") for key in saved if not _is_key(config, key)}
     return [f"{key} was {before}, now {now}" for key, (before, now) in pairs.items() if before != now]
+
+
+def dotted(content: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested sections by their dotted keys."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def _default(config: Any, key: str) -> Any:

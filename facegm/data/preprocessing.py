@@ -3,6 +3,7 @@
 The numbers for faces are the same in training, evaluation and apps.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,10 @@ class Preprocessing:
         margin = self.slack // 2
         middle = slice(margin, margin + self.crop_size)
         return faces[..., middle, middle, :]
+
+    def middle_crops(self, faces: Iterable[UInt8[np.ndarray, "side side 3"]]) -> UInt8[np.ndarray, "batch crop crop 3"]:
+        """What of aligned faces an embedding is made of: resized, and the middle of that."""
+        return np.ascontiguousarray(self.center_crop(np.stack([self.resize(face) for face in faces])))
 
 
 def network_input(crops: UInt8[Tensor, "batch side side 3"]) -> Float[Tensor, "batch 3 side side"]:

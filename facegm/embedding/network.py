@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.models.face_resnet import FaceResNet27
@@ -17,10 +18,14 @@ def embed_faces(
     Without mirrored faces in its training (`preprocessing.mirror`), a network's embedding is f(face) alone.
     """
     device = next(network.parameters()).device
-    resized = np.stack([preprocessing.resize(face) for face in faces])
-    images = network_input(torch.from_numpy(preprocessing.center_crop(resized)).to(device))
+    images = network_input(torch.from_numpy(preprocessing.middle_crops(faces)).to(device))
+    return np.asarray(embed(network, images, mirror=preprocessing.mirror).cpu().numpy())
+
+
+def embed(
+    network: FaceResNet27, images: Float[Tensor, "batch 3 side side"], *, mirror: bool
+) -> Float[Tensor, "batch dim"]:
+    """f(image), or with `mirror` f(image) + f(mirrored image), not normalised, of a network's input."""
     # Not by calling it: a network that torch.compile has taken for its training would be compiled anew for this.
     embeddings = network.forward(images)
-    if preprocessing.mirror:
-        embeddings = embeddings + network.forward(images.flip(3))
-    return np.asarray(embeddings.cpu().numpy())
+    return embeddings + network.forward(images.flip(3)) if mirror else embeddings

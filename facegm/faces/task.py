@@ -1,5 +1,6 @@
 """The training of a face network: ResNet-27 and any of the losses, evaluated by verification."""
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -8,14 +9,14 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from facegm.data.draws import EvaluationSampler, load
 from facegm.data.preprocessing import Preprocessing, network_input
-from facegm.data.samples import Batch, Samples
+from facegm.data.samples import Batch, DrawnSamples, Samples
+from facegm.embedding.network import embed
 from facegm.faces.samples import augmented_input
-from facegm.losses.collectives import rank, world_size
+from facegm.losses.collectives import world_size
 from facegm.losses.config import LossConfig, build_loss
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
-from facegm.training.task import Task, evaluating
+from facegm.training.task import Task
 
 
 @runtime_checkable
@@ -45,21 +46,14 @@ class FaceTask(Task[FaceResNet27]):
         """Crop, mirror, contrast and brightness as drawn, on the network's scale; faces without draws as they are."""
         return augmented_input(batch, self.network.input_size) if batch.draws else network_input(batch.images)
 
-    @torch.no_grad()
-    def evaluate(self, samples: Samples, *, batch_size: int, workers: int = 0) -> dict[str, float]:
-        """Of faces to verify, their score, by f(face) + f(mirrored face); of others, the accuracy of classification."""
+    def judge(self, samples: Samples, batches: Iterable[tuple[DrawnSamples, Batch]]) -> dict[str, float]:
+        """Of faces to verify, the score of their embeddings; of others, the accuracy of classification."""
         if not isinstance(samples, Verification):
-            return super().evaluate(samples, batch_size=batch_size, workers=workers)
+            return super().judge(samples, batches)
         embeddings = torch.zeros(len(samples), self.network.embedding.out_features, device=self.device)
-        sampler = EvaluationSampler(samples, batch_size, rank=rank(), world_size=world_size())
-        with evaluating(self):
-            for drawn, batch in zip(sampler, load(samples, sampler, workers=workers), strict=True):
-                images = self.inputs(batch.to(self.device))
-                # Not by calling the network: what torch.compile has taken for training would be compiled anew.
-                found = self.network.forward(images)
-                if self._mirror:
-                    found = found + self.network.forward(images.flip(3))
-                embeddings[torch.from_numpy(drawn.numbers)] = found.to(embeddings.dtype)
+        for drawn, batch in batches:
+            found = embed(self.network, self.inputs(batch.to(self.device)), mirror=self._mirror)
+            embeddings[torch.from_numpy(drawn.numbers)] = found.to(embeddings.dtype)
         if world_size() > 1:
             dist.all_reduce(embeddings)
         return samples.score(embeddings.cpu().numpy())

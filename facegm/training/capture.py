@@ -1,7 +1,6 @@
 """A whole step as one CUDA graph: for small networks, whose kernels take less time than their launch by the host."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +62,7 @@ class CapturedStep:
         return self._terms
 
     def _capture(self, batch: Batch, progress: Progress) -> None:
-        self._batch = batch.to(batch.images.device)
+        self._batch = batch.map(Tensor.clone)
         self._graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(self._graph, stream=self._stream):
@@ -73,9 +72,9 @@ class CapturedStep:
 
 
 def _copy(to: Batch, source: Batch) -> None:
-    for name, tensor in _tensors(to).items():
-        tensor.copy_(_tensors(source)[name], non_blocking=True)
+    for tensor, value in zip(_tensors(to), _tensors(source), strict=True):
+        tensor.copy_(value, non_blocking=True)
 
 
-def _tensors(batch: Batch) -> dict[str, Any]:
-    return {"images": batch.images, "labels": batch.labels} | {str(k): draw for k, draw in enumerate(batch.draws)}
+def _tensors(batch: Batch) -> tuple[Tensor, ...]:
+    return (batch.images, batch.labels, *batch.draws)

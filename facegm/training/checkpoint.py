@@ -18,7 +18,7 @@ from torch import Tensor
 
 from facegm.data.files import atomic_file
 from facegm.errors import FacegmError
-from facegm.identity import differences, identity_of
+from facegm.identity import differences, dotted, identity_of
 from facegm.losses.shard import Shard
 from facegm.training.config import to_yaml
 from facegm.training.optimizer import restore_optimizer
@@ -189,18 +189,10 @@ def _from_format_before(state: dict[str, Any]) -> dict[str, Any]:
         average = {"task": state["task"] | network, "has_begun": average["steps"] > 0}
     return state | {
         "average": average,
-        "identity": dict(_flat(yaml.safe_load(state["config"]))),
+        "identity": dict(dotted(yaml.safe_load(state["config"]))),
         "data": state["identity"]["the training data"],
         "numbers": {},
     }
-
-
-def _flat(section: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def _change_shards(

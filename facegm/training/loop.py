@@ -131,7 +131,7 @@ def train(setup: TrainingSetup[Network], run: Path, processes: Processes, *, is_
             if stop.exchange(signals.received is not None) and step < plan.steps:
                 break
             if setup.is_logged(step):
-                report.write(step, progress)
+                report.write(step)
         stop.settle()
         if step < plan.steps:
             report.write_stopped(step)

@@ -80,9 +80,9 @@ class Report:
         """Take in what a step has given."""
         self._means.add(terms)
 
-    def write(self, step: int, progress: Progress) -> None:
+    def write(self, step: int) -> None:
         """Do what is due after a step, counted from 1."""
-        numbers = self._numbers(step, progress)
+        numbers = self._numbers(step)
         if self._setup.is_saved(step):
             self._save(step, numbers)
         self._conclude(step, numbers, self._means.vectors)
@@ -92,7 +92,7 @@ class Report:
         """Save a run that is left after a step; where that step would be validated, the run that goes on does so."""
         if step == self._saved_step:
             return
-        numbers = self._numbers(step, Progress(step - 1, self._setup.plan.steps)) if self._means.steps else {}
+        numbers = self._numbers(step) if self._means.steps else {}
         self._save(step, numbers)
         if self._log and numbers and not self._setup.is_validated(step):
             self._log.write(step, numbers, self._means.vectors)
@@ -104,8 +104,9 @@ class Report:
             logger.info(f"{summary(self._run, self._setup.plan)}\ndone: {exported}")
         self._processes.wait()
 
-    def _numbers(self, step: int, progress: Progress) -> dict[str, float]:
+    def _numbers(self, step: int) -> dict[str, float]:
         """Of the steps since the last line, all processes together."""
+        progress = Progress(step - 1, self._setup.plan.steps)
         rate = self._stopwatch.images_per_second(step)
         self._guard.settle()
         numbers = self._means.take(self._processes)

@@ -19,6 +19,7 @@ import yaml
 
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError
+from facegm.identity import dotted
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.yaml", "environment.json", "metrics.jsonl"
 _LOCK_FILE = ".lock"
@@ -102,24 +103,15 @@ def require_same_configuration(run: Path, stored: str, asked: str) -> None:
     Raises:
         FacegmError: they differ; the keys and both values are named.
     """
-    changed = _differences(yaml.safe_load(stored), yaml.safe_load(asked))
+    before, now = (dict(dotted(yaml.safe_load(text))) for text in (stored, asked))
+    changed = [
+        f"{key}: {before.get(key)}, now {now.get(key)}" for key in before | now if before.get(key) != now.get(key)
+    ]
     if changed:
         raise FacegmError(
             f"{run}: holds a run of another configuration ({'; '.join(changed)}); go on with it by `facegm train "
             f"--resume {run}`, or give another --output"
         )
-
-
-def _differences(stored: Any, asked: Any, path: str = "") -> list[str]:
-    """What two configurations differ in, by dotted keys."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        keys = stored | asked
-        return [
-            change
-            for key in keys
-            for change in _differences(stored.get(key), asked.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if stored == asked else [f"{path}: {stored}, now {asked}"]
 
 
 def create_run_folder(run: Path, configuration: str) -> None:

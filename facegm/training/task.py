@@ -1,8 +1,8 @@
 """What a run trains: a network and a loss as one module, which says how it is fed, stepped, averaged and evaluated."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from facegm.data.draws import EvaluationSampler, load
-from facegm.data.samples import Batch, Samples
+from facegm.data.samples import Batch, DrawnSamples, Samples
 from facegm.errors import FacegmError
 from facegm.losses.collectives import rank, world_size
 from facegm.losses.interface import Loss
@@ -69,31 +69,45 @@ class Task(nn.Module, ABC, Generic[Network]):
     def evaluate(self, samples: Samples, *, batch_size: int, workers: int = 0) -> dict[str, float]:
         """Named numbers that say how good the task is, of all processes together, in the surrounding precision.
 
-        Here those of classification: `accuracy`; `top5`, the share of samples whose class is among the five likeliest,
-        where there are more; `loss`, the mean cross-entropy without margin. All processes call it.
+        All processes call it, and have the main one's running statistics, which are those that are exported.
 
         Args:
             samples: images with known classes, evaluated without augmentation.
             batch_size: images of a process at a time.
             workers: processes that decode, where images are kept nowhere.
         """
+        if world_size() > 1:
+            for buffer in self.buffers():
+                dist.broadcast(buffer, 0)
+        sampler = EvaluationSampler(samples, batch_size, rank=rank(), world_size=world_size())
+        with evaluating(self), closing(load(samples, sampler, workers=workers)) as batches:
+            return self.judge(samples, zip(sampler, batches, strict=True))
+
+    def judge(self, samples: Samples, batches: Iterable[tuple[DrawnSamples, Batch]]) -> dict[str, float]:
+        """The numbers of `evaluate`, here those of classification.
+
+        They are `accuracy`; `top5`, the share of samples whose class is among the five likeliest, where there are more;
+        `loss`, the mean cross-entropy without margin.
+
+        Args:
+            samples: all that are evaluated.
+            batches: those of this process, not yet on its device.
+
+        Raises:
+            FacegmError: the classes are split over the processes.
+        """
         if self.sharded:
             raise FacegmError("loss.gm.shard_means: classes that are split over processes cannot be evaluated together")
         device = self.device
-        if world_size() > 1:
-            for buffer in self.buffers():  # the main process's running statistics, which are those that are exported
-                dist.broadcast(buffer, 0)
         sums = torch.zeros(3, dtype=torch.float64, device=device)
-        with evaluating(self):
-            sampler = EvaluationSampler(samples, batch_size, rank=rank(), world_size=world_size())
-            for batch in load(samples, sampler, workers=workers):
-                images, labels = self.inputs(batch.to(device)), batch.labels.to(device)
-                features = self.network.forward(images)  # not by calling it: it would be compiled anew for this
-                with torch.autocast(device.type, enabled=False):
-                    logits = self.loss.logits(features.to(images.dtype))
-                    cross_entropy = nn.functional.cross_entropy(logits, labels, reduction="sum")
-                is_own = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                sums += torch.stack([is_own[:, 0].sum(), is_own.sum(), cross_entropy]).to(sums)
+        for _, batch in batches:
+            images, labels = self.inputs(batch.to(device)), batch.labels.to(device)
+            features = self.network.forward(images)  # not by calling it: it would be compiled anew for this
+            with torch.autocast(device.type, enabled=False):
+                logits = self.loss.logits(features.to(images.dtype))
+                cross_entropy = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            is_own = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            sums += torch.stack([is_own[:, 0].sum(), is_own.sum(), cross_entropy]).to(sums)
         if world_size() > 1:
             dist.all_reduce(sums)
         accuracy, top5, loss = (sums / len(samples)).tolist()
