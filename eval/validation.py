@@ -8,12 +8,12 @@ from jaxtyping import Float, Int64
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.samples import Batch, DrawnSamples, Samples
-from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 from facegm.eval.lfw import rows_of_pairs
 from facegm.eval.pairs import read_pairs
 from facegm.eval.protocol import NO_PCA, verify
-from facegm.eval.verify_lfw import records_of_pairs
+from facegm.eval.verify_lfw import rows_of_images
+from facegm.store.reader import FaceStore
 
 
 class PairsValidation(Samples):
@@ -36,11 +36,11 @@ class PairsValidation(Samples):
                 "give a file of several folds, such as LFW's pairs.txt"
             )
         faces = FaceStore(store)
-        records = records_of_pairs(faces, self._pairs)
-        self.keys = tuple(records)
+        rows = rows_of_images(faces, self._pairs)
+        self.keys = tuple(rows)
         self.labels = np.zeros(len(self.keys), np.int64)
-        self._faces = [faces.read_face(record.key) for record in records.values()]
-        self._left, self._right = rows_of_pairs(self._pairs, list(records), len(self._faces))
+        self._faces = [faces.read_face(row) for row in rows.values()]
+        self._left, self._right = rows_of_pairs(self._pairs, list(rows), len(self._faces))
 
     @property
     def image_bytes(self) -> int:

@@ -1,17 +1,21 @@
 """The LFW evaluation from photos to report: align what the pairs name, embed, score."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.data.find_photos import Photo
-from facegm.data.store import FaceRecord, FaceStore, is_store
+from facegm.data.machine import cores
+from facegm.data.readers.photo import Photo
+from facegm.data.readers.source import find_photos
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.lfw import VerificationReport, evaluate_lfw
 from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.report import write_report
+from facegm.store.format import is_store
+from facegm.store.reader import FaceStore
 
 PAIRS_FILE = "pairs.txt"
 
@@ -22,7 +26,7 @@ def verify_lfw(
     output: Path,
     *,
     pairs_file: Path | None = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int = cores(),
     note: str = "",
 ) -> VerificationReport:
     """Verify all pairs of an LFW-like set with an exported embedder, and write `report.json` and `report.html`.
@@ -45,15 +49,16 @@ def verify_lfw(
     pairs = read_pairs(pairs_file)
     output.mkdir(parents=True, exist_ok=True)
     store = FaceStore(lfw) if is_store(lfw) else _aligned(lfw, pairs, output / "aligned", workers)
-    records = records_of_pairs(store, pairs)
-    faces = {name: store.read_face(record.key) for name, record in records.items()}
+    rows = rows_of_images(store, pairs)
+    faces = {name: store.read_face(row) for name, row in rows.items()}
+    statuses = store.table(["status"])["status"]
 
     report = evaluate_lfw(
         pairs,
         list(faces),
         embedder.embed_aligned(list(faces.values()), progress=True),
         face_of=faces.__getitem__,
-        fallback_images=[name for name, record in records.items() if record.status == "center-crop"],
+        fallback_images=[name for name, row in rows.items() if statuses[row].as_py() == "center-crop"],
         facts={"model": str(model), "photos": str(lfw), "pairs": str(pairs_file), "embedding": embedder.describe()},
         note=note,
     )
@@ -69,41 +74,51 @@ def _find_pairs(lfw: Path) -> Path:
 
 
 def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int) -> FaceStore:
-    """Align the photos that the pairs name."""
-    root = next((root for root in (lfw, *sorted(lfw.iterdir())) if (root / pairs.images[0]).is_file()), None)
-    if root is None:
-        raise FacegmError(f"{lfw}: {pairs.images[0]}, which the pairs name, is not in this folder or one below")
-    photos = [Photo(path=root / name, key=name, identity=Path(name).parent.name) for name in pairs.images]
-    align_photos(root, output, AlignConfig(on_missing="center-crop", workers=workers), photos=photos)
+    """Align the photos that the pairs name, whatever their suffix."""
+    wanted = {_stem(name) for name in pairs.images}
+    photos = {photo.key: photo for photo in find_photos(lfw).photos}
+    prefix = _prefix(lfw, photos, pairs.images[0])
+    chosen = [photo for key, photo in photos.items() if _stem(key.removeprefix(prefix)) in wanted]
+    align_photos(lfw, output, AlignConfig(on_missing="center-crop", workers=workers), photos=chosen)
     return FaceStore(output)
 
 
-def _prefix(store: FaceStore, name: str) -> str:
-    """A store made of a folder above the photos' names them with that folder in front."""
-    found = next((key for key in store.records if key == name or key.endswith("/" + name)), None)
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _prefix(source: Path, keys: Iterable[str], name: str) -> str:
+    """A source above the photos' folder names them with that folder in front.
+
+    Raises:
+        FacegmError: the image that is looked for is not among the keys.
+    """
+    wanted = _stem(name)
+    found = next((stem for key in keys if (stem := _stem(key)) == wanted or stem.endswith(f"/{wanted}")), None)
     if found is None:
-        raise FacegmError(f"{store.folder}: {name}, which the pairs name, is not in this store")
-    return found.removesuffix(name)
+        raise FacegmError(f"{source}: {name}, which the pairs name, is not in this folder or store, with any suffix")
+    return found.removesuffix(wanted)
 
 
-def records_of_pairs(store: FaceStore, pairs: Pairs) -> dict[str, FaceRecord]:
-    """What a store records of the aligned faces of all images that the pairs name, by their names.
+def rows_of_images(store: FaceStore, pairs: Pairs) -> dict[str, int]:
+    """Rows of a store's faces of all images that the pairs name, whatever their suffix, by their names.
 
     Raises:
         FacegmError: a face is missing.
     """
-    prefix = _prefix(store, pairs.images[0])
-    found = {name: store.records.get(prefix + name) for name in pairs.images}
-    records = {name: record for name, record in found.items() if record is not None and record.has_face_image}
-    missing = [
-        f"{name}: {'not in the store' if record is None else record.reason}"
-        for name, record in found.items()
-        if name not in records
-    ]
-    if missing:
+    prefix = _prefix(store.folder, store.keys, pairs.images[0])
+    row_of = {_stem(key): row for row, key in enumerate(store.keys)}
+    rows = {name: row_of.get(prefix + _stem(name)) for name in pairs.images}
+    table = store.table(["status", "reason"])
+    reasons = {
+        name: "not in the store" if row is None else table["reason"][row].as_py()
+        for name, row in rows.items()
+        if row is None or table["status"][row].as_py() == "failed"
+    }
+    if reasons:
         raise FacegmError(
-            f"{store.folder}: {len(missing)} of the {len(found)} photos that the pairs name have no face, but every "
+            f"{store.folder}: {len(reasons)} of the {len(rows)} photos that the pairs name have no face, but every "
             f"pair must be scored; align with --on-missing center-crop, and mend unreadable photos: "
-            + "; ".join(missing[:5])
+            + "; ".join(f"{name}: {reason}" for name, reason in [*reasons.items()][:5])
         )
-    return records
+    return {name: row for name, row in rows.items() if row is not None}

@@ -17,8 +17,10 @@ class FaceDataConfig:
     """The faces to train on."""
 
     store: Path = field(metadata=FREE)
-    """Store of aligned faces, made by `facegm align`; or faces that are aligned already and are read where they
-    lie: a folder tree, a list, a tar file or an insightface `.rec`."""
+    """Store of aligned faces, made by `facegm align`; or, with `aligned`, faces that are read where they lie: a folder
+    tree, a list, a tar file, an insightface `.rec` or an LMDB."""
+    aligned: bool = field(default=False, metadata=FREE)
+    """Whether `store` is no store, but holds faces on the usual five-point template; some are looked at."""
     exclude_identities: list[str] = field(default_factory=list, metadata=FREE)
     """Identities to leave out, such as those that the evaluation set holds too."""
     jitter: float = 0.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from facegm.align.aligned_photos import open_aligned_faces
+from facegm.align.prealigned import open_aligned_faces
 from facegm.data.draws import DrawPlan, StepSampler
 from facegm.data.samples import Samples
 from facegm.embedding.model_file import MODEL_FILE, save_embedder
@@ -108,7 +108,7 @@ def open_training_faces(config: FaceRunConfig) -> LabelledFaces:
         FacegmError: there are none, or they cannot be trained on.
     """
     return LabelledFaces(
-        open_aligned_faces(config.data.store),
+        open_aligned_faces(config.data.store, is_aligned=config.data.aligned),
         config.preprocessing,
         jitter=config.data.jitter,
         exclude_identities=config.data.exclude_identities,

@@ -1,7 +1,8 @@
 """Aligned faces with labels as a data set for training, and their augmentation."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,8 +14,12 @@ from torch import Tensor
 from facegm.data.preprocessing import Preprocessing, crop_and_mirror, network_input
 from facegm.data.residency import decode_to
 from facegm.data.samples import Batch, DrawnSamples, Samples
-from facegm.data.store import AlignedFaces
 from facegm.errors import FacegmError
+from facegm.store.reader import NO_IDENTITY, AlignedFaces
+
+logger = logging.getLogger(__name__)
+_BLOCK = 2**16
+"""Names that are made at a time."""
 
 
 class FaceDraws(NamedTuple):
@@ -63,20 +68,29 @@ class LabelledFaces(Samples):
         exclude_identities: Collection[str] = (),
     ) -> None:
         self._store, self._preprocessing, self._jitter = store, preprocessing, jitter
-        records = [record for record in store.records.values() if record.has_face_image]
-        unknown = set(exclude_identities) - {record.identity for record in records}
+        numbers, names = store.identities()
+        number_of = {name: number for number, name in enumerate(names)} if exclude_identities else {}
+        unknown = set(exclude_identities) - number_of.keys()
         if unknown:
             raise FacegmError(f"{store.folder}: no such identity to exclude: {', '.join(sorted(unknown)[:5])}")
-        kept = [record for record in records if record.identity not in set(exclude_identities)]
-        self.keys = tuple(record.key for record in kept)
-        self.identities = tuple(sorted({record.identity for record in kept}))
+        excluded = np.isin(numbers, [number_of[name] for name in exclude_identities])
+        self._rows = np.flatnonzero((numbers >= 0) & ~excluded)
+        found = np.flatnonzero(np.bincount(numbers[self._rows], minlength=len(names))).tolist()
+        found.sort(key=[*names].__getitem__)
+        self.identities = tuple(names[number] for number in found)
+        label_of = np.zeros(len(names), np.int64)
+        label_of[found] = np.arange(len(found))
+        self.labels = label_of[numbers[self._rows]]
+        strangers = int((numbers == NO_IDENTITY).sum())
         if len(self.identities) < 2:
             raise FacegmError(
-                f"{store.folder}: {len(self.identities)} identity with aligned faces; training needs at least two, "
+                f"{store.folder}: {len(self.identities)} identity with aligned faces"
+                f"{f', and {strangers:,} faces of no known identity' if strangers else ''}; training needs at least two, "
                 "each in a folder of its own"
             )
-        number = {identity: label for label, identity in enumerate(self.identities)}
-        self.labels = np.array([number[record.identity] for record in kept], np.int64)
+        if strangers:
+            logger.warning(f"{store.folder}: {strangers:,} faces of no known identity are left out")
+        self.keys: Sequence[str] = _KeysOfRows(store.keys, self._rows)
         self._labels = torch.from_numpy(self.labels)
         self._decoded: UInt8[Tensor, "faces side side 3"] | None = None
 
@@ -94,8 +108,10 @@ class LabelledFaces(Samples):
     def fingerprint(self) -> str:
         """A short digest of the names and identities of all faces."""
         digest = hashlib.sha256()
-        for key, label in zip(self.keys, self.labels, strict=True):
-            digest.update(f"{key}\0{self.identities[label]}\n".encode(errors="surrogateescape"))
+        for start in range(0, len(self), _BLOCK):
+            keys, labels = self.keys[start : start + _BLOCK], self.labels[start : start + _BLOCK].tolist()
+            lines = [f"{key}\0{self.identities[label]}\n" for key, label in zip(keys, labels, strict=True)]
+            digest.update("".join(lines).encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 
     @property
@@ -144,7 +160,26 @@ class LabelledFaces(Samples):
         return Batch(faces, self._labels[number], FaceDraws(*map(torch.from_numpy, drawn.draws)))
 
     def _load(self, index: int) -> UInt8[np.ndarray, "side side 3"]:
-        return self._preprocessing.resize(self._store.read_face(self.keys[index]))
+        return self._preprocessing.resize(self._store.read_face(int(self._rows[index])))
+
+
+class _KeysOfRows(Sequence[str]):
+    """Those of the names of a store that belong to some rows, without a copy of them."""
+
+    def __init__(self, keys: Sequence[str], rows: Int64[np.ndarray, " faces"]) -> None:
+        self._keys, self._rows = keys, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not isinstance(number, slice):
+            return self._keys[int(self._rows[number])]
+        rows = self._rows[number]
+        if not len(rows):
+            return []
+        keys = self._keys[int(rows[0]) : int(rows[-1]) + 1]  # rows ascend
+        return [keys[row] for row in (rows - rows[0]).tolist()]
 
 
 def few_faces(labels: Int64[np.ndarray, " faces"], *, identities: int, each: int) -> Int64[np.ndarray, " few"]:

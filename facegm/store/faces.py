@@ -1,0 +1,199 @@
+"""How a store keeps its encoded faces: each in a file of its own, or those of a job in an uncompressed tar file.
+
+A tar file `faces/NAME.tar` is a POSIX archive with a member `<key>.png` or `<key>.jpg` for each face, in the order they
+were appended. Any `tar` unpacks it, to the very files of a store that keeps one file a face, and WebDataset streams it.
+The manifest says where in it each picture lies; members that it does not name any more are made hidden zeros.
+
+What is written is the system's at once, so that it outlives this process, and never half of it counts.
+"""
+
+import os
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int64
+
+from facegm.data.files import replace_atomically
+from facegm.store.format import FACES_FOLDER, SUFFIXES, StoreFormat
+
+_BLOCK = tarfile.BLOCKSIZE
+_REMOVED = ".removed"
+"""Name of the members that stand where faces were taken out."""
+_LARGEST_REMOVED = 2**26
+"""Their size in bytes, with the header."""
+
+
+class Place(NamedTuple):
+    """Where an encoded face lies."""
+
+    path: str
+    offset: int
+    length: int
+    """Bytes; -1 where that is not known, for all of a file."""
+
+    def read(self) -> bytes:
+        """Read the encoded face, as it is.
+
+        Raises:
+            OSError: it is not there.
+        """
+        with open(self.path, "rb", buffering=0) as file:
+            return file.read() if self.length < 0 else os.pread(file.fileno(), self.length, self.offset)
+
+    def is_whole(self) -> bool:
+        """Whether the file is as long as it should be, without a look into it."""
+        try:
+            return os.stat(self.path).st_size >= self.offset + self.length
+        except OSError:
+            return False
+
+
+def place_of(folder: Path, store_format: StoreFormat, key: str, part: str | None, offset: int, length: int) -> Place:
+    """Where the face of a photo lies in a store; the photo's own suffix is kept, so that names never collide.
+
+    Args:
+        folder: the store.
+        store_format: how it keeps its faces.
+        key: the photo's.
+        part: the tar file's name; None for a file of its own.
+        offset: of the picture's first byte there.
+        length: number of its bytes, or -1.
+    """
+    name = key + SUFFIXES[store_format.encoding] if part is None else f"{part}.tar"
+    return Place(f"{folder}/{FACES_FOLDER}/{name}", offset, length)
+
+
+class FaceWriter(Protocol):
+    """Takes encoded faces one after the other, in one process at a time."""
+
+    def append(self, key: str, data: bytes) -> tuple[str | None, int]:
+        """Keep an encoded face; returns its part and offset."""
+
+    def finish(self) -> None:
+        """Bring the files to their finished form; they can be appended to again."""
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Delete faces in files of their own."""
+
+
+class FolderWriter:
+    """One file a face; see `FaceWriter`."""
+
+    def __init__(self, folder: Path, store_format: StoreFormat) -> None:
+        self._folder, self._format = folder, store_format
+
+    def append(self, key: str, data: bytes) -> tuple[None, int]:
+        """Keep an encoded face."""
+        path = self._path(key)
+        try:
+            replace_atomically(path, data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_atomically(path, data)
+        return None, 0
+
+    def finish(self) -> None:
+        """Nothing to do."""
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Delete faces, and folders in which nothing is left."""
+        for key in keys:
+            path = self._path(key)
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self._folder / FACES_FOLDER or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+    def _path(self, key: str) -> Path:
+        return Path(place_of(self._folder, self._format, key, None, 0, -1).path)
+
+
+class TarWriter:
+    """All faces of a job in a tar file; see `FaceWriter`.
+
+    Args:
+        folder: the store.
+        store_format: how it keeps its faces.
+        part: name of the tar file.
+        end: the byte at which the last face that counts ends; what follows is as good as never written.
+    """
+
+    def __init__(self, folder: Path, store_format: StoreFormat, part: str, end: int) -> None:
+        self._folder, self._suffix, self._part, self._end = folder, SUFFIXES[store_format.encoding], part, end
+        path = folder / FACES_FOLDER / f"{part}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._tar = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        self._tar.truncate(end)
+
+    def append(self, key: str, data: bytes) -> tuple[str, int]:
+        """Keep an encoded face. Its member depends on key and bytes alone: no time, owner or number of a run."""
+        head = _header(key + self._suffix, len(data))
+        offset = self._end + len(head)
+        _write(self._tar.fileno(), self._end, head + data + bytes(-len(data) % _BLOCK))
+        self._end = offset + len(data) + -len(data) % _BLOCK
+        return self._part, offset
+
+    def finish(self) -> None:
+        """End the archive as `tar` does, also after an error: a member that did not fit on the disk is cut off."""
+        with self._tar:
+            self._tar.truncate(self._end)
+            padded = self._end + 2 * _BLOCK
+            padded += -padded % tarfile.RECORDSIZE
+            _write(self._tar.fileno(), self._end, bytes(padded - self._end))
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Nothing to do; see `blank_between`."""
+
+    def blank_between(
+        self,
+        part: str,
+        offsets: Int64[np.ndarray, " faces"],
+        lengths: Int64[np.ndarray, " faces"],
+        key_of: Callable[[int], str],
+    ) -> None:
+        """Overwrite what lies between the faces of a part that count.
+
+        Args:
+            part: its name.
+            offsets: where their pictures begin, in ascending order.
+            lengths: bytes of each.
+            key_of: gives the key of the face of a number.
+        """
+        starts = np.concatenate([[0], member_ends(offsets, lengths)[:-1]])
+        with open(self._folder / FACES_FOLDER / f"{part}.tar", "r+b", buffering=0) as tar:
+            # Where a picture does not begin one block after the member before, its header is long or there is a gap.
+            for number in np.flatnonzero(offsets - _BLOCK != starts).tolist():
+                end = int(offsets[number]) - len(_header(key_of(number) + self._suffix, int(lengths[number])))
+                for start in range(int(starts[number]), end, _LARGEST_REMOVED):
+                    _blank(tar.fileno(), start, min(start + _LARGEST_REMOVED, end))
+
+
+def member_ends(
+    offsets: Int64[np.ndarray, " faces"], lengths: Int64[np.ndarray, " faces"]
+) -> Int64[np.ndarray, " faces"]:
+    """Where the members after some pictures begin: tar files count in blocks."""
+    return offsets + lengths + -lengths % _BLOCK
+
+
+def _blank(tar: int, start: int, end: int) -> None:
+    head = _header(_REMOVED, end - start - _BLOCK)
+    if os.pread(tar, _BLOCK, start) != head:
+        _write(tar, start + _BLOCK, bytes(end - start - _BLOCK))
+        _write(tar, start, head)
+
+
+def _header(name: str, length: int) -> bytes:
+    header = tarfile.TarInfo(name)
+    header.size = length
+    return header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _write(file: int, offset: int, data: bytes) -> None:
+    # A system call may write less than it was given. A failed one leaves the place where it is for another try.
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written

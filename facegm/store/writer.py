@@ -1,0 +1,306 @@
+"""Making a store of aligned faces: what it holds already, what is to be done, and how nothing is lost on the way.
+
+What is done goes into a journal (`facegm.store.journal`), after the faces themselves; the manifest is made of it at the
+end. A killed process loses what it was busy with. A power cut may take lines and faces in any order: the next run looks
+at every face, and makes anew what is not whole.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int64
+
+from facegm.data.progress import Progress
+from facegm.data.readers.photo import Photo, UnreadablePhotoError
+from facegm.data.readers.source import photo_stamp, read_photo_bytes
+from facegm.errors import FacegmError
+from facegm.store.faces import FaceWriter, FolderWriter, TarWriter, member_ends, place_of
+from facegm.store.format import (
+    MANIFEST_FILE,
+    SCHEMA,
+    SETTINGS_FILE,
+    FaceRecord,
+    StoreFormat,
+    begin_store,
+    count_statuses,
+    escaped,
+    manifest_writer,
+    to_table,
+    unescaped,
+)
+from facegm.store.journal import JOURNALS, Journal, Shard, read_journal
+from facegm.store.reader import Keys, numbers_of, read_manifest
+
+ROWS = 2**17
+"""Of the manifest that are made and written together."""
+CHECKED = 256
+"""Photos that a thread checks at a time."""
+FEW = 0.1
+"""Share of a store's photos that may be gone from the source, or ten of them, before it looks like a mistake."""
+_STAMP = ["photo_bytes", "photo_modified_ns"]
+_STATE = ["key", "status", "faces", "digest", *_STAMP, "part", "offset", "length", "checksum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSummary:
+    """What a store holds at the end of an alignment; of a shard, its own part."""
+
+    statuses: Counter[str]
+    """As `facegm.store.format.count_statuses` counts them."""
+    identities: int
+    """Identities with a face."""
+    faces: int
+    """Photos with a face."""
+    unknown: int
+    """Of these, those of no known identity."""
+    changes: Counter[str] = field(default_factory=Counter)
+    """Photos that were there before and are `gone` now or `changed`, and faces that were found `damaged`."""
+
+
+class StoreWriter:
+    """A new, unfinished or finished store, to be brought into step with the photos of a source.
+
+    Photos that the store knows already are not looked at again unless they could not be read, are others now (by size
+    and time, then by digest), or their face is damaged. Records and faces follow the photos that are there now, and so
+    do identities.
+
+    Args:
+        folder: the store's folder, made when missing.
+        photos: all that the store shall hold, in order.
+        settings: how they are aligned and kept; see `begin_store`.
+        batch: photos that are looked at together.
+        shard: the job that this is, where several make the store. It has every so many-th batch and a journal of its
+            own; the last one to end writes the manifest.
+        remove_missing: whether any number of photos may be gone from the source.
+
+    Raises:
+        FacegmError: the folder is something else, or a store made otherwise; another process is at work on it; it was
+            begun in another number of jobs; or so many photos are gone that it looks like a mistake.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        photos: Sequence[Photo],
+        settings: Mapping[str, Any],
+        *,
+        batch: int,
+        shard: Shard | None = None,
+        remove_missing: bool = False,
+    ) -> None:
+        begin_store(folder, settings, job="" if shard is None else f"{shard.index:05}")
+        self._folder, self._photos, self._shard = folder, photos, shard
+        self._keys = pa.array([escaped(photo.key) for photo in photos], pa.string())
+        self._format = StoreFormat.of(settings)
+        self.changes: Counter[str] = Counter()
+        group = np.arange(len(photos)) // batch
+        self._mine = np.ones_like(group, np.bool_) if shard is None else group % shard.count == shard.index
+        self._journal = Journal.begin(folder, shard)
+        try:
+            done, end = self._done(remove_missing)
+            self._faces: FaceWriter = FolderWriter(folder, self._format)
+            if self._format.container == "tar":
+                self._faces = TarWriter(folder, self._format, self._part, end)
+        except BaseException:
+            self._journal.close()
+            raise
+        todo = np.flatnonzero(self._mine & ~done)
+        firsts = np.flatnonzero(np.diff(group[todo], prepend=-1))
+        self.waiting = [[photos[number] for number in some] for some in np.split(todo, firsts[1:]) if len(some)]
+        self.done = int(self._mine.sum()) - len(todo)
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._faces.finish()
+            os.sync()  # before anything says that they are there
+            if error == (None, None, None):
+                self._end()
+        finally:
+            self._journal.close()
+
+    def add(self, results: Sequence[tuple[FaceRecord, bytes | None]]) -> None:
+        """Keep the faces and records of photos that were looked at together, in the order of `waiting`."""
+        self._journal.write([self._keep(record, face) for record, face in results])
+
+    def summary(self) -> StoreSummary:
+        """What the store holds now."""
+        table = _recorded(self._folder, ["key", "status", "reason"])
+        rows = _rows(table, self._keys)[self._mine]
+        table = table.take(rows[rows >= 0])
+        pictured = pc.not_equal(table["status"], "failed").to_numpy()
+        identities = [self._photos[number].identity for number in np.flatnonzero(self._mine)[rows >= 0][pictured]]
+        return StoreSummary(
+            statuses=count_statuses(table),
+            identities=len({*identities} - {None}),
+            faces=len(identities),
+            unknown=identities.count(None),
+            changes=self.changes,
+        )
+
+    @property
+    def _part(self) -> str:
+        """The tar file that this job appends to."""
+        return f"{0 if self._shard is None else self._shard.index:05}"
+
+    def _keep(self, record: FaceRecord, face: bytes | None) -> dict[str, Any]:
+        row = {name: value for name, value in asdict(record).items() if value is not None}
+        if face is None:
+            return row
+        try:
+            part, offset = self._faces.append(record.key, face)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            # The store's names are a little longer than the photos'.
+            reason = "file name too long for the store"
+            return {"key": record.key, "identity": record.identity, "status": "failed", "reason": reason}
+        return row | {"part": part, "offset": offset, "length": len(face), "checksum": zlib.crc32(face)}
+
+    def _done(self, remove_missing: bool) -> tuple[Bool[np.ndarray, " photos"], int]:
+        """Which photos are done, and where in this job's tar file the faces end that count."""
+        table = _recorded(self._folder, _STATE)
+        rows = _rows(table, self._keys)
+        is_pictured = pc.not_equal(table["status"], "failed").to_numpy()
+        done = rows >= 0
+        # Of a photo that could not be read, the number of faces is not known: it is tried again.
+        done[done] = (is_pictured | pc.is_valid(table["faces"]).to_numpy())[rows[done]]
+        self._stamps = np.full((len(rows), 2), -1, np.int64)
+        self._check(table, rows, done)
+        here = pc.is_in(table["key"], value_set=self._keys).to_numpy()
+        self.changes["gone"] += len(table["key"].filter(pa.array(~here & is_pictured)).unique())
+        recorded = int((rows >= 0).sum()) + self.changes["gone"]
+        if not remove_missing and self.changes["gone"] > max(10, FEW * recorded):
+            raise FacegmError(
+                f"{self._folder}: {self.changes['gone']:,} of the {recorded:,} photos of this store are no longer in the "
+                "source, and their faces would go; if that is meant, give --remove-missing"
+            )
+        counted = table.take(pa.array(rows[done]))
+        counted = counted.filter(pc.equal(counted["part"], self._part))
+        ends = member_ends(numbers_of(counted, "offset"), numbers_of(counted, "length"))
+        return done, int(ends.max(initial=0))
+
+    def _check(self, table: pa.Table, rows: Int64[np.ndarray, " photos"], done: Bool[np.ndarray, " photos"]) -> None:
+        """Compare what is recorded with the photos and faces that are there; what differs is not `done`."""
+
+        def faults(span: Int64[np.ndarray, " some"]) -> list[str]:
+            recorded = table.take(pa.array(rows[span])).to_pylist()
+            return [self._fault(number, row) for number, row in zip(span.tolist(), recorded, strict=True)]
+
+        numbers = np.flatnonzero(self._mine & done)
+        spans = [numbers[start : start + CHECKED] for start in range(0, len(numbers), CHECKED)]
+        with ThreadPoolExecutor() as threads, Progress("check", len(numbers), "photos") as progress:
+            for span, found in zip(spans, threads.map(faults, spans), strict=True):
+                self.changes.update(filter(None, found))
+                done[span] = [not fault for fault in found]
+                progress.update(len(span))
+
+    def _fault(self, number: int, row: Mapping[str, Any]) -> str:
+        """Why a photo is not done, though it is recorded: `gone`, `changed` or `damaged`; empty where it is."""
+        photo = self._photos[number]
+        stamp = photo_stamp(photo)
+        if stamp is None:
+            return "gone"
+        self._stamps[number] = stamp
+        recorded = row["photo_bytes"], row["photo_modified_ns"]
+        if stamp != recorded and not (row["digest"] is None and recorded == (None, None)):
+            try:
+                if hashlib.sha256(read_photo_bytes(photo)).digest() != row["digest"]:
+                    return "changed"
+            except UnreadablePhotoError:
+                return "changed"
+        if row["status"] != "failed":
+            place = place_of(self._folder, self._format, photo.key, row["part"], row["offset"] or 0, row["length"])
+            try:
+                data = place.read()
+            except OSError:
+                return "damaged"
+            if (len(data), zlib.crc32(data)) != (row["length"], row["checksum"]):
+                return "damaged"
+        return ""
+
+    def _end(self) -> None:
+        """Write the manifest; of several jobs, the last one does."""
+        journals = [self._journal]
+        with (self._folder / SETTINGS_FILE).open("r+b") as lock, ExitStack() as held:
+            fcntl.flock(
+                lock, fcntl.LOCK_EX
+            )  # one job at a time: the last one to end has seen what all others have done
+            try:
+                for path in self._folder.glob(JOURNALS):
+                    if path != self._journal.path:
+                        journals.append(Journal(path))
+                        held.callback(journals[-1].close)
+            except FacegmError:  # that job is not at its end: it will do so
+                self._journal.close()
+                return
+            table = _recorded(self._folder, SCHEMA.names)
+            rows = _rows(table, self._keys)
+            if (rows >= 0).all():
+                self._write_manifest(table, rows)
+                for journal in journals:
+                    journal.remove()
+            self._journal.close()
+
+    def _write_manifest(self, table: pa.Table, rows: Int64[np.ndarray, " photos"]) -> None:
+        final = table.select(["key", "status", "part", "offset", "length"]).take(pa.array(rows))
+        pictured = final.filter(pc.not_equal(final["status"], "failed"))
+        had_face = table["key"].filter(pc.not_equal(table["status"], "failed"))
+        gone = had_face.filter(pc.invert(pc.is_in(had_face, value_set=pictured["key"])))
+        # Before the manifest is written: a run that is killed in between finds that they are missing.
+        self._faces.remove(map(unescaped, gone.unique().to_pylist()))
+        identities = pa.array([photo.identity and escaped(photo.identity) for photo in self._photos], pa.string())
+        with manifest_writer(self._folder) as manifest:
+            for start in range(0, len(rows), ROWS):
+                part = slice(start, start + ROWS)
+                content = table.take(pa.array(rows[part]))
+                columns = {"identity": identities[part]}
+                for name, stamps in zip(_STAMP, self._stamps[part].T, strict=True):
+                    columns[name] = pc.if_else(pa.array(stamps >= 0), pa.array(stamps), content[name])
+                for name, values in columns.items():
+                    content = content.set_column(SCHEMA.get_field_index(name), name, values)
+                manifest.write_table(content.combine_chunks())
+        os.sync()
+        if isinstance(self._faces, TarWriter):
+            for name in pictured["part"].unique().to_pylist():
+                members = pictured.filter(pc.equal(pictured["part"], name)).sort_by("offset")
+                key_of = Keys(members["key"]).__getitem__
+                self._faces.blank_between(name, numbers_of(members, "offset"), numbers_of(members, "length"), key_of)
+        for left in self._folder.glob(f".{SETTINGS_FILE}.*"):  # by a job that was killed when it began
+            left.unlink(missing_ok=True)
+
+
+def _recorded(folder: Path, columns: list[str]) -> pa.Table:
+    """What is recorded of photos, the last of each counting: the manifest's rows, and those of all journals."""
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    tables = [schema.empty_table()]
+    if (folder / MANIFEST_FILE).is_file():
+        tables.append(read_manifest(folder, columns).cast(schema))
+    for path in sorted(folder.glob(JOURNALS)):
+        lines = (row for rows in read_journal(path) for row in rows)
+        while rows := [*islice(lines, ROWS)]:
+            tables.append(to_table(rows).select(columns))
+    return pa.concat_tables(tables)
+
+
+def _rows(table: pa.Table, keys: pa.Array) -> Int64[np.ndarray, " photos"]:
+    """The last row of a table for each key; -1 where there is none."""
+    backwards = table["key"].take(pa.array(np.arange(len(table))[::-1]))
+    found = pc.index_in(keys, value_set=backwards)
+    return np.where(pc.is_valid(found), len(table) - 1 - pc.fill_null(found, 0).to_numpy(), -1).astype(np.int64)
