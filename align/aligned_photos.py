@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from facegm.align.warp import FACE_SIZE, TEMPLATE, resize_aligned
-from facegm.data.find_photos import find_photos
-from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
-from facegm.data.photos import decode_photo
+from facegm.data.decoding import decode_photo
+from facegm.data.readers.source import UnreadablePhotoError, find_photos, read_photo_bytes
 from facegm.data.store import AlignedFaces, FaceRecord, FaceStore, is_store
 from facegm.errors import FacegmError
 
@@ -20,7 +19,7 @@ class AlignedPhotos:
     They are taken to lie on the usual five-point template, as insightface's sets do, at any size.
 
     Args:
-        source: a folder tree, list, tar file or `.rec`, as `facegm.data.find_photos` reads them.
+        source: a folder tree, list, tar file or `.rec`, as `facegm.data.readers` reads them.
 
     Raises:
         FacegmError: the source is missing or damaged, or holds no photo.
@@ -28,7 +27,7 @@ class AlignedPhotos:
 
     def __init__(self, source: Path) -> None:
         self.folder = source
-        self._photos = {photo.key: photo for photo in find_photos(source)}
+        self._photos = {photo.key: photo for photo in find_photos(source).photos}
         self.records = {
             key: FaceRecord(key=key, identity=photo.identity, status="aligned") for key, photo in self._photos.items()
         }

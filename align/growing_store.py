@@ -14,7 +14,7 @@ from facegm.align.timings import encode_timing, open_timings
 from facegm.align.worker import Result
 from facegm.data.face_files import FIRST_PART, append_faces
 from facegm.data.files import atomic_file
-from facegm.data.find_photos import Photo
+from facegm.data.readers.photo import Photo
 from facegm.data.store import FaceRecord, count_statuses, encode_record, read_manifest
 from facegm.errors import FacegmError
 

@@ -11,7 +11,7 @@ from facegm.align.config import AlignConfig
 from facegm.align.engines import align_groups
 from facegm.align.growing_store import GrowingStore
 from facegm.align.worker import BATCH
-from facegm.data.find_photos import Photo, find_photos, in_order
+from facegm.data.readers.source import Photo, find_photos, in_order
 
 
 def align_photos(
@@ -20,7 +20,7 @@ def align_photos(
     """Align all photos of a source into a store; photos that the store knows already are passed over.
 
     Args:
-        source: folder tree, list file, tar shards or record file, see `facegm.data.find_photos.find_photos`.
+        source: folder tree, list file, tar shards or record file, see `facegm.data.readers.source.find_photos`.
         output: the store's folder, made when missing; an interrupted alignment goes on there.
         config: the options.
         photos: the photos of the source to align; None for all that are found in it.
@@ -32,7 +32,7 @@ def align_photos(
     Raises:
         FacegmError: the source is unusable, or `output` is something else, or a store of other photos or options.
     """
-    found = find_photos(source) if photos is None else in_order(photos)
+    found = find_photos(source).photos if photos is None else in_order(photos)
     groups = [found[start : start + BATCH] for start in range(0, len(found), BATCH)]
     with GrowingStore(output, source, groups, config) as store:
         done, waiting = store.done, sum(map(len, store.waiting))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.data.find_photos import Photo
+from facegm.data.readers.photo import Photo
 from facegm.data.store import FaceRecord, FaceStore, is_store
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
@@ -73,7 +73,7 @@ def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int) -> FaceStore:
     root = next((root for root in (lfw, *sorted(lfw.iterdir())) if (root / pairs.images[0]).is_file()), None)
     if root is None:
         raise FacegmError(f"{lfw}: {pairs.images[0]}, which the pairs name, is not in this folder or one below")
-    photos = [Photo(path=root / name, key=name, identity=Path(name).parent.name) for name in pairs.images]
+    photos = [Photo(path=str(root / name), key=name, identity=Path(name).parent.name) for name in pairs.images]
     align_photos(root, output, AlignConfig(on_missing="center-crop", workers=workers), photos=photos)
     return FaceStore(output)
 

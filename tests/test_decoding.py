@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from facegm.data.photo_files import UnreadablePhotoError
-from facegm.data.photos import read_photo
+from facegm.data.decoding import read_photo
+from facegm.data.readers.photo import UnreadablePhotoError
 
 
 def _noise(*shape: int) -> np.ndarray:
