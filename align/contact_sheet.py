@@ -13,7 +13,7 @@ from facegm.align.inspection import MEASURES, Inspection
 from facegm.align.original_photos import OriginalPhotos
 from facegm.data.files import replace_atomically
 from facegm.data.pages import jpeg_uri, render_page
-from facegm.data.photo_files import UnreadablePhotoError
+from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.data.store import FaceRecord, FaceStore
 
 GROUP_SHOWN = 8

@@ -13,7 +13,7 @@ from multiprocessing import get_context, parent_process
 from facegm.align.config import AlignConfig
 from facegm.align.networks import Runtime
 from facegm.align.worker import Aligner, Result
-from facegm.data.find_photos import Photo
+from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
 
 Groups = Sequence[Sequence[Photo]]

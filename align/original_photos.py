@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from facegm.data.find_photos import Photo, find_photos
-from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
-from facegm.data.photos import decode_photo, read_photo
+from facegm.data.decoding import decode_photo, read_photo
+from facegm.data.readers.source import Photo, UnreadablePhotoError, find_photos, read_photo_bytes
 from facegm.errors import FacegmError
 
 THUMBNAIL_SIDE = 128
@@ -58,6 +57,6 @@ class OriginalPhotos:
     def _listed(self) -> dict[str, Photo]:
         assert self._source is not None
         try:
-            return {photo.key: photo for photo in find_photos(self._source)}
+            return {photo.key: photo for photo in find_photos(self._source).photos}
         except FacegmError:  # the source has changed since, beyond reading
             return {}

@@ -6,12 +6,13 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from facegm.align.config import AlignConfig
 from facegm.align.networks import Runtime
 from facegm.align.worker import Aligner, Result
-from facegm.data.find_photos import Photo
+from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
 
 
@@ -73,4 +74,4 @@ def align_spans_by_ray(
 
 def _with_absolute_paths(span: Sequence[Sequence[Photo]]) -> list[list[Photo]]:
     """The processes of a cluster are not in this one's working folder."""
-    return [[replace(photo, path=photo.path.absolute()) for photo in group] for group in span]
+    return [[replace(photo, path=str(Path(photo.path).absolute())) for photo in group] for group in span]

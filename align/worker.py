@@ -23,9 +23,9 @@ from facegm.align.face import AlignedFace, align_face
 from facegm.align.networks import Runtime
 from facegm.align.quality import alignment_residual, contrast, perceptual_hash, profile, sharpness
 from facegm.align.warp import resize_aligned
-from facegm.data.find_photos import Photo
-from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
-from facegm.data.photos import decode_photo
+from facegm.data.decoding import decode_photo
+from facegm.data.readers.photo import Photo
+from facegm.data.readers.source import UnreadablePhotoError, read_photo_bytes
 from facegm.data.store import FaceRecord, encode_face
 from facegm.errors import FacegmError
 

@@ -21,8 +21,8 @@ from facegm.align.detector import FaceDetector
 from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
 from facegm.align.worker import BATCH
-from facegm.data.find_photos import find_photos
-from facegm.data.photos import read_photo
+from facegm.data.decoding import read_photo
+from facegm.data.readers.source import find_photos
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 RUNTIMES: tuple[Runtime, ...] = ("cpu", "openvino")
@@ -36,8 +36,8 @@ _detector: FaceDetector
 
 
 def main() -> None:
-    found = find_photos(DATA / "lfw" / "lfw-deepfunneled")
-    paths = [photo.path for photo in found]
+    found = find_photos(DATA / "lfw" / "lfw-deepfunneled").photos
+    paths = [Path(photo.path) for photo in found]
     sample = paths[:: len(paths) // SAMPLE][:SAMPLE]
     rows = per_core(sample)
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from facegm.align.timings import TIMINGS_FILE
 from facegm.data.face_files import FACES_FOLDER
-from facegm.data.find_photos import find_photos
+from facegm.data.readers.source import find_photos
 from facegm.data.store import MANIFEST_FILE, read_manifest
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
@@ -115,7 +115,9 @@ def _kill_and_continue(photos: Path, folder: Path, start: Start, kills: int, see
     _finish(start, disturbed)
     assert _contents(disturbed) == _contents(whole)
     assert sorted(path.name for path in disturbed.iterdir()) == sorted(path.name for path in whole.iterdir())
-    assert [record.key for record in read_manifest(disturbed / MANIFEST_FILE)] == [p.key for p in find_photos(photos)]
+    assert [record.key for record in read_manifest(disturbed / MANIFEST_FILE)] == [
+        p.key for p in find_photos(photos).photos
+    ]
 
 
 @pytest.mark.parametrize("container", ["folder", "tar"])

@@ -27,9 +27,9 @@ from facegm.align.pipeline import align_photos
 from facegm.align.timings import TIMINGS_FILE
 from facegm.align.warp import TEMPLATE, center_crop, warp_face
 from facegm.align.worker import BATCH, Result
+from facegm.data.decoding import read_photo
 from facegm.data.face_files import face_path
-from facegm.data.find_photos import Photo
-from facegm.data.photos import read_photo
+from facegm.data.readers.photo import Photo
 from facegm.data.store import MANIFEST_FILE, FaceStore
 
 pytestmark = pytest.mark.usefixtures("quick_workers")

@@ -13,7 +13,7 @@ from facegm.align.config import AlignConfig
 from facegm.align.engines import SPAN
 from facegm.align.pipeline import align_photos
 from facegm.align.worker import BATCH, Result
-from facegm.data.find_photos import Photo
+from facegm.data.readers.photo import Photo
 from facegm.data.store import FaceRecord, FaceStore
 from facegm.errors import FacegmError
 
@@ -66,7 +66,7 @@ def _failed(photo: Photo) -> FaceRecord:
 
 
 def _photos(count: int) -> list[Photo]:
-    return [Photo(path=Path(f"{number}.jpg"), key=f"{number:04}.jpg", identity="x") for number in range(count)]
+    return [Photo(path=f"{number}.jpg", key=f"{number:04}.jpg", identity="x") for number in range(count)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -19,7 +19,7 @@ from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.align.ray_engine import align_spans_by_ray
 from facegm.align.timings import TIMINGS_FILE, read_timings
-from facegm.data.find_photos import Photo
+from facegm.data.readers.photo import Photo
 from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 
@@ -156,6 +156,6 @@ def test_when_results_are_not_wanted_any_more_ray_is_ended_last(monkeypatch: pyt
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    photos: Sequence[Photo] = [Photo(path=HOPPER, key="hopper.jpg", identity="x")]
+    photos: Sequence[Photo] = [Photo(path=str(HOPPER), key="hopper.jpg", identity="x")]
     with pytest.raises(FacegmError, match=r"engine ray needs Ray: pip install 'facegm\[ray\]'"):
         align_photos(Path("photos"), tmp_path / "store", AlignConfig(engine="ray"), photos=photos)

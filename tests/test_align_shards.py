@@ -21,7 +21,7 @@ from facegm.align.store_settings import open_folder
 from facegm.align.timings import TIMINGS_FILE, read_timings
 from facegm.align.worker import BATCH, Aligner, Result
 from facegm.data.face_files import FACES_FOLDER, StoreFormat
-from facegm.data.find_photos import Photo
+from facegm.data.readers.photo import Photo
 from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, SHARDS_FOLDER, FaceStore
 from facegm.errors import FacegmError
 

@@ -20,8 +20,8 @@ from facegm.align.pipeline import align_photos
 from facegm.align.quality import alignment_residual, contrast, perceptual_hash, profile, sharpness
 from facegm.align.timings import TIMINGS_FILE, read_timings
 from facegm.align.worker import BATCH_PIXELS, Aligner, Result
-from facegm.data.find_photos import Photo
-from facegm.data.photos import read_photo
+from facegm.data.decoding import read_photo
+from facegm.data.readers.photo import Photo
 from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 
@@ -64,7 +64,7 @@ def _save(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Photo]:
         for number, size in enumerate(sizes):
             path = folder / f"{number:02}.png"
             hopper.resize(size).save(path, compress_level=1)
-            photos.append(Photo(path=path, key=path.name, identity="hopper"))
+            photos.append(Photo(path=str(path), key=path.name, identity="hopper"))
     return photos
 
 
@@ -226,7 +226,7 @@ def test_the_face_is_that_of_the_photo_alone_but_for_rounding(source: Path, stor
 
 
 def _photo(folder: Path, name: str) -> Photo:
-    return Photo(path=folder / name, key=name, identity="hopper")
+    return Photo(path=str(folder / name), key=name, identity="hopper")
 
 
 # ------------------------------------------------------------------------------------------------- errors of a worker

@@ -13,7 +13,7 @@ from facenet_pytorch import MTCNN
 from facegm.align import area, proposals
 from facegm.align.detector import STAGE_THRESHOLDS, DetectedFaces, FaceDetector
 from facegm.align.proposals import MINIMUM_FACE, PYRAMID_FACTOR
-from facegm.data.photos import read_photo
+from facegm.data.decoding import read_photo
 
 
 @pytest.fixture(scope="module", params=["cpu", "openvino"])

@@ -23,7 +23,7 @@ from facegm.align.growing_store import GrowingStore
 from facegm.align.timings import TIMINGS_FILE
 from facegm.align.worker import Result
 from facegm.data.face_files import FaceWriter, StoreFormat, append_faces, face_path, open_faces
-from facegm.data.find_photos import Photo
+from facegm.data.readers.photo import Photo
 from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, FaceRecord, FaceStore, encode_face
 from facegm.errors import FacegmError
 
@@ -310,7 +310,7 @@ def test_a_damaged_line_of_an_index_is_named(tmp_path: Path, line: bytes) -> Non
 
 
 def _photos(keys: Sequence[str]) -> list[Photo]:
-    return [Photo(path=Path(key), key=key, identity="x") for key in sorted(keys, key=os.fsencode)]
+    return [Photo(path=key, key=key, identity="x") for key in sorted(keys, key=os.fsencode)]
 
 
 KEYS = ["Ann/1.jpg", "Ann/2.jpg", "bad.jpg", "unreadable.jpg", "x" * 260 + ".jpg"]

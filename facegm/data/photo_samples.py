@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Integer, UInt8
 
-from facegm.data.find_photos import find_photos
-from facegm.data.photo_files import UnreadablePhotoError
-from facegm.data.photos import read_photo
+from facegm.data.decoding import read_photo
+from facegm.data.readers.photo import UnreadablePhotoError
+from facegm.data.readers.source import find_photos
 from facegm.data.samples import Batch, DrawnSamples, Samples, checked_labels
 from facegm.errors import FacegmError
 
@@ -96,11 +96,14 @@ class LabelledPhotos(Samples):
         Raises:
             FacegmError: there are no photos, they lie packed in one file, are all of one class, or of another one.
         """
-        photos = find_photos(source)
-        packed = next((photo.path for photo in photos if photo.offset is not None), None)
+        photos = find_photos(source).photos
+        packed = next((photo.path for photo in photos if photo.offset is not None or photo.entry is not None), None)
         if packed is not None:
             raise FacegmError(f"{packed}: photos are read from files of their own; unpack it into a folder")
-        classes = classes or sorted({photo.identity for photo in photos})
+        stray = next((photo.path for photo in photos if photo.identity is None), None)
+        if stray is not None:
+            raise FacegmError(f"{stray}: lies in no class's folder; expected class/photo.jpg")
+        classes = classes or sorted({str(photo.identity) for photo in photos})
         if len(classes) < 2:
             raise FacegmError(f"{source}: all photos are of one class, {classes[0]}; expected folders class/photo.jpg")
         number = {name: label for label, name in enumerate(classes)}
@@ -108,8 +111,8 @@ class LabelledPhotos(Samples):
         if unknown is not None:
             known = ", ".join(classes[:5])
             raise FacegmError(f"{unknown.path}: its class, {unknown.identity}, is none of {len(classes)}: {known}, ...")
-        labels = np.array([number[photo.identity] for photo in photos])
-        return cls([photo.path for photo in photos], labels, classes=classes, side=side, resize=resize)
+        labels = np.array([number[str(photo.identity)] for photo in photos])
+        return cls([Path(photo.path) for photo in photos], labels, classes=classes, side=side, resize=resize)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
 from facegm.align.warp import FACE_SIZE, TEMPLATE
-from facegm.data.photo_files import UnreadablePhotoError
-from facegm.data.photos import read_photo
+from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing
+from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.model_file import MODEL_FILE, load_embedder
 from facegm.embedding.network import embed_faces
 from facegm.errors import FacegmError

@@ -5,14 +5,21 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
-from facegm.data.photo_files import UnreadablePhotoError, read_file
+from facegm.data.readers.photo import UnreadablePhotoError, read_file
 
+MAX_PIXELS = 89_478_485
+"""Pixels of a photo that are decoded at most: Pillow's own limit."""
+_JPEG = b"\xff\xd8\xff"
+_REDUCTIONS = (2, 4, 8)
+"""At which JPEG's blocks of 8x8 pixels are decoded straight away."""
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -57,8 +64,18 @@ class _DecoderWarnings:
 _decoder_warnings = _DecoderWarnings()
 
 
+@cache
+def register_formats() -> None:
+    """Have Pillow know all formats that can be decoded here; HEIF by its plug-in, if that is installed."""
+    Image.init()
+    if find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """Read a photo from a file of its own; see `decode_photo`.
+    """Read a photo from a file of its own; see `decode`.
 
     Raises:
         UnreadablePhotoError: the file is missing, empty, truncated, not an image, or unreasonably large.
@@ -67,39 +84,84 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode a photo where nothing depends on its size; see `decode`."""
+    return decode(data)[0]
+
+
+def decode(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
     """Decode a photo to RGB, 0 to 255, upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted, transparency is laid over white, and of an animation the
     first frame is taken. Pillow decodes because it reports a truncated file, where OpenCV fills the rest with grey.
 
+    Returns:
+        The pixels, and by how much both sides were divided: 1, or where a JPEG has more than `MAX_PIXELS`, the least of
+        2, 4 and 8 that brings it below. Pixel i of the result covers those of the photo from reduction * i on.
+
     Raises:
-        UnreadablePhotoError: the data are truncated, not an image, or unreasonably large (above 89 megapixels).
+        UnreadablePhotoError: the data are truncated, not an image, or not JPEG and above `MAX_PIXELS`.
     """
+    register_formats()
     try:
         with _decoder_warnings:
-            pixels, orientation = _decoded(data)
+            pixels, orientation, reduction = _decoded(data)
     except UnreadablePhotoError:
         raise
     except MemoryError:
         raise UnreadablePhotoError("not enough memory to decode it") from None
     except UnidentifiedImageError as error:
         raise UnreadablePhotoError("not an image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large() from error
     except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
         raise UnreadablePhotoError(f"{type(error).__name__}: {error}") from error
     turn = _TURNS.get(orientation)
-    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+    return (pixels if turn is None else np.ascontiguousarray(turn(pixels))), reduction
 
 
-def _decoded(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
-    """The pixels as they are stored, and their EXIF orientation; Pillow's own copy ends with this function."""
-    with Image.open(io.BytesIO(data)) as image:
+def _decoded(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int, int]:
+    """The pixels as they are stored, their EXIF orientation and the reduction; Pillow's own copy ends here."""
+    with _opened(data) as image:
+        reduction = _reduce(image)
         image.load()
         rgb = _to_rgb(image)
         pixels = np.empty((rgb.height, rgb.width, 3), np.uint8)
         for top in range(0, rgb.height, _STRIP):  # on the way from Pillow to NumPy pixels are copied twice
             bottom = min(top + _STRIP, rgb.height)
             pixels[top:bottom] = np.asarray(rgb.crop((0, top, rgb.width, bottom)))
-        return pixels, _orientation(image)
+        return pixels, _orientation(image), reduction
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        if not data.startswith(_JPEG):
+            raise
+        # The class itself sets no limit, so that Pillow's, which is the whole process's, can stay as it is.
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+
+
+def _reduce(image: Image.Image) -> int:
+    """Have a photo that is too large decoded at less than its size."""
+    width, height = image.size
+    if width * height <= MAX_PIXELS:
+        return 1
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        raise _too_large()
+    for reduction in _REDUCTIONS:
+        if -(-width // reduction) * -(-height // reduction) <= MAX_PIXELS:
+            break
+    if image.draft(None, (width // reduction, height // reduction)) is None:
+        raise _too_large()
+    return reduction
+
+
+def _too_large() -> UnreadablePhotoError:
+    return UnreadablePhotoError(
+        f"more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller, or save it as JPEG, which is decoded at "
+        "reduced size"
+    )
 
 
 def _orientation(image: Image.Image) -> int:

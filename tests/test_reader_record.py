@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facegm.data.find_photos import Photo, find_photos
-from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
+from facegm.data.readers import record
+from facegm.data.readers.source import Photo, UnreadablePhotoError, find_photos, read_photo_bytes
 from facegm.errors import FacegmError
 
 MAGIC = 0xCED7230A
@@ -82,7 +82,7 @@ JPEGS = [b"\xff\xd8 one", b"\xff\xd8 two, longer", b"\xff\xd8 3", b"\xff\xd8 fou
 IMAGES = [Image(1, 0.0, JPEGS[0]), Image(2, 0.0, JPEGS[1]), Image(3, 7.0, JPEGS[2]), Image(4, 12.0, JPEGS[3])]
 
 
-def _listed(photos: Sequence[Photo]) -> list[tuple[str, str, bytes]]:
+def _listed(photos: Sequence[Photo]) -> list[tuple[str, str | None, bytes]]:
     return [(photo.key, photo.identity, read_photo_bytes(photo)) for photo in photos]
 
 
@@ -91,7 +91,7 @@ def _listed(photos: Sequence[Photo]) -> list[tuple[str, str, bytes]]:
 
 def test_of_insightfaces_files_the_images_alone_are_photos(tmp_path: Path) -> None:
     path, _ = _write(tmp_path, _insightface(IMAGES))
-    assert _listed(find_photos(path)) == [
+    assert _listed(find_photos(path).photos) == [
         ("0000000/000000001.jpg", "0000000", JPEGS[0]),
         ("0000000/000000002.jpg", "0000000", JPEGS[1]),
         ("0000007/000000003.jpg", "0000007", JPEGS[2]),
@@ -104,28 +104,26 @@ def test_a_folder_that_holds_a_record_file_and_no_photos_is_that_file(tmp_path: 
     path, _ = _write(tmp_path, [Image(0, (5,), b"one"), Image(1, (5,), b"two")])
     for name in ("property", "lfw.bin"):
         (tmp_path / name).write_bytes(b"2,112,112")
-    assert find_photos(tmp_path) == find_photos(path)
+    assert find_photos(tmp_path).photos == find_photos(path).photos
     path.with_name("._x.rec").write_bytes(b"what macOS leaves")
-    assert find_photos(tmp_path) == find_photos(path)
+    assert find_photos(tmp_path).photos == find_photos(path).photos
     path.with_name("other.rec").write_bytes(path.read_bytes())
-    with pytest.raises(FacegmError, match=r"holds 2 record files; name one of other\.rec, x\.rec"):
+    with pytest.raises(FacegmError, match=r"holds 2 packed files; name one of other\.rec, x\.rec"):
         find_photos(tmp_path)
 
 
-def test_of_a_folder_with_photos_these_are_taken_and_it_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_of_a_folder_with_photos_these_are_taken_and_it_is_said(tmp_path: Path) -> None:
     _write(tmp_path, [Image(0, 5, b"one")])
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / "1.jpg").write_bytes(b"photo")
-    with caplog.at_level("WARNING"):
-        assert [photo.key for photo in find_photos(tmp_path)] == ["ann/1.jpg"]
-    assert "its photos are taken, not what is packed in x.rec" in caplog.text
+    found = find_photos(tmp_path)
+    assert [photo.key for photo in found.photos] == ["ann/1.jpg"]
+    assert found.remarks == ("photos are taken, not what is packed in x.rec; name that to take it",)
 
 
 def test_of_plain_im2rec_files_every_record_is_a_photo_from_number_0_on(tmp_path: Path) -> None:
     path, _ = _write(tmp_path, [Image(number, image.label, image.data) for number, image in enumerate(IMAGES)])
-    photos = find_photos(path)
+    photos = find_photos(path).photos
     assert [photo.key[8:] for photo in photos] == [f"{number:09}.jpg" for number in range(4)]
     assert [read_photo_bytes(photo) for photo in photos] == JPEGS
 
@@ -135,7 +133,7 @@ def test_the_first_of_several_labels_is_the_identity(tmp_path: Path) -> None:
     path, _ = _write(
         tmp_path, [Image(0, (5, 3), JPEGS[0]), Image(1, (6,), JPEGS[1]), Image(2, (4.0, 0.5, 9), JPEGS[2])]
     )
-    assert [(identity, data) for _, identity, data in _listed(find_photos(path))] == [
+    assert [(identity, data) for _, identity, data in _listed(find_photos(path).photos)] == [
         ("0000004", JPEGS[2]),
         ("0000005", JPEGS[0]),
         ("0000006", JPEGS[1]),
@@ -145,7 +143,7 @@ def test_the_first_of_several_labels_is_the_identity(tmp_path: Path) -> None:
 def test_photos_are_in_the_order_of_labels_then_keys_and_not_of_the_file(tmp_path: Path) -> None:
     images = [Image(10, 10, b"a"), Image(9, 10, b"b"), Image(100, 9, b"c"), Image(3, 100, b"d")]
     path, _ = _write(tmp_path, images)
-    assert [read_photo_bytes(photo) for photo in find_photos(path)] == [b"c", b"b", b"a", b"d"]
+    assert [read_photo_bytes(photo) for photo in find_photos(path).photos] == [b"c", b"b", b"a", b"d"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +158,7 @@ def test_photos_are_in_the_order_of_labels_then_keys_and_not_of_the_file(tmp_pat
 )
 def test_images_that_hold_the_magic_number_come_back(tmp_path: Path, data: bytes) -> None:
     path, _ = _write(tmp_path, [Image(1, 0, data), Image(2, 0, b"next")])
-    assert [read_photo_bytes(photo) for photo in find_photos(path)] == [data, b"next"]
+    assert [read_photo_bytes(photo) for photo in find_photos(path).photos] == [data, b"next"]
 
 
 _DATA = st.lists(st.binary(max_size=9) | st.just(MAGIC_BYTES), max_size=6).map(b"".join).filter(bool)
@@ -191,7 +189,35 @@ def test_any_images_come_back_bit_by_bit(
     if has_record_0:
         records = [Image(0, (len(records) + 1, len(records) + 2), b""), *records, Image(len(records) + 1, (1, 2), b"")]
     path, _ = _write(tmp_path_factory.getbasetemp(), records)
-    assert _listed(find_photos(path)) == [(key, *expected[key]) for key in sorted(expected)]
+    assert _listed(find_photos(path).photos) == [(key, *expected[key]) for key in sorted(expected)]
+
+
+@pytest.mark.parametrize("number", [1, 5, 2**24 - 1, 2**24, 2**24 + 1, 17_091_657, 2**25, 2**25 + 3, 42_474_558])
+def test_the_ends_that_a_label_may_have_been_rounded_from_are_all_looked_at(number: int) -> None:
+    """The header of record 0 is a float32: of 17,091,657 images it cannot tell the number."""
+    (rounded,) = struct.unpack("<f", struct.pack("<f", number))
+    around = range(max(1, number - 70), number + 70)
+    expected = [other for other in around if struct.unpack("<f", struct.pack("<f", other)) == (rounded,)]
+    assert list(record._possible_ends(int(rounded))) == expected
+    assert number in expected
+
+
+@pytest.mark.parametrize("said", [3, 4, 5, 6, 7])
+def test_beyond_what_a_float32_holds_the_images_end_where_identities_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: int
+) -> None:
+    """Protects sets such as WebFace42M: no image is lost, no identity's record becomes one, whatever was rounded."""
+    monkeypatch.setattr(record, "_possible_ends", lambda end: range(end - 2, end + 3))
+    path, _ = _write(tmp_path, [Image(0, (said, 9), b""), *_insightface(IMAGES)[1:]])
+    assert [data for _, _, data in _listed(find_photos(path).photos)] == JPEGS
+
+
+def test_beyond_what_a_float32_holds_missing_identities_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_possible_ends", lambda end: range(end - 2, end + 3))
+    path, _ = _write(tmp_path, [Image(0, (5, 9), b""), *IMAGES])
+    assert "record 0 at byte 0: says that the images end near 3, but what should follow" in _message(path)
 
 
 # ------------------------------------------------------------------------------------------------- damage
@@ -293,7 +319,7 @@ def test_an_empty_file_is_an_error_with_and_without_records_in_the_index(tmp_pat
 
 def test_a_record_without_an_image_is_unreadable(tmp_path: Path) -> None:
     path, _ = _write(tmp_path, [Image(1, 0, b""), Image(2, 0, b"x")])
-    empty, other = find_photos(path)
+    empty, other = find_photos(path).photos
     with pytest.raises(UnreadablePhotoError, match=r"^empty record$"):
         read_photo_bytes(empty)
     assert read_photo_bytes(other) == b"x"
@@ -307,7 +333,7 @@ MULTIPART = Image(3, 7.0, b"four" + MAGIC_BYTES + b"more" + MAGIC_BYTES + b"and 
 def test_damage_after_the_listing_costs_one_photo(tmp_path: Path, third: Image, flipped: int) -> None:
     path, offsets = _write(tmp_path, [*IMAGES[:2], third, IMAGES[3]])
     whole = path.read_bytes()
-    photos = find_photos(path)
+    photos = find_photos(path).photos
     framing = [
         position for position in range(offsets[3], offsets[4], 4) if whole[position : position + 4] == MAGIC_BYTES
     ]
@@ -323,7 +349,7 @@ def test_damage_after_the_listing_costs_one_photo(tmp_path: Path, third: Image, 
 
 def test_labels_that_become_more_than_the_record_holds_cost_one_photo(tmp_path: Path) -> None:
     path, offsets = _write(tmp_path, IMAGES)
-    photos = find_photos(path)
+    photos = find_photos(path).photos
     _patched(path, offsets[2] + FLAG, struct.pack("<I", 2**32 - 1))
     with pytest.raises(UnreadablePhotoError, match="damaged record: too short for its 4294967295 labels"):
         read_photo_bytes(photos[1])
@@ -332,7 +358,7 @@ def test_labels_that_become_more_than_the_record_holds_cost_one_photo(tmp_path: 
 
 def test_a_file_that_became_shorter_or_vanished_costs_the_photos_it_lacks(tmp_path: Path) -> None:
     path, offsets = _write(tmp_path, IMAGES)
-    photos = find_photos(path)
+    photos = find_photos(path).photos
     path.write_bytes(path.read_bytes()[: offsets[4] + 10])
     assert read_photo_bytes(photos[2]) == JPEGS[2]
     with pytest.raises(UnreadablePhotoError, match=r"^cut off: x\.rec has become shorter$"):

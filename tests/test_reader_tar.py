@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from facegm.data.find_photos import Photo, find_photos
-from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
+from facegm.data.readers.source import Photo, UnreadablePhotoError, find_photos, read_photo_bytes
 from facegm.errors import FacegmError
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -41,8 +41,8 @@ def _pack(
     return path
 
 
-def _identities(source: Path) -> dict[str, str]:
-    return {photo.key: photo.identity for photo in find_photos(source)}
+def _identities(source: Path) -> dict[str, str | None]:
+    return {photo.key: photo.identity for photo in find_photos(source).photos}
 
 
 def _read(photos: Sequence[Photo]) -> dict[str, bytes]:
@@ -64,7 +64,7 @@ def test_members_come_back_bit_by_bit_sorted_by_key(tmp_path: Path, layout: str)
         "Ann/notes.txt": b"no photo",
         "Zoë/été.jpg": b"y" * 513,
     }
-    photos = find_photos(_pack(tmp_path / "set.tar", members, layout=FORMATS[layout]))
+    photos = find_photos(_pack(tmp_path / "set.tar", members, layout=FORMATS[layout])).photos
     expected = {f"set/{name}": data for name, data in members.items() if not name.endswith("txt")}
     assert _read(photos) == expected
     assert [photo.key for photo in photos] == sorted(expected, key=str.encode)
@@ -87,7 +87,7 @@ def test_any_names_and_contents_come_back(
     tmp_path_factory: pytest.TempPathFactory, members: dict[str, bytes], layout: int
 ) -> None:
     path = _pack(tmp_path_factory.getbasetemp() / "any.tar", members, layout=layout)
-    assert _read(find_photos(path)) == {f"any/{name}": data for name, data in members.items()}
+    assert _read(find_photos(path).photos) == {f"any/{name}": data for name, data in members.items()}
 
 
 def test_names_that_are_no_utf8_keep_their_bytes(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_names_that_are_no_utf8_keep_their_bytes(tmp_path: Path) -> None:
     path = tmp_path / "set.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
         tar.addfile(_info(name, size=1), io.BytesIO(b"x"))
-    (photo,) = find_photos(path)
+    (photo,) = find_photos(path).photos
     assert (photo.key, photo.identity) == (f"set/{name}", name.split("/")[0])
     assert read_photo_bytes(photo) == b"x"
 
@@ -110,7 +110,7 @@ def test_no_name_leads_out_of_the_shards_folder(tmp_path: Path) -> None:
         "Ann//f.jpg",
         "Ann/./g.jpg",
     ]
-    photos = find_photos(_pack(tmp_path / "set.tar", {name: name.encode() for name in names}))
+    photos = find_photos(_pack(tmp_path / "set.tar", {name: name.encode() for name in names})).photos
     assert _read(photos) == {
         "set/Ann/c.jpg": b"./Ann/c.jpg",
         "set/Ann/f.jpg": b"Ann//f.jpg",
@@ -132,7 +132,7 @@ def test_hidden_members_and_folders_are_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
 def test_links_and_devices_are_listed_and_unreadable(tmp_path: Path, kind: bytes) -> None:
     other = _info("Ann/2.jpg", type=kind, linkname="/etc/passwd" if kind == tarfile.SYMTYPE else "Ann/1.jpg")
-    one, two = find_photos(_pack(tmp_path / "set.tar", {"Ann/1.jpg": b"x", "Ann/0.png": b""}, other))[-2:]
+    one, two = find_photos(_pack(tmp_path / "set.tar", {"Ann/1.jpg": b"x", "Ann/0.png": b""}, other)).photos[-2:]
     assert read_photo_bytes(one) == b"x"
     with pytest.raises(UnreadablePhotoError, match=r"^empty, or not a regular file$"):
         read_photo_bytes(two)
@@ -148,7 +148,7 @@ def test_empty_and_sparse_members_are_unreadable_and_the_next_is_read(tmp_path: 
         tar.addfile(_info("Ann/3.jpg", size=5), io.BytesIO(b"three"))
     with tarfile.open(path) as tar:
         assert tar.getmember("Ann/2.jpg").issparse()
-    empty, sparse_photo, last = find_photos(path)
+    empty, sparse_photo, last = find_photos(path).photos
     for photo in (empty, sparse_photo):
         with pytest.raises(UnreadablePhotoError, match="empty, or not a regular file"):
             read_photo_bytes(photo)
@@ -212,17 +212,17 @@ def test_what_tells_no_identity_is_named(tmp_path: Path, suffix: str, content: b
 
 
 def test_shards_in_folders_are_one_set(tmp_path: Path) -> None:
-    _pack(tmp_path / "train/001.tar", {"lfw/Ann/2019/a.jpg": b"1"})  # the first folder that tells apart in all shards
+    _pack(tmp_path / "train/001.tar", {"lfw/Ann/a.jpg": b"1"})
     _pack(tmp_path / "train/000.tar", {"lfw/Bob/b.jpg": b"2", "lfw/Ann/c.jpg": b"3"})
     _pack(tmp_path / "more/000.TAR", {"lfw/Ann/b.jpg": b"4"})
     _pack(tmp_path / ".hidden/000.tar", {"lfw/Cy/b.jpg": b"5"})
     _pack(tmp_path / "._000.tar", {"lfw/Cy/b.jpg": b"6"})
-    photos = find_photos(tmp_path)
+    photos = find_photos(tmp_path).photos
     assert [(photo.key, photo.identity, read_photo_bytes(photo)) for photo in photos] == [
         ("more/000/lfw/Ann/b.jpg", "Ann", b"4"),
         ("train/000/lfw/Ann/c.jpg", "Ann", b"3"),
         ("train/000/lfw/Bob/b.jpg", "Bob", b"2"),
-        ("train/001/lfw/Ann/2019/a.jpg", "Ann", b"1"),
+        ("train/001/lfw/Ann/a.jpg", "Ann", b"1"),
     ]
 
 
@@ -246,6 +246,24 @@ def test_two_photos_of_one_name_are_an_error(tmp_path: Path) -> None:
 def test_a_member_twice_is_an_error(tmp_path: Path, again: str) -> None:
     with pytest.raises(FacegmError, match=r"set\.tar: holds Ann/1\.jpg twice"):
         find_photos(_pack(tmp_path / "set.tar", [("Ann/1.jpg", b"old"), (again, b"new")]))
+
+
+def test_the_folder_in_the_tar_file_is_the_identity_at_the_level_that_is_asked_for(tmp_path: Path) -> None:
+    path = _pack(tmp_path / "set.tar", dict.fromkeys(["Ann/2019/1.jpg", "Bob/2019/2.jpg", "3.jpg"], b"x"))
+    found = find_photos(path)
+    assert [photo.identity for photo in found.photos] == ["set", "2019", "2019"]
+    assert [remark for remark in found.remarks if "Ann/2019 and Bob/2019" in remark]
+    assert [photo.identity for photo in find_photos(path, identity_level=2).photos] == ["set", "Ann", "Bob"]
+
+
+def test_members_are_pictures_by_their_first_bytes_and_others_are_counted(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "jpeg")
+    members = {"Ann/1.jfif": picture.getvalue(), "Ann/2": picture.getvalue(), "Ann/2.cls": b"Bea", "Ann/3.npy": b"x"}
+    found = find_photos(_pack(tmp_path / "set.tar", {**members, "Ann/4.npy": b"", "Ann/notes": b"P.S."}))
+    assert [(photo.key, photo.identity) for photo in found.photos] == [("set/Ann/1.jfif", "Ann"), ("set/Ann/2", "Bea")]
+    assert _read(found.photos)["set/Ann/1.jfif"] == picture.getvalue()
+    assert found.remarks == ("3 files that are no photos are passed over: 2 .npy, 1 without suffix",)
 
 
 # ------------------------------------------------------------------------------------------------- damage
@@ -275,7 +293,7 @@ def test_a_file_cut_off_anywhere_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(FacegmError, match=r"set\.tar: .*(damaged|cut off)"):
             find_photos(path)
     path.write_bytes(whole[: end + 512])  # one block of zeros is an end
-    assert len(find_photos(path)) == 2
+    assert len(find_photos(path).photos) == 2
 
 
 def test_a_damaged_header_is_an_error_not_an_early_end(tmp_path: Path) -> None:
@@ -329,7 +347,7 @@ def test_damage_anywhere_gives_an_error_or_photos_that_can_be_read(
         content[block : block + 512] = _with_size(header, header[124:136])
     path.write_bytes(content)
     try:
-        photos = find_photos(path)
+        photos = find_photos(path).photos
     except FacegmError:
         return
     for photo in photos:
@@ -339,7 +357,7 @@ def test_damage_anywhere_gives_an_error_or_photos_that_can_be_read(
 
 def test_a_shard_that_became_shorter_costs_the_photos_it_lacks(tmp_path: Path) -> None:
     path = _pack(tmp_path / "set.tar", {"Ann/1.jpg": b"one", "Ann/2.jpg": b"two"})
-    one, two = find_photos(path)
+    one, two = find_photos(path).photos
     path.write_bytes(path.read_bytes()[:1500])
     assert read_photo_bytes(one) == b"one"
     with pytest.raises(UnreadablePhotoError, match=r"^cut off: set\.tar has become shorter$"):
