@@ -1,20 +1,22 @@
 """The pictures of a store that are worth a look, on one HTML page that stands alone."""
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import nlargest, nsmallest
 from itertools import islice, zip_longest
 from pathlib import Path
 
-from facegm.align.duplicates import Group, crosses_identities
-from facegm.align.inspection import MEASURES, Inspection
-from facegm.align.original_photos import OriginalPhotos
+import numpy as np
+from jaxtyping import Bool
+
+from facegm.align.columns import codes, has_face, known
+from facegm.align.duplicates import Groups
+from facegm.align.inspection import Inspection
+from facegm.align.source_photos import SourcePhotos
 from facegm.data.files import replace_atomically
 from facegm.data.pages import jpeg_uri, render_page
 from facegm.data.readers.photo import UnreadablePhotoError
-from facegm.data.store import FaceRecord, FaceStore
+from facegm.store.reader import FaceStore
 
 GROUP_SHOWN = 8
 """Photos shown of a group of duplicates."""
@@ -22,10 +24,10 @@ SEED = 0
 """The same store gives the same page."""
 
 EXTREMES = (
-    ("residual", "Worst alignment", nlargest, "Landmarks furthest from the template: turned heads, false detections."),
-    ("profile", "Most turned", nlargest, "0 is frontal, 1 full profile."),
-    ("sharpness", "Blurriest", nsmallest, "Lowest variance of the Laplacian."),
-    ("contrast", "Lowest contrast", nsmallest, "Lowest standard deviation of the luminance."),
+    ("residual", "Worst alignment", "highest", "Landmarks furthest from the template: turned heads, false detections."),
+    ("profile", "Most turned", "highest", "0 is frontal, 1 full profile."),
+    ("sharpness", "Blurriest", "lowest", "Lowest variance of the Laplacian."),
+    ("contrast", "Lowest contrast", "lowest", "Lowest standard deviation of the luminance."),
 )
 
 
@@ -61,16 +63,22 @@ def write_contact_sheet(path: Path, store: FaceStore, inspection: Inspection, *,
     Raises:
         FacegmError: a picture of the store is missing or damaged.
     """
+    usable = has_face(store.table(["status"])["status"])
     page = render_page(
         "facegm.align/inspection.html.jinja",
         folder=str(store.folder),
         summary=summary,
         sections=[
-            _random_faces(store, samples),
-            *_extremes(store, samples),
-            _groups(store, inspection.exact, samples, "Exact duplicates", "Photos with the same bytes."),
+            _random_faces(store, usable, samples),
+            *_extremes(store, usable, samples),
+            _groups(store, usable, inspection.exact, samples, "Exact duplicates", "Photos with the same bytes."),
             _groups(
-                store, inspection.near, samples, "Near-duplicates", "Of one identity, with faces that look the same."
+                store,
+                usable,
+                inspection.near,
+                samples,
+                "Near-duplicates",
+                "Of one identity, with faces that look the same.",
             ),
             _without_face(store, samples),
         ],
@@ -79,71 +87,89 @@ def write_contact_sheet(path: Path, store: FaceStore, inspection: Inspection, *,
     replace_atomically(path, page.encode())
 
 
-def _random_faces(store: FaceStore, samples: int) -> Section:
-    faces = [record for record in store.records.values() if record.has_face_image]
+def _random_faces(store: FaceStore, usable: Bool[np.ndarray, " rows"], samples: int) -> Section:
+    faces = np.flatnonzero(usable)
     drawn = random.Random(SEED).sample(range(len(faces)), min(samples, len(faces)))
     return Section(
         title="Random faces",
         explanation=f"{len(drawn):,} of {len(faces):,} usable photos.",
-        figures=[_figure(store, [faces[index]]) for index in sorted(drawn)],
+        figures=[_face(store, row) for row in faces[sorted(drawn)].tolist()],
     )
 
 
-def _extremes(store: FaceStore, samples: int) -> Iterator[Section]:
-    for name, title, choose, explanation in EXTREMES:
-        values = [(MEASURES[name](record), record) for record in store.records.values() if record.has_face_image]
-        measured = [(value, record) for value, record in values if value is not None]
-        chosen = choose(samples, measured, key=lambda pair: pair[0])
-        figures = [_figure(store, [record], f"{name} {value:.4g}") for value, record in chosen]
-        yield Section(title=title, explanation=explanation, figures=figures if measured else None)
+def _extremes(store: FaceStore, usable: Bool[np.ndarray, " rows"], samples: int) -> Iterator[Section]:
+    for name, title, end, explanation in EXTREMES:
+        column = store.table([name])[name]
+        values = column.to_numpy()
+        measured = np.flatnonzero(usable & known(column))
+        order = np.argsort(-values[measured] if end == "highest" else values[measured], kind="stable")
+        rows = measured[order[:samples]].tolist()
+        figures = [_face(store, row, f"{name} {values[row]:.4g}") for row in rows]
+        yield Section(title=title, explanation=explanation, figures=figures if len(measured) else None)
 
 
-def _groups(store: FaceStore, groups: Sequence[Group] | None, samples: int, title: str, explanation: str) -> Section:
+def _groups(
+    store: FaceStore,
+    usable: Bool[np.ndarray, " rows"],
+    groups: Groups | None,
+    samples: int,
+    title: str,
+    explanation: str,
+) -> Section:
     if groups is None:
         return Section(title=title, explanation=explanation, figures=None)
-    first = sorted(groups, key=crosses_identities, reverse=True)[:samples]
-    remarks = ["several identities: a label is wrong" if crosses_identities(group) else None for group in first]
-    return Section(
-        title=title,
-        explanation=f"{explanation} {len(first):,} of {len(groups):,} groups.",
-        figures=[_figure(store, group, remark) for group, remark in zip(first, remarks, strict=True)],
-    )
+    first = np.argsort(~groups.crossing, kind="stable")[:samples].tolist()
+    figures = []
+    for number in first:
+        shown = groups[number][:GROUP_SHOWN].tolist()
+        more = len(groups[number]) - len(shown)
+        label = "several identities: a label is wrong" if groups.crossing[number] else None
+        figures.append(
+            Figure(
+                photos=[(store.key(row), jpeg_uri(store.read_face(row)) if usable[row] else None) for row in shown],
+                remark="; ".join(filter(None, [label, f"and {more:,} more" if more else None])) or None,
+            )
+        )
+    return Section(title=title, explanation=f"{explanation} {len(first):,} of {len(groups):,} groups.", figures=figures)
 
 
-def _figure(store: FaceStore, records: Sequence[FaceRecord], remark: str | None = None) -> Figure:
-    shown = records[:GROUP_SHOWN]
-    more = f"and {len(records) - len(shown):,} more" if len(records) > len(shown) else None
-    return Figure(
-        photos=[(r.key, jpeg_uri(store.read_face(r.key)) if r.has_face_image else None) for r in shown],
-        remark="; ".join(filter(None, [remark, more])) or None,
-    )
+def _face(store: FaceStore, row: int, remark: str | None = None) -> Figure:
+    return Figure(photos=[(store.key(row), jpeg_uri(store.read_face(row)))], remark=remark)
 
 
 def _without_face(store: FaceStore, samples: int) -> Section:
-    by_reason: dict[str | None, list[FaceRecord]] = defaultdict(list)
-    for record in store.records.values():
-        if record.status != "aligned":
-            by_reason[record.reason].append(record)
-    for records in by_reason.values():
-        random.Random(SEED).shuffle(records)
+    table = store.table(["status", "reason"])
+    statuses, status_names = codes(table["status"])
+    reasons, reason_names = codes(table["reason"])
+    aligned = status_names.index("aligned").as_py()
+    rows = np.flatnonzero(statuses != aligned)
     # In turn from each reason, so that a rare one is seen beside thousands of a common one.
-    in_turn = (record for row in zip_longest(*by_reason.values()) for record in row if record is not None)
-    shown = list(islice(in_turn, samples))
-    photos = OriginalPhotos(store.settings)
-    count = sum(map(len, by_reason.values()))
+    by_reason = rows[np.argsort(reasons[rows], kind="stable")]
+    of_each = np.split(by_reason, np.flatnonzero(np.diff(reasons[by_reason])) + 1)[:samples]
+    drawn = [random.Random(SEED).sample(of_one.tolist(), min(samples, len(of_one))) for of_one in of_each]
+    shown = list(islice((row for turn in zip_longest(*drawn) for row in turn if row is not None), samples))
+    photos = SourcePhotos(store.settings)
     return Section(
         title="Photos without a found face",
-        explanation=f"The original photos of {len(shown):,} of {count:,} that failed or were centre-cropped; the "
+        explanation=f"The original photos of {len(shown):,} of {len(rows):,} that failed or were centre-cropped; the "
         "manifest names all.",
-        figures=[_original(photos, record) for record in shown],
+        figures=[
+            _source_photo(
+                photos,
+                store.key(row),
+                status_names[statuses[row]].as_py(),
+                reason_names[reasons[row]].as_py() if reasons[row] >= 0 else None,
+            )
+            for row in shown
+        ],
     )
 
 
-def _original(photos: OriginalPhotos, record: FaceRecord) -> Figure:
+def _source_photo(photos: SourcePhotos, key: str, status: str, reason: str | None) -> Figure:
     picture, now = None, None
     try:
-        picture = jpeg_uri(photos.thumbnail(record.key))
+        picture = jpeg_uri(photos.thumbnail(key))
     except UnreadablePhotoError as error:
-        if str(error) != record.reason:
+        if str(error) != reason:
             now = f"now: {error}"
-    return Figure(photos=[(record.key, picture)], remark=": ".join(filter(None, [record.status, record.reason, now])))
+    return Figure(photos=[(key, picture)], remark=": ".join(filter(None, [status, reason, now])))

@@ -1,34 +1,28 @@
-"""What a store of aligned faces holds: counts, identities, quality, duplicates and time."""
+"""What a store of aligned faces holds: counts, identities, quality and duplicates."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
+from jaxtyping import Float64, Int64
 
-from facegm.align.duplicates import Group, exact_duplicates, near_duplicates
-from facegm.data.store import FaceRecord, count_statuses
+from facegm.align.columns import codes, has_face
+from facegm.align.duplicates import Groups, exact_duplicates, near_duplicates
+from facegm.store.format import count_statuses
 
 QUANTILES = {"minimum": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "maximum": 1.0}
+MEASURES = ("residual", "profile", "sharpness", "contrast", "probability")
+"""Columns that measure a face, as `FaceRecord` explains; the residual in pixels."""
 
 
-def face_size(record: FaceRecord) -> float | None:
-    """Shorter side of the face's box, in pixels of the photo."""
-    if record.box is None:
-        return None
-    left, top, right, bottom = record.box
-    return min(right - left, bottom - top)
+class Manifest(Protocol):
+    """What can be asked for columns of a manifest, as a `FaceStore` can."""
 
-
-MEASURES: Mapping[str, Callable[[FaceRecord], float | None]] = {
-    "residual": lambda record: record.residual,
-    "profile": lambda record: record.profile,
-    "sharpness": lambda record: record.sharpness,
-    "contrast": lambda record: record.contrast,
-    "probability": lambda record: record.probability,
-    "face size": face_size,
-}
-"""What is measured of a face, as `FaceRecord` explains; residual and face size in pixels."""
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """The columns, a row a photo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +31,13 @@ class IdentityCounts:
 
     identities: int
     quartiles: Sequence[float]
-    """Minimum, quartiles and maximum: five numbers; none of an empty store."""
+    """Minimum, quartiles and maximum: five numbers; none where there is no identity."""
     fewer_than_two: int
     """Identities of which no two photos can be compared."""
     largest: str | None
     """The identity with the most usable photos."""
+    unknown: int
+    """Usable photos of no known identity, which belong to none of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,54 +45,68 @@ class Inspection:
     """The numbers of a store."""
 
     statuses: Counter[str]
-    """As `facegm.data.store.count_statuses` counts them."""
+    """As `facegm.store.format.count_statuses` counts them."""
     identities: IdentityCounts
     several_faces: int
     """Photos in which more than one face was found."""
     quantiles: Mapping[str, Sequence[float]]
-    """At the levels of `QUANTILES`, for each of `MEASURES` that the store recorded."""
-    exact: Sequence[Group] | None
+    """At the levels of `QUANTILES`, for each of `MEASURES` that the store recorded, and the `face size`: the shorter
+    side of the face's box, in pixels of the photo."""
+    exact: Groups | None
     """Photos with the same bytes; None where the store recorded no digests."""
-    near: Sequence[Group] | None
+    near: Groups | None
     """Photos of one identity whose faces look the same; None where the store recorded no hashes."""
-    seconds: Sequence[tuple[float, ...]]
-    """For each timed photo, the seconds of `facegm.align.timings.STAGES`."""
 
 
-def inspect_records(records: Collection[FaceRecord], timings: Mapping[str, tuple[float, ...]]) -> Inspection:
-    """Count and measure the photos of a store.
-
-    Args:
-        records: the lines of its manifest.
-        timings: seconds of each stage by key, where they are known.
-    """
-    has_digests = any(record.digest is not None for record in records)
-    has_hashes = any(record.perceptual_hash is not None for record in records)
-    measured = {name: [measure(record) for record in records] for name, measure in MEASURES.items()}
-    present = {name: [value for value in values if value is not None] for name, values in measured.items()}
+def inspect_manifest(manifest: Manifest) -> Inspection:
+    """Count and measure the photos of a store; no more columns are read at a time than are counted together."""
+    faces = manifest.table(["faces"])["faces"].to_numpy()
+    digests = manifest.table(["identity", "digest"])
+    exact = exact_duplicates(digests) if _is_recorded(digests["digest"]) else None
+    hashes = manifest.table(["identity", "digest", "perceptual_hash"])
     return Inspection(
-        statuses=count_statuses(records),
-        identities=_count_identities(records),
-        several_faces=sum((record.faces or 0) > 1 for record in records),
-        quantiles={name: _quantiles(values, [*QUANTILES.values()]) for name, values in present.items() if values},
-        exact=exact_duplicates(records) if has_digests else None,
-        near=near_duplicates(records) if has_hashes else None,
-        seconds=list(timings.values()),
+        statuses=count_statuses(manifest.table(["status", "reason"])),
+        identities=_count_identities(manifest.table(["identity", "status"])),
+        several_faces=int((faces > 1).sum()),
+        quantiles=_measure(manifest),
+        exact=exact,
+        near=near_duplicates(hashes) if _is_recorded(hashes["perceptual_hash"]) else None,
     )
 
 
-def _count_identities(records: Iterable[FaceRecord]) -> IdentityCounts:
-    usable: Counter[str] = Counter()
-    for record in records:
-        usable[record.identity] += record.has_face_image
-    counts = list(usable.values())
+def _is_recorded(column: pa.ChunkedArray) -> bool:
+    return int(column.null_count) < len(column)
+
+
+def _measure(manifest: Manifest) -> dict[str, list[float]]:
+    quantiles = {}
+    for name in (*MEASURES, "face size"):
+        values = _face_sizes(manifest) if name == "face size" else manifest.table([name])[name].drop_null().to_numpy()
+        if len(values):
+            quantiles[name] = _quantiles(values, [*QUANTILES.values()])
+    return quantiles
+
+
+def _face_sizes(manifest: Manifest) -> Float64[np.ndarray, " measured"]:
+    boxes = manifest.table(["box"])["box"].drop_null().combine_chunks()
+    left, top, right, bottom = boxes.flatten().to_numpy().reshape(-1, 4).T
+    return np.asarray(np.minimum(right - left, bottom - top))
+
+
+def _count_identities(table: pa.Table) -> IdentityCounts:
+    identities, names = codes(table["identity"])
+    usable = has_face(table["status"])
+    counts = np.bincount(identities[usable & (identities >= 0)], minlength=len(names))
     return IdentityCounts(
-        identities=len(counts),
-        quartiles=_quantiles(counts, [0, 0.25, 0.5, 0.75, 1]) if counts else (),
-        fewer_than_two=sum(count < 2 for count in counts),
-        largest=usable.most_common(1)[0][0] if counts else None,
+        identities=len(names),
+        quartiles=_quantiles(counts, [0, 0.25, 0.5, 0.75, 1]) if len(names) else (),
+        fewer_than_two=int((counts < 2).sum()),
+        largest=names[int(counts.argmax())].as_py() if len(names) else None,
+        unknown=int((usable & (identities < 0)).sum()),
     )
 
 
-def _quantiles(values: Sequence[float], levels: Sequence[float]) -> list[float]:
+def _quantiles(
+    values: Float64[np.ndarray, " measured"] | Int64[np.ndarray, " counted"], levels: Sequence[float]
+) -> list[float]:
     return [float(value) for value in np.quantile(values, levels)]

@@ -1,39 +1,77 @@
 """The inspection of a store as plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Int64
 
-from facegm.align.duplicates import Group, crosses_identities
+from facegm.align.duplicates import Groups
 from facegm.align.inspection import QUANTILES, IdentityCounts, Inspection
-from facegm.align.timings import STAGES
+from facegm.align.near_hashes import EXHAUSTIVE_SIZE
 from facegm.data.names import printable
 
 NAMED = 5
 """Groups of duplicates of each kind, and photos of each group, that are named."""
 
 
-def describe(inspection: Inspection) -> str:
-    """All that an inspection found except the statuses, a few lines of text."""
+def describe(inspection: Inspection, key: Callable[[int], str]) -> str:
+    """All that an inspection found except the statuses, a few lines of text.
+
+    Args:
+        inspection: the numbers.
+        key: gives the key of a row of the manifest.
+    """
+    faces = inspection.statuses["aligned"] + inspection.statuses["center-crop"]
     lines = [
-        *_identities(inspection.identities),
+        *_identities(inspection.identities, faces),
         f"several faces found in {inspection.several_faces:,} photos",
         *_quantiles(inspection),
-        *_duplicates("exact duplicates", inspection.exact, "digests"),
-        *_duplicates("near-duplicates within an identity", inspection.near, "perceptual hashes"),
-        *_seconds(inspection.seconds),
+        *_duplicates("exact duplicates", inspection.exact, "digests", key),
+        *_duplicates("near-duplicates within an identity", inspection.near, "perceptual hashes", key),
     ]
+    if inspection.near is not None and max(inspection.identities.unknown, *inspection.identities.quartiles, 0) > (
+        EXHAUSTIVE_SIZE
+    ):
+        lines.append(f"  among more than {EXHAUSTIVE_SIZE:,} photos of an identity a few pairs may be missed")
     return "\n".join(lines)
 
 
-def _identities(counts: IdentityCounts) -> list[str]:
-    if counts.largest is None:
+def identity_remarks(*, identities: int, faces: int, unknown: int) -> list[str]:
+    """The number of identities, and what is odd about it: a line each.
+
+    Args:
+        identities: how many are known.
+        faces: photos with a face image, those of no known identity included.
+        unknown: those of no known identity among them.
+    """
+    lines = [f"{identities:,} {'identity' if identities == 1 else 'identities'}"]
+    known = faces - unknown
+    if identities == 1:
+        lines.append(
+            "warning: one identity alone; training needs several: is each person's folder below the given one?"
+        )
+    elif known and identities >= known:
+        lines.append(
+            f"warning: {identities:,} identities for {known:,} faces, and training needs several faces of a person: "
+            "do the folders name the persons?"
+        )
+    if unknown:
+        lines.append(f"{unknown:,} faces of no known identity, which count as none")
+    return lines
+
+
+def _identities(counts: IdentityCounts, faces: int) -> list[str]:
+    if counts.largest is None and not counts.unknown:
         return ["no photos"]
+    number, *remarks = identity_remarks(identities=counts.identities, faces=faces, unknown=counts.unknown)
+    if counts.largest is None:
+        return [number, *remarks]
     least, *quartiles, most = (f"{value:,g}" for value in counts.quartiles)
     return [
-        f"{counts.identities:,} identities, {counts.fewer_than_two:,} of them with fewer than 2 usable photos",
+        f"{number}, {counts.fewer_than_two:,} of them with fewer than 2 usable photos",
         f"usable photos of an identity: at least {least}, quartiles {', '.join(quartiles)}, "
         f"at most {most} ({printable(counts.largest)})",
+        *remarks,
     ]
 
 
@@ -42,36 +80,25 @@ def _quantiles(inspection: Inspection) -> list[str]:
     return [f"{name:<11}" + "".join(f"{cell:>10}" for cell in cells) for name, cells in rows] if rows[1:] else []
 
 
-def _duplicates(kind: str, groups: Sequence[Group] | None, recorded: str) -> list[str]:
+def _duplicates(kind: str, groups: Groups | None, recorded: str, key: Callable[[int], str]) -> list[str]:
     if groups is None:
         return [f"{kind}: not known, this store has no {recorded}"]
-    crossing = [group for group in groups if crosses_identities(group)]
-    within = [group for group in groups if not crosses_identities(group)]
-    lines = [f"{kind}: {_count(groups)}, {sum(map(len, groups)):,} photos"]
-    if crossing:
-        lines += [f"  one photo under several identities, a label error: {_count(crossing)}", *_named(crossing)]
-        lines += [f"  within an identity: {_count(within)}"]
-    return lines + _named(within)
+    crossing, within = np.flatnonzero(groups.crossing), np.flatnonzero(~groups.crossing)
+    lines = [f"{kind}: {_count(len(groups))}, {len(groups.rows):,} photos"]
+    if len(crossing):
+        lines.append(f"  one photo under several identities, a label error: {_count(len(crossing))}")
+        lines += [*_named(groups, crossing, key), f"  within an identity: {_count(len(within))}"]
+    return lines + _named(groups, within, key)
 
 
-def _count(groups: Sequence[Group]) -> str:
-    return f"{len(groups):,} group{'' if len(groups) == 1 else 's'}"
+def _count(groups: int) -> str:
+    return f"{groups:,} group{'' if groups == 1 else 's'}"
 
 
-def _named(groups: Sequence[Group]) -> list[str]:
+def _named(groups: Groups, chosen: Int64[np.ndarray, " chosen"], key: Callable[[int], str]) -> list[str]:
     lines = []
-    for group in groups[:NAMED]:
-        names = [printable(record.key) for record in group[:NAMED]]
-        lines.append("    " + " = ".join(names) + (f" and {len(group) - NAMED:,} more" if len(group) > NAMED else ""))
-    return lines + ([f"    and {len(groups) - NAMED:,} more groups"] if len(groups) > NAMED else [])
-
-
-def _seconds(seconds: Sequence[tuple[float, ...]]) -> list[str]:
-    if not seconds:
-        return []
-    stages = np.mean(seconds, axis=0)
-    parts = ", ".join(f"{name} {mean:.4f}" for name, mean in zip(STAGES, stages, strict=True))
-    return [
-        f"seconds a photo, mean of {len(seconds):,}: {stages.sum():.4f} ({parts}); "
-        f"at most {np.sum(seconds, axis=1).max():.4f}"
-    ]
+    for number in chosen[:NAMED].tolist():
+        names = [printable(key(row)) for row in groups[number][:NAMED].tolist()]
+        more = len(groups[number]) - NAMED
+        lines.append("    " + " = ".join(names) + (f" and {more:,} more" if more > 0 else ""))
+    return lines + ([f"    and {len(chosen) - NAMED:,} more groups"] if len(chosen) > NAMED else [])

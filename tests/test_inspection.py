@@ -2,61 +2,68 @@
 
 import base64
 import io
-import json
+import random
 import statistics
 import struct
 import tarfile
 from collections import Counter, defaultdict
-from dataclasses import replace
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
+from manifests import Row, colour_of, manifest_table, write_store
 
-from facegm.align.inspection import inspect_records
-from facegm.align.inspection_text import describe
+from facegm.align.inspection import inspect_manifest
+from facegm.align.inspection_text import describe, identity_remarks
 from facegm.cli import main
-from facegm.data.face_files import DEFAULT_FORMAT, append_faces
 from facegm.data.names import printable
-from facegm.data.store import FaceRecord, encode_face, encode_record
 
-ODD = "Ann\n</figure><script>/\udcff&é.jpg"
-"""A name with a line end, markup and a byte that is no UTF-8."""
-
-
-def _colour(number: int) -> tuple[int, int, int]:
-    return (40 + 13 * number % 200, 40 + 29 * number % 200, 40 + 47 * number % 200)
+ODD = "Ann\n</figure><script>/é.jpg"
+"""A name with a line end and markup."""
 
 
-def _record(number: int, identity: str, **known: object) -> FaceRecord:
-    measured: dict[str, object] = {
+def _row(number: int, identity: str | None, **known: object) -> Row:
+    return {
+        "key": f"{identity}/{number:02}.jpg",
+        "identity": identity,
         "status": "aligned",
-        "box": (10.0, 20.0, 50.0 + number, 80.0),
+        "box": [10.0, 20.0, 50.0 + number, 80.0],
         "probability": 0.9 + 0.002 * number,
         "faces": 1 + (number % 4 == 0),
         "residual": 1.0 + number * 7 % 20,
         "profile": number * 3 % 20 / 20,
         "sharpness": 10.0 + number * 11 % 20,
         "contrast": 10.0 + number * 13 % 20,
-        "digest": f"{number:064x}",
-        "perceptual_hash": np.random.default_rng(number).bytes(32).hex(),
+        "digest": _digest(number),
+        "perceptual_hash": np.random.default_rng(number).bytes(32),
+        **known,
     }
-    return FaceRecord(**{"key": f"{identity}/{number:02}.jpg", "identity": identity, **measured, **known})  # type: ignore[arg-type]
 
 
-def _failed(key: str, reason: str, status: str = "failed") -> FaceRecord:
-    return FaceRecord(key=key, identity=key.split("/")[0], status=status, reason=reason, faces=0)
+def _digest(number: int) -> bytes:
+    return number.to_bytes(32, "big")
 
 
-RECORDS = (
-    *(_record(number, "Ann") for number in range(9)),
-    *(_record(number, "Bob") for number in range(9, 16)),
-    replace(_record(16, "Bob"), digest=f"{2:064x}"),  # the photo Ann/02.jpg: a label error
-    replace(_record(17, "Bob"), perceptual_hash=f"{int(np.random.default_rng(9).bytes(32).hex(), 16) ^ 7:064x}"),
-    _record(18, "Cleo"),
-    replace(_record(19, "Odd"), key=ODD),
+def _failed(key: str, reason: str, status: str = "failed") -> Row:
+    return {"key": key, "identity": key.split("/")[0], "status": status, "reason": reason, "faces": 0}
+
+
+def _near(number: int) -> bytes:
+    """A hash that differs in three bits from that of a number."""
+    return (int.from_bytes(np.random.default_rng(number).bytes(32), "big") ^ 7).to_bytes(32, "big")
+
+
+ROWS = (
+    *(_row(number, "Ann") for number in range(9)),
+    *(_row(number, "Bob") for number in range(9, 16)),
+    _row(16, "Bob", digest=_digest(2)),  # the photo Ann/02.jpg: a label error
+    _row(17, "Bob", perceptual_hash=_near(9)),
+    _row(18, "Cleo"),
+    _row(19, "Odd", key=ODD),
     _failed("Dan/1.jpg", "no face found"),
     _failed("Dan/2.jpg", "empty file"),
     _failed("Dan/3.jpg", "not an image: \x1b[2J<b>\n"),
@@ -67,22 +74,14 @@ RECORDS = (
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Twenty faces of one colour each, and a source that still holds Dan's first photo alone."""
-    return _make_store(tmp_path / "store", RECORDS, source=tmp_path / "photos")
+    return _make_store(tmp_path / "store", ROWS, source=tmp_path / "photos")
 
 
-def _make_store(folder: Path, records: tuple[FaceRecord, ...], *, source: Path | None = None) -> Path:
-    folder.mkdir()
-    faces = append_faces(folder, DEFAULT_FORMAT, recorded=())
-    for number, record in enumerate(records):
-        if record.has_face_image:
-            faces.append(record.key, encode_face(np.full((128, 128, 3), _colour(number), np.uint8)))
-    (folder / "manifest.jsonl").write_text("".join(map(encode_record, records)), encoding="ascii")
-    settings: dict[str, object] = {"format": 1, "size": 128}
+def _make_store(folder: Path, rows: Sequence[Row], *, source: Path | None = None) -> Path:
     if source is not None:
-        settings["source"] = str(source)
         (source / "Dan").mkdir(parents=True)
         cv2.imwrite(str(source / "Dan" / "1.jpg"), np.full((100, 300, 3), (0, 0, 200), np.uint8))
-    (folder / "store.json").write_text(json.dumps(settings))
+    write_store(folder, rows, {} if source is None else {"source": str(source)})
     return folder
 
 
@@ -139,7 +138,7 @@ def _inspect(store: Path, *options: str) -> Page:
 def test_numbers_are_those_of_an_independent_count(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = _inspect(store)
     lines = capsys.readouterr().out.splitlines()
-    usable = Counter(record.identity for record in RECORDS if record.status != "failed")
+    usable = Counter(row["identity"] for row in ROWS if row["status"] != "failed")
     counts = sorted([*usable.values(), 0])  # Dan has none
     assert counts == [0, 1, 1, 9, 10]
     assert lines[0] == f"{store}: 20 faces aligned, 1 centre crops, 3 failed"
@@ -152,22 +151,13 @@ def test_numbers_are_those_of_an_independent_count(store: Path, capsys: pytest.C
     assert lines[5] == "usable photos of an identity: at least 0, quartiles 1, 1, 9, at most 10 (Ann)"
     assert lines[6] == "several faces found in 5 photos"
     rows = {line[:11].strip(): line[11:].split() for line in lines[8:14]}
-    aligned = [record for record in RECORDS if record.status == "aligned"]
-    values: dict[str, list[float | None]] = {
-        "residual": [record.residual for record in aligned],
-        "profile": [record.profile for record in aligned],
-        "sharpness": [record.sharpness for record in aligned],
-        "contrast": [record.contrast for record in aligned],
-        "probability": [record.probability for record in aligned],
-        "face size": [
-            min(record.box[2] - record.box[0], record.box[3] - record.box[1]) for record in aligned if record.box
-        ],
-    }
+    aligned = [row for row in ROWS if row["status"] == "aligned"]
+    measures = ("residual", "profile", "sharpness", "contrast", "probability")
+    values = {name: [row[name] for row in aligned] for name in measures}
+    values["face size"] = [float(min(40 + number, 60)) for number in range(20)]
     assert list(rows) == list(values)
     for name, numbers in values.items():
-        known = [number for number in numbers if number is not None]
-        twentieths = statistics.quantiles(known, n=20, method="inclusive")
-        expected = [min(known), *(twentieths[cut] for cut in (0, 4, 9, 14, 18)), max(known)]
+        expected = _quantiles(numbers)
         assert [float(cell) for cell in rows[name]] == pytest.approx(expected, rel=1e-3)
     assert lines[14:] == [
         "exact duplicates: 1 group, 2 photos",
@@ -182,7 +172,7 @@ def test_numbers_are_those_of_an_independent_count(store: Path, capsys: pytest.C
 
 
 def test_a_store_without_measurements_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    old = FaceRecord(key="Ann/a.jpg", identity="Ann", status="aligned", box=(0, 0, 30, 40), probability=0.9, faces=1)
+    old = {"key": "Ann/a.jpg", "identity": "Ann", "status": "aligned", "box": [0, 0, 30, 40], "faces": 1}
     page = _inspect(_make_store(tmp_path / "old", (old,)))
     printed = capsys.readouterr().out
     assert "exact duplicates: not known, this store has no digests" in printed
@@ -205,17 +195,17 @@ def test_an_empty_store_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_each_section_shows_what_its_title_says_with_its_picture(store: Path) -> None:
     page = _inspect(store, "--samples", "3")
-    numbers = {printable(record.key): number for number, record in enumerate(RECORDS)}
-    faces = [record for record in RECORDS if record.status == "aligned"]
+    numbers = {printable(str(row["key"])): number for number, row in enumerate(ROWS)}
+    faces = [row for row in ROWS if row["status"] == "aligned"]
     for section, name, sign in (
         ("Worst alignment", "residual", -1),
         ("Most turned", "profile", -1),
         ("Blurriest", "sharpness", 1),
         ("Lowest contrast", "contrast", 1),
     ):
-        expected = sorted(faces, key=lambda record: sign * getattr(record, name))[:3]
-        assert page.names(section) == [[printable(record.key)] for record in expected]
-        assert f"{name} {getattr(expected[0], name):.4g}" in page.text[section]
+        expected = sorted(faces, key=lambda row: sign * row[name])[:3]
+        assert page.names(section) == [[printable(str(row["key"]))] for row in expected]
+        assert f"{name} {expected[0][name]:.4g}" in page.text[section]
     assert page.names("Exact duplicates") == [["Ann/02.jpg", "Bob/16.jpg"]]
     assert "a label is wrong" in page.text["Exact duplicates"]
     assert page.names("Near-duplicates") == [["Bob/09.jpg", "Bob/17.jpg"]]
@@ -223,14 +213,14 @@ def test_each_section_shows_what_its_title_says_with_its_picture(store: Path) ->
     for section, figures in page.figures.items():
         for name, picture in (photo for figure in figures for photo in figure):
             if section != "Photos without a found face":
-                assert abs(picture.mean((0, 1)) - _colour(numbers[name])).max() < 5, name
+                assert abs(picture.mean((0, 1)) - colour_of(numbers[name])).max() < 5, name
 
 
 def test_label_errors_are_shown_before_larger_groups_that_are_none(tmp_path: Path) -> None:
-    within = tuple(replace(_record(number, "Ann"), digest="1") for number in range(10))
-    crossing = tuple(replace(_record(number, f"Bob {number}"), digest="2") for number in (10, 11))
+    within = tuple(_row(number, "Ann", digest=_digest(1)) for number in range(10))
+    crossing = tuple(_row(number, f"Bob {number}", digest=_digest(2)) for number in (10, 11))
     page = _inspect(_make_store(tmp_path / "store", within + crossing))
-    assert page.names("Exact duplicates") == [[record.key for record in group] for group in (crossing, within[:8])]
+    assert page.names("Exact duplicates") == [[row["key"] for row in group] for group in (crossing, within[:8])]
     assert "and 2 more" in page.text["Exact duplicates"]
 
 
@@ -252,10 +242,7 @@ def test_failures_show_the_photo_where_it_still_is_and_their_reason_always(store
 
 def _from(store: Path, source: Path, key: str) -> Page:
     """The page of a store whose source lies elsewhere and holds a failed photo under this key."""
-    settings = json.loads((store / "store.json").read_text())
-    (store / "store.json").write_text(json.dumps(settings | {"source": str(source)}))
-    with (store / "manifest.jsonl").open("a") as manifest:
-        manifest.write(encode_record(_failed(key, "no face found")))
+    write_store(store, [*ROWS, _failed(key, "no face found")], {"source": str(source)})
     return _inspect(store)
 
 
@@ -316,7 +303,7 @@ def test_a_tree_of_photos_is_not_listed_for_a_few_of_them(
     def fail(source: Path) -> None:
         pytest.fail(f"{source} was listed")
 
-    monkeypatch.setattr("facegm.align.original_photos.find_photos", fail)
+    monkeypatch.setattr("facegm.align.source_photos.find_photos", fail)
     _inspect(store)
 
 
@@ -329,7 +316,7 @@ def test_a_rare_failure_is_seen_beside_thousands_of_a_common_one(tmp_path: Path)
 
 
 def test_odd_names_are_shown_escaped(store: Path) -> None:
-    shown = r"Ann\n</figure><script>/\udcff&é.jpg"
+    shown = r"Ann\n</figure><script>/é.jpg"
     assert [shown] in _inspect(store).names("Random faces")
 
 
@@ -352,9 +339,9 @@ def test_only_what_is_shown_is_read(store: Path) -> None:
     for section in _inspect(store, "--samples", "1").figures.values():
         assert len(section) <= 1
     shown = {name for figures in _inspect(store, "--samples", "1").figures.values() for f in figures for name, _ in f}
-    for record in RECORDS:
-        if record.has_face_image and printable(record.key) not in shown:
-            (store / "faces" / (record.key + ".png")).unlink()
+    for row in ROWS:
+        if row["status"] != "failed" and printable(str(row["key"])) not in shown:
+            (store / "faces" / f"{row['key']}.png").unlink()
     _inspect(store, "--samples", "1")
 
 
@@ -365,25 +352,110 @@ def test_a_missing_face_is_named(store: Path, capsys: pytest.CaptureFixture[str]
     assert not store.with_name("store.html").exists()
 
 
-# -------------------------------------------------------------------------------------------------- timings
+# ------------------------------------------------------------------------------------------ without a store
 
 
-def test_seconds_are_summed_and_a_torn_line_is_passed_over(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [("Ann/00.jpg", 9, 9, 9), ("Ann/00.jpg", 0.25, 0.5, 0.25), (ODD, 0.75, 1.5, 0.25)]
-    lines = [f"{json.dumps(key)},{','.join(map(str, seconds))}\n" for key, *seconds in rows]
-    (store / "timings.csv").write_text("key,decode_s,detect_s,finish_s\n" + "".join(lines) + '"Bob/09.j')
-    _inspect(store)
-    expected = "seconds a photo, mean of 2: 1.7500 (decode 0.5000, detect 1.0000, finish 0.2500); at most 2.5000"
-    assert expected in capsys.readouterr().out.splitlines()
+class InMemory:
+    """A manifest that counts how often each column is read, and in how much company."""
+
+    def __init__(self, rows: Sequence[Row], cuts: Sequence[int] = ()) -> None:
+        self._table = manifest_table(rows, cuts=cuts)
+        self.read: list[Sequence[str]] = []
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        self.read.append(columns)
+        return self._table.select(columns)
+
+
+def _quantiles(values: Sequence[float]) -> list[float]:
+    twentieths = statistics.quantiles(values, n=20, method="inclusive")
+    return [min(values), *(twentieths[cut] for cut in (0, 4, 9, 14, 18)), max(values)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_manifests_are_counted_as_by_a_loop_over_their_rows(seed: int) -> None:
+    rng = random.Random(seed)
+    rows = []
+    for number in range(300):
+        row = dict(_row(number, rng.choice(["Ann", "Bob", "Cleo", "Dan", None])))
+        row["faces"] = rng.choice([0, 1, 2, 3, None])
+        row["status"] = rng.choice(["aligned", "aligned", "center-crop", "failed"])
+        row["reason"] = rng.choice(["empty", "torn"]) if row["status"] == "failed" else None
+        rows.append({name: value for name, value in row.items() if rng.random() < 0.9 or name == "status"})
+    manifest = InMemory(rows, cuts=[100, 100, 217])
+    found = inspect_manifest(manifest)
+
+    statuses: Counter[str] = Counter()
+    usable: Counter[object] = Counter()
+    several = 0
+    for row in rows:
+        statuses[str(row["status"])] += 1
+        if row["status"] == "failed":
+            statuses[f"failed: {row.get('reason')}"] += 1
+        usable[row.get("identity")] += row["status"] != "failed"
+        several += (row.get("faces") or 0) > 1
+    unknown = usable.pop(None)
+    assert found.statuses == statuses
+    assert found.several_faces == several
+    assert found.identities.identities == len(usable)
+    assert found.identities.unknown == unknown
+    assert found.identities.largest == usable.most_common(1)[0][0]
+    assert found.identities.quartiles == sorted(usable.values())[:1] + statistics.quantiles(
+        usable.values(), n=4, method="inclusive"
+    ) + [max(usable.values())]
+    for name in ("residual", "profile", "sharpness", "contrast", "probability"):
+        assert found.quantiles[name] == pytest.approx(_quantiles([row[name] for row in rows if name in row]))
+    boxes = [row["box"] for row in rows if "box" in row]
+    sizes = [min(right - left, bottom - top) for left, top, right, bottom in boxes]
+    assert found.quantiles["face size"] == pytest.approx(_quantiles(sizes))
+    assert max(map(len, manifest.read)) == 3, "few columns are in memory at a time"
 
 
 def test_groups_beyond_the_first_few_are_counted() -> None:
-    records = [
-        replace(_record(0, "Ann"), key=f"{group}/{photo}", digest=str(group))
-        for group in range(7)
-        for photo in range(8)
-    ]
-    lines = describe(inspect_records(records, {})).splitlines()
+    rows = [_row(0, "Ann", key=f"{group}/{photo}", digest=_digest(group)) for group in range(7) for photo in range(8)]
+    lines = describe(inspect_manifest(InMemory(rows)), lambda row: str(rows[row]["key"])).splitlines()
     assert "exact duplicates: 7 groups, 56 photos" in lines
     assert "    0/0 = 0/1 = 0/2 = 0/3 = 0/4 and 3 more" in lines
     assert "    and 2 more groups" in lines
+
+
+# ------------------------------------------------------------------------------------------------ identities
+
+
+def _described(*identities: str | None) -> list[str]:
+    rows = [_row(number, identity) for number, identity in enumerate(identities)]
+    return describe(inspect_manifest(InMemory(rows)), lambda row: str(rows[row]["key"])).splitlines()
+
+
+def test_photos_of_no_known_identity_are_counted_apart() -> None:
+    lines = _described("Ann", None, "Bob", None, "Bob", None)
+    assert lines[:3] == [
+        "2 identities, 1 of them with fewer than 2 usable photos",
+        "usable photos of an identity: at least 1, quartiles 1.25, 1.5, 1.75, at most 2 (Bob)",
+        "3 faces of no known identity, which count as none",
+    ]
+    assert _described(None, None)[:2] == ["0 identities", "2 faces of no known identity, which count as none"]
+
+
+@pytest.mark.parametrize(
+    ("identities", "faces", "unknown", "warning"),
+    [
+        (1, 500, 0, "warning: one identity alone"),
+        (1, 1, 0, "warning: one identity alone"),
+        (1, 500, 20, "warning: one identity alone"),
+        (40, 40, 0, "warning: 40 identities for 40 faces"),
+        (1234, 1200, 0, "warning: 1,234 identities for 1,200 faces"),
+        (40, 45, 5, "warning: 40 identities for 40 faces"),
+        (40, 41, 0, None),
+        (2, 4, 0, None),
+        (0, 5, 5, None),
+        (3, 0, 0, None),
+    ],
+)
+def test_an_odd_number_of_identities_is_doubted(identities: int, faces: int, unknown: int, warning: str | None) -> None:
+    lines = identity_remarks(identities=identities, faces=faces, unknown=unknown)
+    assert lines[0] == ("1 identity" if identities == 1 else f"{identities:,} identities")
+    warnings = [line for line in lines if line.startswith("warning")]
+    assert len(warnings) == (warning is not None)
+    assert all(line.startswith(str(warning)) for line in warnings)
+    assert (f"{unknown} faces of no known identity, which count as none" in lines) is (unknown > 0)

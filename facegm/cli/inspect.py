@@ -33,14 +33,13 @@ def run(arguments: Sequence[str]) -> None:
     """Inspect, print the numbers and write the page."""
     options = parser().parse_args(arguments)
     from facegm.align.contact_sheet import write_contact_sheet
-    from facegm.align.inspection import inspect_records
+    from facegm.align.inspection import inspect_manifest
     from facegm.align.inspection_text import describe
-    from facegm.align.timings import TIMINGS_FILE, read_timings
-    from facegm.data.store import FaceStore
+    from facegm.store.reader import FaceStore
 
     store = FaceStore(options.store)
-    inspection = inspect_records(store.records.values(), read_timings(options.store / TIMINGS_FILE))
-    summary = closing_summary(inspection.statuses, options.store) + "\n" + describe(inspection)
+    inspection = inspect_manifest(store)
+    summary = closing_summary(inspection.statuses, options.store) + "\n" + describe(inspection, store.key)
     print(summary)
     # Beside the store, like a report beside its model: the store itself holds nothing but its own files.
     output = options.output or Path(os.path.abspath(options.store) + ".html")

@@ -18,7 +18,7 @@ THUMBNAIL_SIDE = 128
 """Longer side of a thumbnail in pixels."""
 
 
-class OriginalPhotos:
+class SourcePhotos:
     """Finds a store's photos through the `source` that its settings name.
 
     Args:

@@ -1,0 +1,46 @@
+"""Manifests and stores of faces that were never aligned, to inspect."""
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facegm.data.store import encode_face
+from facegm.store.format import MANIFEST_SCHEMA
+
+Row = Mapping[str, Any]
+"""The columns of a photo that are not null."""
+
+
+def manifest_table(rows: Iterable[Row], *, cuts: Sequence[int] = ()) -> pa.Table:
+    """The rows as a manifest, in several chunks where it is cut."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=MANIFEST_SCHEMA)
+    bounds = [0, *sorted(cuts), len(table)]
+    return pa.concat_tables([table.slice(start, stop - start) for start, stop in pairwise(bounds)])
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """The colour of a row's face."""
+    return (40 + 13 * number % 200, 40 + 29 * number % 200, 40 + 47 * number % 200)
+
+
+def write_store(folder: Path, rows: Sequence[Row], settings: Mapping[str, object]) -> None:
+    """A store with a face of one colour for each row that did not fail, a file each."""
+    stored = []
+    for number, row in enumerate(rows):
+        if row["status"] != "failed":
+            face = encode_face(np.full((128, 128, 3), colour_of(number), np.uint8))
+            path = folder / "faces" / f"{row['key']}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(face)
+            row = {**row, "length": len(face), "checksum": zlib.crc32(face)}
+        stored.append(row)
+    folder.mkdir(exist_ok=True)
+    pq.write_table(manifest_table(stored), folder / "manifest.parquet")
+    (folder / "store.json").write_text(json.dumps({"format": 2, "size": 128, **settings}))
