@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from facegm.align.quality import HASH_BITS
+from facegm.align.face import HASH_BITS
 from facegm.data.store import FaceRecord
 
 NEAR_DUPLICATE_BITS = 42

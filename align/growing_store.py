@@ -10,7 +10,6 @@ from pathlib import Path
 from facegm.align.config import AlignConfig
 from facegm.align.shards import MERGED, ManifestFiles, check_division, merge_shards
 from facegm.align.store_settings import open_folder
-from facegm.align.timings import encode_timing, open_timings
 from facegm.align.worker import Result
 from facegm.data.face_files import FIRST_PART, append_faces
 from facegm.data.files import atomic_file
@@ -65,7 +64,6 @@ class GrowingStore:
         with ExitStack() as opened:
             opened.callback(self._faces.close)
             self._lines = opened.enter_context(self._manifest.open("a", encoding="ascii"))
-            self._timings = opened.enter_context(open_timings(self._folder / self._files.timings))
             self._opened = opened.pop_all()
         return self
 
@@ -80,9 +78,6 @@ class GrowingStore:
     def add(self, results: Sequence[Result]) -> None:
         """Keep the faces and records of the next photos, whole groups of them."""
         records = [self._keep(result) for result in results]
-        # Timings first: of a photo that is done again the last count, but one that is recorded is never done again.
-        self._timings.write("".join(encode_timing(result.record.key, result.seconds) for result in results))
-        self._timings.flush()
         self._lines.write("".join(map(encode_record, records)))
         self._lines.flush()
         self._records.update((record.key, record) for record in records)

@@ -2,16 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 
-from tqdm import tqdm
-
 from facegm.align.config import AlignConfig
-from facegm.align.engines import align_groups
+from facegm.align.engines import Alignment
 from facegm.align.growing_store import GrowingStore
 from facegm.align.worker import BATCH
 from facegm.data.find_photos import Photo, find_photos, in_order
+from facegm.data.progress import Progress
 
 
 def align_photos(
@@ -37,10 +35,15 @@ def align_photos(
     with GrowingStore(output, source, groups, config) as store:
         done, waiting = store.done, sum(map(len, store.waiting))
         with (
-            tqdm(desc="align", total=done + waiting, initial=done, unit="photo", disable=None) as progress,
-            closing(align_groups(store.waiting, config, store.runtime)) as aligned,
+            Progress("align", done + waiting, "photos", done=done) as progress,
+            Alignment(store.waiting, config, store.runtime) as alignment,
         ):
-            for results in aligned:
-                store.add(results)
-                progress.update(len(results))
+            try:
+                for results in alignment:
+                    store.add(results)
+                    progress.update(len(results))
+            except BaseException:
+                for results in alignment.finished():
+                    store.add(results)
+                raise
     return store.counts()

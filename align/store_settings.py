@@ -11,7 +11,7 @@ import torch
 from facegm.align.config import AlignConfig
 from facegm.align.detector import STAGE_THRESHOLDS
 from facegm.align.networks import Runtime, require_runtime
-from facegm.align.proposals import MINIMUM_FACE, PYRAMID_FACTOR
+from facegm.align.proposals import PYRAMID_FACTOR
 from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
 from facegm.data.files import create_atomically
 from facegm.data.store import FORMAT, SETTINGS_FILE, is_store, read_settings
@@ -56,7 +56,7 @@ def _settings(source: Path, config: AlignConfig, runtime: Runtime) -> dict[str, 
     if not config.is_aligned:
         detection = {
             "detector": "facenet-pytorch MTCNN",
-            "minimum_face": MINIMUM_FACE,
+            "minimum_face": config.minimum_face,
             "stage_thresholds": list(STAGE_THRESHOLDS),
             "pyramid_factor": PYRAMID_FACTOR,
             "runtime": runtime,

@@ -1,6 +1,5 @@
 """The LFW evaluation from photos to report: align what the pairs name, embed, score."""
 
-import os
 from pathlib import Path
 
 from facegm.align.config import AlignConfig
@@ -22,7 +21,7 @@ def verify_lfw(
     output: Path,
     *,
     pairs_file: Path | None = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int | None = None,
     note: str = "",
 ) -> VerificationReport:
     """Verify all pairs of an LFW-like set with an exported embedder, and write `report.json` and `report.html`.
@@ -32,7 +31,7 @@ def verify_lfw(
         lfw: photos `Name/Name_0001.jpg`, or a store of their aligned faces.
         output: folder of the report and, where `lfw` holds photos, of their aligned faces.
         pairs_file: the protocol file; None for `pairs.txt` in the photos' folder or in the one above.
-        workers: worker processes of the alignment.
+        workers: worker processes of the alignment; None for as many as this machine has room for.
         note: one line that the report shows beside the numbers.
 
     Raises:
@@ -68,7 +67,7 @@ def _find_pairs(lfw: Path) -> Path:
     raise FacegmError(f"{lfw}: no {PAIRS_FILE} here or in the folder above; give --pairs FILE")
 
 
-def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int) -> FaceStore:
+def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int | None) -> FaceStore:
     """Align the photos that the pairs name."""
     root = next((root for root in (lfw, *sorted(lfw.iterdir())) if (root / pairs.images[0]).is_file()), None)
     if root is None:

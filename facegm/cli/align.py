@@ -32,6 +32,13 @@ def parser() -> ArgumentParser:
         help="where no face is found: leave the photo out (default), or take its middle, as evaluation sets need",
     )
     options.add_argument(
+        "--minimum-face",
+        type=int,
+        default=20,
+        metavar="PIXELS",
+        help="smallest face looked for (default: %(default)s); with a larger one large photos take less time",
+    )
+    options.add_argument(
         "--minimum-size", type=float, default=0.0, metavar="PIXELS", help="smallest side of a face's box (default: any)"
     )
     options.add_argument(
@@ -73,13 +80,14 @@ def parser() -> ArgumentParser:
 def run(arguments: Sequence[str]) -> None:
     """Align, and print what became of the photos."""
     options = parser().parse_args(arguments)
-    from facegm.align.choice import FaceChoice
     from facegm.align.config import AlignConfig, Shard
+    from facegm.align.face import FaceChoice
     from facegm.align.pipeline import align_photos
     from facegm.data.face_files import StoreFormat
 
     try:
         config = AlignConfig(
+            minimum_face=options.minimum_face,
             on_missing=options.on_missing,
             choice=FaceChoice(minimum_size=options.minimum_size, minimum_probability=options.minimum_probability),
             is_aligned=options.aligned,

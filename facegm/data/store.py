@@ -70,6 +70,10 @@ class FaceRecord:
     """SHA-256 of the photo's encoded bytes, in hexadecimal."""
     perceptual_hash: str | None = None
     """Hexadecimal; those of near-duplicates differ in few bits."""
+    photo_bytes: int | None = None
+    """Size of the file that holds the photo, before it was read."""
+    photo_modified_ns: int | None = None
+    """When that file was last modified, in nanoseconds since 1970."""
 
     @property
     def is_final(self) -> bool:
