@@ -1,50 +1,24 @@
 """The options of an alignment."""
 
-import os
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from facegm.align.choice import FaceChoice
+from facegm.align.face import FaceChoice
 from facegm.align.networks import Runtime
-from facegm.data.face_files import StoreFormat
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One of several jobs that align a data set together; they may run on different machines at the same time."""
-
-    index: int
-    """This job, from 0."""
-    count: int
-    """Number of jobs."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count <= 99_999:
-            raise ValueError(f"shard: {self.index}/{self.count}, must be from 0/N to N-1/N")
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Read `i/n`.
-
-        Raises:
-            ValueError: it is something else, or i is not below n.
-        """
-        numbers = re.fullmatch(r"(\d+)/(\d+)", text)
-        if numbers is None:
-            raise ValueError(f"shard: {text}, must be i/n, such as 0/4 for the first of four jobs")
-        return cls(index=int(numbers[1]), count=int(numbers[2]))
-
-    @property
-    def name(self) -> str:
-        """Names this job's files; sorted by name, they are in the order of the jobs."""
-        return f"{self.index:05}-of-{self.count:05}"
+from facegm.align.proposals import LEAST_MINIMUM_FACE, MINIMUM_FACE
+from facegm.store.format import StoreFormat
+from facegm.store.journal import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig:
     """Options of the alignment."""
 
+    identity_level: int = 1
+    """Which folder of a photo names its identity, counted up from the photo: 1 for the one that it lies in."""
+    minimum_face: int = MINIMUM_FACE
+    """Smallest face looked for, in pixels: facenet-pytorch's `min_face_size`. Large photos take the less time, and
+    show the fewer faces in the background, the larger it is."""
     on_missing: Literal["skip", "center-crop"] = "skip"
     """Where no face is found: leave the photo out, or take its middle (for evaluation sets)."""
     choice: FaceChoice = field(default_factory=FaceChoice)
@@ -57,13 +31,23 @@ class AlignConfig:
     """What computes the detector; None for what the store was begun with, else a GPU if there is one, else the CPU."""
     engine: Literal["local", "ray"] = "local"
     """Worker processes of this machine, or of a Ray cluster."""
-    workers: int = os.cpu_count() or 1
-    """Worker processes, one thread each."""
+    workers: int | None = None
+    """Worker processes, one thread each; None for as many as this machine has cores and memory for, and a few a GPU."""
     shard: Shard | None = None
     """The job that this is, where several share the work."""
+    remove_missing: bool = False
+    """Whether any number of photos may be gone from the source of a store that is gone on with, and their faces go."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers: {self.workers}, must be at least 1")
-        if self.is_aligned and (self.on_missing, self.choice, self.runtime) != ("skip", FaceChoice(), None):
+        if self.identity_level < 1:
+            raise ValueError(f"identity_level: {self.identity_level}, must be at least 1")
+        if self.minimum_face < LEAST_MINIMUM_FACE:
+            raise ValueError(
+                f"minimum_face: {self.minimum_face}, must be at least {LEAST_MINIMUM_FACE}, "
+                "the pixels that the detector's first network looks at"
+            )
+        detection = (self.minimum_face, self.on_missing, self.choice, self.runtime)
+        if self.is_aligned and detection != (MINIMUM_FACE, "skip", FaceChoice(), None):
             raise ValueError("aligned: no face is looked for, so how it is found and chosen cannot be said")

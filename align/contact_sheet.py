@@ -126,7 +126,7 @@ def _groups(
         label = "several identities: a label is wrong" if groups.crossing[number] else None
         figures.append(
             Figure(
-                photos=[(store.key(row), jpeg_uri(store.read_face(row)) if usable[row] else None) for row in shown],
+                photos=[(store.keys[row], jpeg_uri(store.read_face(row)) if usable[row] else None) for row in shown],
                 remark="; ".join(filter(None, [label, f"and {more:,} more" if more else None])) or None,
             )
         )
@@ -134,7 +134,7 @@ def _groups(
 
 
 def _face(store: FaceStore, row: int, remark: str | None = None) -> Figure:
-    return Figure(photos=[(store.key(row), jpeg_uri(store.read_face(row)))], remark=remark)
+    return Figure(photos=[(store.keys[row], jpeg_uri(store.read_face(row)))], remark=remark)
 
 
 def _without_face(store: FaceStore, samples: int) -> Section:
@@ -156,7 +156,7 @@ def _without_face(store: FaceStore, samples: int) -> Section:
         figures=[
             _source_photo(
                 photos,
-                store.key(row),
+                store.keys[row],
                 status_names[statuses[row]].as_py(),
                 reason_names[reasons[row]].as_py() if reasons[row] >= 0 else None,
             )

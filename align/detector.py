@@ -8,9 +8,19 @@ from facenet_pytorch.models.utils.detect_face import nms_numpy
 from jaxtyping import Float, Int, UInt8
 
 from facegm.align.area import CHANNELS, AreaSampler
-from facegm.align.boxes import Boxes, by_group, inside, is_filled, shifted, squared, suppressed
 from facegm.align.networks import NetworkName, Networks, Runtime, load_runtime, normalize
-from facegm.align.proposals import PROPOSAL_THRESHOLD, propose
+from facegm.align.proposals import (
+    MINIMUM_FACE,
+    PROPOSAL_THRESHOLD,
+    Boxes,
+    by_group,
+    inside,
+    is_filled,
+    propose,
+    shifted,
+    squared,
+    suppressed,
+)
 
 REFINEMENT_THRESHOLD, FINAL_THRESHOLD = 0.7, 0.7
 STAGE_THRESHOLDS = (PROPOSAL_THRESHOLD, REFINEMENT_THRESHOLD, FINAL_THRESHOLD)
@@ -41,13 +51,16 @@ class FaceDetector:
 
     Args:
         runtime: what computes the networks.
+        minimum_face: smallest face looked for, in pixels: facenet-pytorch's `min_face_size`.
+        gpu: number of the GPU that does, where one does.
 
     Raises:
         FacegmError: the runtime is not installed.
     """
 
-    def __init__(self, runtime: Runtime = "cpu") -> None:
-        self._networks: Networks = load_runtime(runtime)
+    def __init__(self, runtime: Runtime = "cpu", *, minimum_face: int = MINIMUM_FACE, gpu: int = 0) -> None:
+        self._networks: Networks = load_runtime(runtime, gpu)
+        self._minimum_face = minimum_face
 
     def detect(self, photo: UInt8[np.ndarray, "height width 3"]) -> DetectedFaces:
         """Find all faces of an upright RGB photo, 0 to 255; no face is an empty result, not an error."""
@@ -56,7 +69,7 @@ class FaceDetector:
     def detect_batch(self, photos: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[DetectedFaces]:
         """Find all faces of upright RGB photos, 0 to 255, of any sizes."""
         samplers = [AreaSampler(photo) for photo in photos]
-        boxes, owners = propose(self._networks, samplers)
+        boxes, owners = propose(self._networks, samplers, self._minimum_face)
         boxes, owners = self._refined(samplers, boxes, owners)
         boxes, scores, landmarks, owners = self._finished(samplers, boxes, owners)
         faces = [np.empty(0, np.int64)] * len(photos)

@@ -1,92 +1,259 @@
-"""Where the work is done: by worker processes of this machine, or of a Ray cluster. The results are the same."""
+"""Where the work is done: by worker processes of this machine, or of a Ray cluster. The results are the same.
 
-import os
+One thread here for each worker hands it spans of groups of photos and takes their results over, so that it is known
+what a worker was busy with when it died. Its photos are then tried again in ever smaller company, and one that kills
+every worker is recorded as failed; neither the other photos nor the other workers notice.
+"""
+
 import signal
 import threading
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
-from multiprocessing import get_context, parent_process
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from multiprocessing import get_context
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+import torch
 
 from facegm.align.config import AlignConfig
+from facegm.align.local_engine import Groups, LocalWorker, Worker, WorkerDied
 from facegm.align.networks import Runtime
-from facegm.align.worker import Aligner, Result
+from facegm.align.worker import Result, killing
+from facegm.data.machine import default_workers
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
 
-Groups = Sequence[Sequence[Photo]]
-
 SPAN = 2
 """Groups of photos that a worker takes at a time: enough to decode one while another is looked at."""
+SPANS_AHEAD = 3
+"""Spans for each worker that are handed out, or whose results wait for those of the photos before them."""
+GPU_WORKERS = 3
+"""Workers that share a GPU where their number is not given: one computes there while others decode and warp."""
+KILLED_IN_A_ROW = 5
+"""Photos that kill a worker one after the other before it is asked whether it is the photos."""
 
 
-def align_groups(groups: Groups, config: AlignConfig, runtime: Runtime) -> Generator[list[Result], None, None]:
-    """Align groups of photos; results come span by span, in the photos' order, whichever worker is the first.
+class Alignment:
+    """The alignment of groups of photos: iterate to get the results of those looked at together, in the photos' order.
+
+    A context manager; at its end workers are ended, wherever they are. After an interruption `finished` gives what is
+    done and was not given yet.
+
+    Args:
+        groups: the photos, as they are looked at together.
+        config: how, and by how many workers.
+        runtime: what computes the detector.
 
     Raises:
-        FacegmError: a worker was killed, or the runtime or Ray is not there.
+        FacegmError: when iterated or begun: workers cannot start, or the runtime or Ray is not there.
     """
-    spans = [groups[start : start + SPAN] for start in range(0, len(groups), SPAN)]
-    if not spans:
-        return
-    if config.engine == "ray":
-        from facegm.align.ray_engine import align_spans_by_ray
 
-        yield from align_spans_by_ray(spans, config, runtime)
-    else:
-        yield from _align_spans(spans, config, runtime)
+    def __init__(self, groups: Groups, config: AlignConfig, runtime: Runtime) -> None:
+        self._spans = deque(enumerate(groups[start : start + SPAN] for start in range(0, len(groups), SPAN)))
+        self._count = len(self._spans)
+        self._config, self._runtime = config, runtime
+        self._handed_out: SimpleQueue[tuple[int, Groups] | None] = SimpleQueue()
+        self._events: SimpleQueue[_Event] = SimpleQueue()
+        self._waiting: defaultdict[int, deque[list[Result]]] = defaultdict(deque)
+        """Results by span, that are to be given once those before them are."""
+        self._threads: list[_WorkerThread] = []
+        self._opened = ExitStack()
+
+    def __enter__(self) -> "Alignment":
+        if self._spans:
+            number = self._config.workers or number_of_workers(self._runtime)
+            number = min(number, self._count)
+            self._threads = [
+                _WorkerThread(begin, self._handed_out, self._events) for begin in self._ways_to_begin(number)
+            ]
+            for thread in self._threads:
+                thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+        self._opened.close()
+
+    def __iter__(self) -> Iterator[list[Result]]:
+        for _ in range(SPANS_AHEAD * len(self._threads)):
+            self._hand_out()
+        complete = set()
+        for span in range(self._count):
+            while self._waiting[span] or span not in complete:
+                if self._waiting[span]:
+                    yield self._waiting[span].popleft()
+                    continue
+                event = self._events.get()
+                if event.error is not None:
+                    raise event.error
+                if event.results is None:
+                    complete.add(event.span)
+                else:
+                    self._waiting[event.span].append(event.results)
+            del self._waiting[span]
+            self._hand_out()
+
+    def finished(self) -> Iterator[list[Result]]:
+        """End the workers at once, and give all results that are there and were not given; in order, but with gaps."""
+        self._end()
+        with suppress(Empty):
+            while True:
+                event = self._events.get_nowait()
+                if event.results is not None:
+                    self._waiting[event.span].append(event.results)
+        for span in sorted(self._waiting):
+            yield from self._waiting.pop(span)
+
+    def _hand_out(self) -> None:
+        if self._spans:
+            self._handed_out.put(self._spans.popleft())
+
+    def _end(self) -> None:
+        for thread in self._threads:
+            thread.stop()
+        for _ in self._threads:
+            self._handed_out.put(None)
+        end = time.monotonic() + 1
+        for thread in self._threads:
+            thread.join(max(0, end - time.monotonic()))
+
+    def _ways_to_begin(self, number: int) -> list[Callable[[], Worker]]:
+        """For each worker, how it is begun, at first and after its death."""
+        config, runtime = self._config, self._runtime
+        if config.engine == "ray":
+            from facegm.align.ray_engine import RayWorker, ray_session
+
+            share = self._opened.enter_context(ray_session(runtime, number))
+            return [lambda: RayWorker(config, runtime, share)] * number
+        # Spawned, because a process that has used torch's threads must not be forked.
+        context, gpus = get_context("spawn"), gpus_of_workers(number, torch.cuda.device_count())
+        return [lambda gpu=gpu: LocalWorker(context, config, runtime, gpu) for gpu in gpus]  # type: ignore[misc]
 
 
-_options: tuple[AlignConfig, Runtime] | None = None
-_aligner: Aligner | None = None
+def number_of_workers(runtime: Runtime) -> int:
+    """How many workers there are where nothing else is said."""
+    most = GPU_WORKERS * torch.cuda.device_count() if runtime == "cuda" else 0
+    return min(default_workers(), most or default_workers())
 
 
-def _start_worker(config: AlignConfig, runtime: Runtime) -> None:
-    global _options
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _options = config, runtime
+def gpus_of_workers(workers: int, gpus: int) -> list[int]:
+    """The number of the GPU that each worker has, one after the other."""
+    return [worker % max(1, gpus) for worker in range(workers)]
 
 
-def _end_with_parent() -> None:
-    """A worker waits for work for ever, even when its parent was killed."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+class _Event(NamedTuple):
+    """What a thread tells: further results of a span, or, without any, that it has no more; or an error."""
+
+    span: int = -1
+    results: list[Result] | None = None
+    error: BaseException | None = None
 
 
-def _align_span(span: Groups) -> list[Result]:
-    global _aligner
-    if _aligner is None:  # made here and not at the start, where an error would not reach the parent
-        assert _options is not None
-        _aligner = Aligner(*_options)
-    return _aligner.align(span)
+class _WorkerThread(threading.Thread):
+    """Keeps one worker busy, and begins another in its place when it dies."""
 
+    def __init__(
+        self,
+        begin: Callable[[], Worker],
+        spans: "SimpleQueue[tuple[int, Groups] | None]",
+        events: "SimpleQueue[_Event]",
+    ) -> None:
+        super().__init__(daemon=True)
+        self._begin, self._spans, self._events = begin, spans, events
+        self._worker: Worker | None = None
+        self._is_stopped = False
+        self._killed_in_a_row: list[Photo] = []
 
-def _align_spans(spans: Sequence[Groups], config: AlignConfig, runtime: Runtime) -> Iterator[list[Result]]:
-    workers = min(config.workers, len(spans))
-    # Spawned, because a process that has used torch's threads must not be forked.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(config, runtime)
-    ) as pool:
+    def stop(self) -> None:
+        """Kill the worker, and begin none any more."""
+        self._is_stopped = True
+        if (worker := self._worker) is not None:
+            worker.kill()
 
-        def submit(span: Groups) -> Future[list[Result]]:
-            return pool.submit(_align_span, span)
-
+    def run(self) -> None:
+        # Ctrl-C is the main thread's to handle; processes that are begun here inherit that they do not hear of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            remaining = iter(spans)
-            running = deque(submit(span) for span in islice(remaining, 3 * workers))
-            while running:
-                yield running.popleft().result()
-                if (span := next(remaining, None)) is not None:
-                    running.append(submit(span))
-        except BrokenProcessPool as error:
+            self._ready_worker()  # before a span is taken, which another might begin sooner
+            while (span := self._spans.get()) is not None and not self._is_stopped:
+                for results in self._align(span[1]):
+                    self._events.put(_Event(span[0], results))
+                self._events.put(_Event(span[0]))
+        except BaseException as error:
+            if not self._is_stopped:
+                self._events.put(_Event(error=error))
+        finally:
+            self._discard_worker()
+
+    def _align(self, groups: Groups, deaths: int = 0) -> Iterator[list[Result]]:
+        """Align photos, after so many workers have died of them: of their span, their group, and of a photo alone."""
+        received = 0
+        try:
+            for results in self._ready_worker().align(groups):
+                received += len(results)
+                self._killed_in_a_row.clear()
+                yield results
+            return
+        except WorkerDied:
+            self._discard_worker()
+            if self._is_stopped:
+                raise
+        rest = _without_first(groups, received)
+        if deaths == 0:
+            parts: list[Groups] = [[group] for group in rest]
+        elif deaths <= 2:
+            parts = [[[photo]] for group in rest for photo in group]
+        else:
+            for photo in (photo for group in rest for photo in group):
+                self._note_killing(photo)
+                yield [killing(photo)]
+            return
+        for part in parts:
+            yield from self._align(part, deaths + 1)
+
+    def _note_killing(self, photo: Photo) -> None:
+        self._killed_in_a_row.append(photo)
+        if len(self._killed_in_a_row) < KILLED_IN_A_ROW:
+            return
+        first = self._killed_in_a_row[0]
+        self._killed_in_a_row.clear()
+        try:
+            self._ready_worker().check()
+        except WorkerDied as error:
             raise FacegmError(
-                "an alignment worker was killed, perhaps for want of memory; run again to go on, with fewer --workers"
+                f"alignment workers are killed by all photos from {first.key} to {photo.key}, and by a plain picture: "
+                "memory is short; run again to go on, with fewer --workers or more memory"
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def _ready_worker(self) -> Worker:
+        if self._worker is None:
+            self._worker = self._begin()
+            if self._is_stopped:  # perhaps too early to see this worker
+                self._worker.kill()
+            try:
+                self._worker.wait_until_ready()
+            except WorkerDied as error:
+                if self._is_stopped:
+                    raise
+                raise FacegmError(
+                    f"alignment workers cannot start ({error}): perhaps memory is short; try fewer --workers. A script "
+                    "that aligns has to do so under `if __name__ == '__main__'`"
+                ) from error
+        return self._worker
+
+    def _discard_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+        self._worker = None
+
+
+def _without_first(groups: Groups, count: int) -> Groups:
+    """Groups of photos without the first `count` photos."""
+    rest = []
+    for group in groups:
+        if count < len(group):
+            rest.append(group[count:])
+        count = max(0, count - len(group))
+    return rest

@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from facegm.align.columns import HASH_WORDS
-from facegm.align.quality import HASH_BITS
+from facegm.align.face import HASH_BITS
 
 EXHAUSTIVE_SIZE = 8_192
 """Hashes of a group up to which all pairs are compared: until then it is no slower than the search in sorted orders."""

@@ -69,8 +69,8 @@ def require_runtime(runtime: Runtime) -> None:
         raise FacegmError("runtime cuda: torch sees no GPU here; use the runtime cpu or openvino")
 
 
-def load_runtime(runtime: Runtime) -> Networks:
-    """Load the networks for a runtime.
+def load_runtime(runtime: Runtime, gpu: int = 0) -> Networks:
+    """Load the networks for a runtime; with `cuda`, onto the GPU of that number.
 
     Raises:
         FacegmError: the runtime, or the GPU, is not there.
@@ -80,7 +80,7 @@ def load_runtime(runtime: Runtime) -> Networks:
         from facegm.align.openvino_networks import OpenVinoNetworks
 
         return OpenVinoNetworks()
-    return TorchNetworks(torch.device(runtime))
+    return TorchNetworks(torch.device("cuda", gpu) if runtime == "cuda" else torch.device("cpu"))
 
 
 class TorchNetworks:

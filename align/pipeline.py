@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from facegm.align.prealigned import require_aligned
 from facegm.align.config import AlignConfig
 from facegm.align.detector import STAGE_THRESHOLDS
 from facegm.align.engines import Alignment
 from facegm.align.networks import Runtime, require_runtime
+from facegm.align.prealigned import require_aligned
 from facegm.align.proposals import PYRAMID_FACTOR
 from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
 from facegm.align.worker import BATCH

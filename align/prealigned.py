@@ -16,15 +16,15 @@ from facegm.data.decoding import decode_photo
 from facegm.data.readers.photo import Photo, UnreadablePhotoError
 from facegm.data.readers.source import find_photos, read_photo_bytes
 from facegm.errors import FacegmError
-from facegm.store.reader import NO_IDENTITY, AlignedFaces, FaceStore
 from facegm.store.format import is_store
+from facegm.store.reader import NO_IDENTITY, AlignedFaces, FaceStore
 
 logger = logging.getLogger(__name__)
 SAMPLE = 32
 """Faces that are looked at, evenly spaced over the source."""
 LARGEST_DISTANCE = 10.0
-"""Root mean square distance of a face's five landmarks from the template, in pixels of the 128x128 face, that the median
-of aligned faces stays below.
+"""Root mean square distance of a face's five landmarks from the template, in pixels of the 128x128 face, below which
+the median of aligned faces stays.
 
 Of 100 faces each that were aligned it is 4.3 (LFW) and 5.5 (CelebA); of raw photos of LFW and crops of CelebA 17.
 """
@@ -91,7 +91,8 @@ def require_aligned(source: Path, photos: Sequence[Photo]) -> None:
     Raises:
         FacegmError: the median distance of their landmarks from the template is too large; it is named.
     """
-    detector, distances, looked_at = FaceDetector(), [], 0
+    detector, looked_at = FaceDetector(), 0
+    distances: list[float] = []
     for number in np.unique(np.linspace(0, len(photos) - 1, SAMPLE).astype(np.int64)).tolist():
         try:
             face = _read(photos[number])
@@ -104,14 +105,14 @@ def require_aligned(source: Path, photos: Sequence[Photo]) -> None:
             distances.append(float(np.sqrt(((faces.landmarks[chosen] - TEMPLATE) ** 2).sum(axis=1).mean())))
     if 2 * len(distances) < looked_at:
         logger.warning(
-            f"{source}: the detector finds a face in {len(distances)} of {looked_at} pictures that were looked at; whether "
-            "they are aligned faces cannot be told"
+            f"{source}: the detector finds a face in {len(distances)} of {looked_at} pictures that were looked at; "
+            "whether they are aligned faces cannot be told"
         )
     elif distances and np.median(distances) > LARGEST_DISTANCE:
         raise FacegmError(
             f"{source}: these are not aligned faces: the landmarks of {len(distances)} that were looked at lie "
-            f"{np.median(distances):.1f} pixels (median) from the template of {FACE_SIZE}x{FACE_SIZE}, of aligned ones below "
-            f"{LARGEST_DISTANCE:g}; align them: facegm align {source} --output STORE"
+            f"{np.median(distances):.1f} pixels (median) from the template of {FACE_SIZE}x{FACE_SIZE}, of aligned ones "
+            f"below {LARGEST_DISTANCE:g}; align them: facegm align {source} --output STORE"
         )
 
 

@@ -1,77 +1,135 @@
-"""Alignment by the processes of a Ray cluster, through Ray Data (the extra `facegm[ray]`)."""
+"""Workers that are actors of a Ray cluster (the extra `facegm[ray]`).
+
+Plain actors, because the actor pools of Ray Data begin a killed actor anew for ever and do not tell which photo it had.
+"""
 
 import logging
+import math
 import os
-import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from facegm.align.config import AlignConfig
+from facegm.align.local_engine import Groups, WorkerDied
 from facegm.align.networks import Runtime
 from facegm.align.worker import Aligner, Result
-from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
 
 
-class _SpanAligner:
-    """One worker process of Ray Data."""
+@contextmanager
+def ray_session(runtime: Runtime, workers: int) -> Iterator[float]:
+    """Join the cluster that $RAY_ADDRESS names, or begin one on this machine; one that was begun here is ended.
 
-    def __init__(self, config: AlignConfig, runtime: Runtime) -> None:
-        self._aligner = Aligner(config, runtime)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        # As bytes, because Ray would make columns of lists, and arrays of columns.
-        return {"results": pickle.dumps(self._aligner.align(pickle.loads(row["span"])))}
-
-
-def align_spans_by_ray(
-    spans: Sequence[Sequence[Sequence[Photo]]], config: AlignConfig, runtime: Runtime
-) -> Iterator[list[Result]]:
-    """Align spans by `config.workers` processes of the cluster that $RAY_ADDRESS names, or of this machine.
-
-    The photos' paths lead to the same files on all machines of the cluster.
+    Yields:
+        The share of a GPU that each worker shall have.
 
     Raises:
-        FacegmError: Ray is not installed, or a process of its could not begin or go on.
+        FacegmError: Ray is not installed, or cannot begin, or has no GPU where the runtime needs one.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use over the network
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns on each start of what Ray Data itself does
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns of actors that were killed on purpose
     try:
         import ray
-        import ray.data
         import ray.exceptions
     except ImportError as error:
         raise FacegmError("the engine ray needs Ray: pip install 'facegm[ray]'") from error
     is_ours = not ray.is_initialized()
-    if is_ours:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     try:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True  # the manifest is in the order of the photos
-        context.enable_progress_bars = False
-        items = [{"span": pickle.dumps(_with_absolute_paths(span))} for span in spans]
-        rows = ray.data.from_items(items, override_num_blocks=len(spans))
-        aligned = rows.map(
-            _SpanAligner,  # type: ignore[arg-type] # a class is called to make the function
-            fn_constructor_args=(config, runtime),
-            compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(spans))),
-            num_gpus=1 if runtime == "cuda" else None,
-        )
-        generator: Any = iter(aligned.iter_rows())
-        with closing(generator) as results:  # closed before Ray is, which its threads would start again
-            for row in results:
-                yield pickle.loads(row["results"])
-    except ray.exceptions.RayError as error:
+        if is_ours:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield share_of_gpu(runtime, workers, int(resources.get("GPU", 0)))
+    except (ray.exceptions.RayError, ConnectionError) as error:
         raise FacegmError(f"the engine ray has failed: {error}") from error
     finally:
         if is_ours:
             ray.shutdown()
 
 
-def _with_absolute_paths(span: Sequence[Sequence[Photo]]) -> list[list[Photo]]:
-    """The processes of a cluster are not in this one's working folder."""
-    return [[replace(photo, path=str(Path(photo.path).absolute())) for photo in group] for group in span]
+def share_of_gpu(runtime: Runtime, workers: int, gpus: int) -> float:
+    """The share with which all workers find room at once, whichever GPU each is on."""
+    if runtime != "cuda":
+        return 0.0
+    if not gpus:
+        raise FacegmError("runtime cuda: the Ray cluster has no GPU; use the runtime cpu or openvino")
+    # Ray counts by ten-thousandths.
+    return math.floor(10_000 / math.ceil(workers / gpus)) / 10_000
+
+
+class _Actor:
+    """What runs in the cluster. Ray itself makes it: errors of its making are those of its first call instead."""
+
+    def __init__(self, config: AlignConfig, runtime: Runtime) -> None:
+        self._options = config, runtime
+
+    def begin(self) -> None:
+        self._aligner = Aligner(*self._options)
+
+    def align(self, groups: Groups) -> Iterator[list[Result]]:
+        yield from self._aligner.align(groups)
+
+    def check(self) -> None:
+        self._aligner.check()
+
+
+class RayWorker:
+    """A worker process of the cluster; the photos' paths lead to the same files on all its machines.
+
+    Args:
+        config: see `Aligner`.
+        runtime: what computes the detector.
+        gpus: the share of a GPU that it has.
+    """
+
+    def __init__(self, config: AlignConfig, runtime: Runtime, gpus: float) -> None:
+        import ray
+
+        actors: Any = ray.remote(_Actor)
+        self._actor = actors.options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(config, runtime)
+
+    def wait_until_ready(self) -> None:
+        """See `facegm.align.local_engine.Worker`."""
+        self._get(self._actor.begin.remote())
+
+    def align(self, groups: Groups) -> Iterator[list[Result]]:
+        """See `facegm.align.local_engine.Worker`."""
+        # The processes of a cluster are not in this one's working folder.
+        absolute = [[replace(photo, path=os.path.abspath(photo.path)) for photo in group] for group in groups]
+        for results in self._actor.align.options(num_returns="streaming").remote(absolute):
+            yield self._get(results)
+
+    def check(self) -> None:
+        """See `facegm.align.local_engine.Worker`."""
+        self._get(self._actor.check.remote())
+
+    def kill(self) -> None:
+        """See `facegm.align.local_engine.Worker`."""
+        import ray
+
+        ray.kill(self._actor)
+
+    def _get(self, result: Any) -> Any:
+        """What a call returns.
+
+        Raises:
+            WorkerDied: the process has ended, by itself or by Ray for want of memory.
+            FacegmError: the worker's, or Ray's.
+        """
+        import ray
+        import ray.exceptions
+
+        try:
+            return ray.get(result)
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.OutOfMemoryError,
+        ) as error:
+            raise WorkerDied(str(error).splitlines()[0]) from error
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, FacegmError) else RuntimeError(str(error)) from error
+        except ray.exceptions.RayError as error:
+            raise FacegmError(f"the engine ray has failed: {error}") from error

@@ -6,7 +6,6 @@ that was interrupted or shared among machines must not differ from one that was 
 """
 
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,19 +14,27 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from facegm.align.config import AlignConfig
 from facegm.align.detector import DetectedFaces, FaceDetector
-from facegm.align.face import AlignedFace, align_face
+from facegm.align.face import (
+    LANDMARK_DECIMALS,
+    AlignedFace,
+    align_face,
+    alignment_residual,
+    contrast,
+    perceptual_hash,
+    profile,
+    sharpness,
+)
 from facegm.align.networks import Runtime
-from facegm.align.quality import alignment_residual, contrast, perceptual_hash, profile, sharpness
 from facegm.align.warp import resize_aligned
-from facegm.data.decoding import decode_photo
+from facegm.data.decoding import decode, decode_photo
 from facegm.data.readers.photo import Photo
-from facegm.data.readers.source import UnreadablePhotoError, read_photo_bytes
-from facegm.data.store import FaceRecord, encode_face
+from facegm.data.readers.source import UnreadablePhotoError, photo_stamp, read_photo_bytes
 from facegm.errors import FacegmError
+from facegm.store.format import FaceRecord, encode_face
 
 BATCH = 32
 """Photos that are looked at together at most."""
@@ -45,16 +52,14 @@ class Result(NamedTuple):
     record: FaceRecord
     face: bytes | None
     """The encoded face, if there is one."""
-    seconds: tuple[float, float, float]
-    """What decoding, detection (its share of the batch's), and warping, measuring and encoding took."""
 
 
 @dataclass
 class _Decoded:
     record: FaceRecord
     pixels: UInt8[np.ndarray, "height width 3"] | None
-    decode_seconds: float
-    detect_seconds: float = 0.0
+    reduction: int = 1
+    """By how much the photo's sides were divided when it was decoded."""
     faces: DetectedFaces | None = None
 
 
@@ -64,33 +69,48 @@ class Aligner:
     Args:
         config: the options.
         runtime: what computes the detector.
+        gpu: number of the GPU that does, where one does.
+
+    Raises:
+        FacegmError: what computes the detector is not there.
     """
 
-    def __init__(self, config: AlignConfig, runtime: Runtime) -> None:
+    def __init__(self, config: AlignConfig, runtime: Runtime, gpu: int = 0) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
         self._config = config
-        self._detector = None if config.is_aligned else FaceDetector(runtime)
+        self._detector = None
+        if not config.is_aligned:
+            self._detector = FaceDetector(runtime, minimum_face=config.minimum_face, gpu=gpu)
 
-    def align(self, groups: Sequence[Sequence[Photo]]) -> list[Result]:
-        """Align groups of up to `BATCH` photos, each looked at together; results are in the photos' order."""
-        return [result for batch in _made_ahead(_batches(groups)) for result in self._align_batch(batch)]
+    def align(self, groups: Sequence[Sequence[Photo]]) -> Iterator[list[Result]]:
+        """Align groups of up to `BATCH` photos; yields the results of those looked at together, in the photos' order.
+
+        Raises:
+            FacegmError: the detector fails on every photo.
+        """
+        for batch in _made_ahead(_batches(groups)):
+            yield list(self._align_batch(batch))
+
+    def check(self) -> None:
+        """Look at a plain grey picture of 48 megapixels: whoever cannot do that has too little memory for photos."""
+        _, jpeg = cv2.imencode(".jpg", np.full((6000, 8000), 128, np.uint8))
+        pixels = decode_photo(jpeg.tobytes())
+        if self._detector is not None:
+            self._detector.detect(pixels)
 
     def _align_batch(self, batch: list[_Decoded]) -> Iterator[Result]:
         if self._detector is not None:
             self._detect(self._detector, [photo for photo in batch if photo.pixels is not None])
         for photo in batch:
-            start = time.perf_counter()
             try:
                 record, face = self._finish(photo)
             except Exception as error:  # one odd photo must not end an alignment of half a million; its reason is kept
                 record, face = _failed(photo.record, f"{type(error).__name__}: {error}"), None
             photo.pixels = None
-            finish_seconds = time.perf_counter() - start
-            yield Result(record, face, (photo.decode_seconds, photo.detect_seconds, finish_seconds))
+            yield Result(record, face)
 
     def _detect(self, detector: FaceDetector, photos: list[_Decoded]) -> None:
-        start = time.perf_counter()
         pixels = [photo.pixels for photo in photos if photo.pixels is not None]
         reason = ""
         try:
@@ -107,9 +127,8 @@ class Aligner:
             for photo in photos:
                 photo.record, photo.pixels = _failed(photo.record, reason), None
             return
-        seconds_per_pixel = (time.perf_counter() - start) / max(1, sum(image.size for image in pixels))
-        for photo, faces, image in zip(photos, found, pixels, strict=True):
-            photo.faces, photo.detect_seconds = faces, seconds_per_pixel * image.size
+        for photo, faces in zip(photos, found, strict=True):
+            photo.faces = faces
 
     def _finish(self, photo: _Decoded) -> tuple[FaceRecord, bytes | None]:
         if photo.pixels is None:
@@ -117,9 +136,11 @@ class Aligner:
         if photo.faces is None:
             face, record = resize_aligned(photo.pixels), photo.record
         else:
-            crop = self._config.on_missing == "center-crop"
-            aligned = align_face(photo.pixels, photo.faces, self._config.choice, crop_when_missing=crop)
-            record = _with_detection(photo.record, aligned)
+            crop, choice = self._config.on_missing == "center-crop", self._config.choice
+            if photo.reduction > 1:
+                choice = replace(choice, minimum_size=choice.minimum_size / photo.reduction)
+            aligned = align_face(photo.pixels, photo.faces, choice, crop_when_missing=crop)
+            record = _with_detection(photo.record, aligned, photo.reduction)
             if aligned.image is None:
                 return record, None
             face = aligned.image
@@ -162,36 +183,60 @@ def _made_ahead(batches: Iterator[list[_Decoded]]) -> Iterator[list[_Decoded]]:
 
 
 def _decode(photo: Photo) -> _Decoded:
-    start = time.perf_counter()
-    record = FaceRecord(key=photo.key, identity=photo.identity, status="aligned")
-    pixels = None
+    record = new_record(photo)
+    pixels, reduction = None, 1
     try:
         data = read_photo_bytes(photo)
         record = replace(record, digest=hashlib.sha256(data).hexdigest())
-        pixels = decode_photo(data)
+        pixels, reduction = decode(data)
     except UnreadablePhotoError as error:
         record = _failed(record, str(error))
     except Exception as error:
         record = _failed(record, f"{type(error).__name__}: {error}")
-    return _Decoded(record, pixels, time.perf_counter() - start)
+    return _Decoded(record, pixels, reduction)
+
+
+def new_record(photo: Photo) -> FaceRecord:
+    """The record of a photo that has not been read yet: its names, and by what one sees whether it has changed."""
+    photo_bytes, photo_modified_ns = photo_stamp(photo) or (None, None)
+    return FaceRecord(
+        key=photo.key,
+        identity=photo.identity,
+        status="aligned",
+        photo_bytes=photo_bytes,
+        photo_modified_ns=photo_modified_ns,
+    )
+
+
+def killing(photo: Photo) -> Result:
+    """The result of a photo of which its worker has died, again and again."""
+    return Result(_failed(new_record(photo), "killed the worker"), None)
 
 
 def _failed(record: FaceRecord, reason: str) -> FaceRecord:
     return replace(record, status="failed", reason=reason)
 
 
-def _with_detection(record: FaceRecord, aligned: AlignedFace) -> FaceRecord:
+def _with_detection(record: FaceRecord, aligned: AlignedFace, reduction: int) -> FaceRecord:
     record = replace(record, faces=aligned.faces, reason=aligned.reason)
     if aligned.box is None or aligned.landmarks is None:
         return replace(record, status="failed" if aligned.image is None else "center-crop")
     return replace(
         record,
-        box=aligned.box.round(BOX_DECIMALS).tolist(),
-        landmarks=aligned.landmarks.tolist(),
+        box=in_whole_photo(aligned.box, reduction).round(BOX_DECIMALS).tolist(),
+        landmarks=in_whole_photo(aligned.landmarks, reduction).round(LANDMARK_DECIMALS).tolist(),
         probability=round(aligned.probability or 0.0, PROBABILITY_DECIMALS),
         residual=round(alignment_residual(aligned.landmarks), QUALITY_DECIMALS),
         profile=round(profile(aligned.landmarks), QUALITY_DECIMALS),
     )
+
+
+def in_whole_photo(coordinates: Float[np.ndarray, "*shape"], reduction: int) -> Float[np.ndarray, "*shape"]:
+    """Coordinates in pixels of the whole photo, of those in one whose sides were divided by `reduction`.
+
+    Pixel centres lie at integers: x_whole = f (x_reduced + 1/2) - 1/2.
+    """
+    return reduction * (coordinates + 0.5) - 0.5 if reduction > 1 else coordinates
 
 
 def _with_quality(record: FaceRecord, face: UInt8[np.ndarray, "128 128 3"]) -> FaceRecord:

@@ -23,9 +23,9 @@ from peak_memory import ENVIRONMENT, peak_bytes
 from scipy.stats import norm
 
 from facegm.align.duplicates import NEAR_DUPLICATE_BITS
+from facegm.align.face import HASH_BITS, perceptual_hash
 from facegm.align.inspection import inspect_manifest
 from facegm.align.near_hashes import join_near
-from facegm.align.quality import HASH_BITS, perceptual_hash
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PHOTOS, PHOTOS_OF_IDENTITY = (62_500, 125_000, 250_000, 500_000), 47

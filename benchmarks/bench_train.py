@@ -28,13 +28,13 @@ from facegm.align.aligned_photos import open_aligned_faces
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.config import find_config, parse_config
-from facegm.data.face_files import StoreFormat
 from facegm.data.samples import DrawnSamples
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import open_training_faces, train_run
 from facegm.faces.samples import LabelledFaces
 from facegm.faces.task import FaceTask
 from facegm.schedule import Progress
+from facegm.store.format import StoreFormat
 from facegm.training import start
 from facegm.training.compilation import compile_network
 from facegm.training.distributed import Processes

@@ -8,7 +8,7 @@ import numpy as np
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.data.face_files import face_path
-from facegm.data.store import FaceStore
+from facegm.store.reader import FaceStore
 
 IDENTITIES, FOLDS, PAIRS = 60, 10, 150
 """Identities held out; folds, which share no identity; pairs of each kind in a fold."""

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.data.machine import cores
-from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import find_photos
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
@@ -26,7 +24,7 @@ def verify_lfw(
     output: Path,
     *,
     pairs_file: Path | None = None,
-    workers: int = cores(),
+    workers: int | None = None,
     note: str = "",
 ) -> VerificationReport:
     """Verify all pairs of an LFW-like set with an exported embedder, and write `report.json` and `report.html`.
@@ -36,7 +34,7 @@ def verify_lfw(
         lfw: photos `Name/Name_0001.jpg`, or a store of their aligned faces.
         output: folder of the report and, where `lfw` holds photos, of their aligned faces.
         pairs_file: the protocol file; None for `pairs.txt` in the photos' folder or in the one above.
-        workers: worker processes of the alignment.
+        workers: worker processes of the alignment; None for as many as the machine has room for.
         note: one line that the report shows beside the numbers.
 
     Raises:
@@ -73,7 +71,7 @@ def _find_pairs(lfw: Path) -> Path:
     raise FacegmError(f"{lfw}: no {PAIRS_FILE} here or in the folder above; give --pairs FILE")
 
 
-def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int) -> FaceStore:
+def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int | None) -> FaceStore:
     """Align the photos that the pairs name, whatever their suffix."""
     wanted = {_stem(name) for name in pairs.images}
     photos = {photo.key: photo for photo in find_photos(lfw).photos}

@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits
 
 from facegm.align.warp import TEMPLATE
 from facegm.data.face_files import DEFAULT_FORMAT, append_faces
-from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record
 from facegm.losses.engine import Operands
 from facegm.losses.fused import Fused
+from facegm.store.format import FORMAT, FaceRecord, encode_face, encode_record
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WANT_OF_DATA = "real data not found"

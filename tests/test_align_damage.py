@@ -22,7 +22,7 @@ from facegm.align.pipeline import align_photos
 from facegm.align.timings import TIMINGS_FILE
 from facegm.align.worker import Aligner
 from facegm.data.readers.photo import Photo
-from facegm.data.store import MANIFEST_FILE, FaceStore
+from facegm.store.format import MANIFEST_FILE, FaceStore
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -216,6 +216,6 @@ def test_a_photo_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytes
 
     (tmp_path / "photo.jpg").write_bytes(JPEG)
     monkeypatch.setattr(Path, "read_bytes", forbid)
-    photo = Photo(path=str(tmp_path / "photo.jpg"), key="photo.jpg", identity="x")
-    [result] = Aligner(AlignConfig(), "cpu").align([[photo]])
+    photo = Photo(path=tmp_path / "photo.jpg", key="photo.jpg", identity="x")
+    [[result]] = Aligner(AlignConfig(), "cpu").align([[photo]])
     assert (result.record.status, result.record.reason) == ("failed", "Permission denied")

@@ -24,7 +24,7 @@ from PIL import Image
 from facegm.align.timings import TIMINGS_FILE
 from facegm.data.face_files import FACES_FOLDER
 from facegm.data.readers.source import find_photos
-from facegm.data.store import MANIFEST_FILE, read_manifest
+from facegm.store.format import MANIFEST_FILE, read_manifest
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 Container = Literal["folder", "tar"]

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from facegm.align.worker import BATCH, Result
 from facegm.data.decoding import read_photo
 from facegm.data.face_files import face_path
 from facegm.data.readers.photo import Photo
-from facegm.data.store import MANIFEST_FILE, FaceStore
+from facegm.store.format import MANIFEST_FILE, FaceStore
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -244,9 +245,8 @@ def test_killed_in_the_middle_it_leaves_no_worker_and_goes_on_to_the_same_store(
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
     manifest = tmp_path / "store" / MANIFEST_FILE
     _wait_for(lambda: manifest.is_file() and manifest.read_bytes().count(b"\n") >= 1)
-    workers = [
-        Path("/proc", child) for child in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    ]
+    tasks = Path(f"/proc/{running.pid}/task").iterdir()  # each thread has the worker that it began
+    workers = [Path("/proc", child) for task in tasks for child in (task / "children").read_text().split()]
     running.kill()
     running.wait()
     assert len(workers) >= 2
@@ -274,13 +274,17 @@ def test_a_second_run_looks_at_unreadable_photos_alone_and_changes_nothing(
 ) -> None:
     tried: list[str] = []
 
-    def try_again(waiting: list[list[Photo]], *_: object) -> Iterator[list[Result]]:
-        for photo in (photo for group in waiting for photo in group):
-            tried.append(photo.key)
-            yield [Result(unreadable[photo.key], None, (0.0, 0.0, 0.0))]
+    class TryAgain(nullcontext[None]):
+        def __init__(self, waiting: list[list[Photo]], *_: object) -> None:
+            self._photos = [photo for group in waiting for photo in group]
+
+        def __enter__(self) -> Iterator[list[Result]]:  # type: ignore[override]
+            for photo in self._photos:
+                tried.append(photo.key)
+                yield [Result(unreadable[photo.key], None)]
 
     unreadable = {key: record for key, record in FaceStore(aligned[0]).records.items() if record.faces is None}
-    monkeypatch.setattr(pipeline, "align_groups", try_again)
+    monkeypatch.setattr(pipeline, "Alignment", TryAgain)
     before = _contents(aligned[0])
     assert align_photos(photos, aligned[0], AlignConfig(workers=2)) == aligned[1]
     assert tried == list(unreadable)

@@ -2,14 +2,11 @@
 
 import importlib.util
 import os
-import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -17,10 +14,8 @@ from PIL import Image
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.align.ray_engine import align_spans_by_ray
-from facegm.align.timings import TIMINGS_FILE, read_timings
+from facegm.align.timings import TIMINGS_FILE
 from facegm.data.readers.photo import Photo
-from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
@@ -87,7 +82,6 @@ def test_ray_makes_the_same_store_in_silence_and_leaves_no_process(tmp_path: Pat
 
     align_photos(tmp_path / "photos", tmp_path / "by workers", AlignConfig(workers=1))
     assert _contents(tmp_path / "by ray") == _contents(tmp_path / "by workers")
-    assert read_timings(tmp_path / "by ray" / TIMINGS_FILE).keys() == FaceStore(tmp_path / "by ray").records.keys()
 
 
 @needs_ray
@@ -126,36 +120,8 @@ def _read(path: Path) -> str:
         return ""
 
 
-@pytest.mark.parametrize("is_ours", [True, False])
-def test_when_results_are_not_wanted_any_more_ray_is_ended_last(monkeypatch: pytest.MonkeyPatch, is_ours: bool) -> None:
-    """Protects from threads of Ray Data, which would start Ray again, and the caller's own Ray; on a stand-in."""
-    events: list[str] = []
-
-    def rows() -> Iterator[dict[str, bytes]]:
-        try:
-            for number in range(3):
-                yield {"results": pickle.dumps([number])}
-        finally:
-            events.append("end of Ray Data")
-
-    ray = MagicMock()
-    ray.is_initialized.return_value = not is_ours
-    ray.init.side_effect = lambda **_: events.append("begin")
-    ray.shutdown.side_effect = lambda: events.append("end")
-    ray.data.from_items.return_value.map.return_value.iter_rows.side_effect = rows
-    ray.exceptions.RayError = RuntimeError
-    for name, module in {"ray": ray, "ray.data": ray.data, "ray.exceptions": ray.exceptions}.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_BACKEND_LOG_LEVEL"):
-        monkeypatch.setenv(name, "0")
-    results: Any = align_spans_by_ray([[], [], []], AlignConfig(), "cpu")
-    assert [next(results), next(results)] == [[0], [1]]
-    results.close()
-    assert events == (["begin", "end of Ray Data", "end"] if is_ours else ["end of Ray Data"])
-
-
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    photos: Sequence[Photo] = [Photo(path=str(HOPPER), key="hopper.jpg", identity="x")]
+    photos: Sequence[Photo] = [Photo(path=HOPPER, key="hopper.jpg", identity="x")]
     with pytest.raises(FacegmError, match=r"engine ray needs Ray: pip install 'facegm\[ray\]'"):
         align_photos(Path("photos"), tmp_path / "store", AlignConfig(engine="ray"), photos=photos)

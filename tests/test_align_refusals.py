@@ -8,8 +8,8 @@ import pytest
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.data.store import MANIFEST_FILE, FaceStore
 from facegm.errors import FacegmError
+from facegm.store.format import MANIFEST_FILE, FaceStore
 
 
 def contents(folder: Path) -> dict[str, bytes]:

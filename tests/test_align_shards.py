@@ -9,21 +9,19 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from alignment import Alignment
+from alignment import Alignment, InThisProcess
 from PIL import Image
 
 from facegm import cli
 from facegm.align import engines
 from facegm.align.config import AlignConfig, Shard
-from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
 from facegm.align.store_settings import open_folder
-from facegm.align.timings import TIMINGS_FILE, read_timings
-from facegm.align.worker import BATCH, Aligner, Result
+from facegm.align.timings import TIMINGS_FILE
+from facegm.align.worker import BATCH
 from facegm.data.face_files import FACES_FOLDER, StoreFormat
-from facegm.data.readers.photo import Photo
-from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, SHARDS_FOLDER, FaceStore
 from facegm.errors import FacegmError
+from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE, SHARDS_FOLDER, FaceStore
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -51,14 +49,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def in_this_process() -> Iterator[None]:
     """Work without worker processes, which take seconds to start; what they do is protected elsewhere."""
-
-    def align_spans(spans: list[list[list[Photo]]], config: AlignConfig, runtime: Runtime) -> Iterator[list[Result]]:
-        aligner = Aligner(config, runtime)
-        for span in spans:
-            yield aligner.align(span)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "_align_spans", align_spans)
+        patch.setattr(engines, "LocalWorker", InThisProcess)
         yield
 
 
@@ -100,7 +92,6 @@ def test_the_store_of_several_jobs_is_that_of_one(
     assert sum(done) == PHOTOS
     assert min(done) >= BATCH
     assert _contents(tmp_path / "store") == _contents(whole)
-    assert read_timings(tmp_path / "store" / TIMINGS_FILE).keys() == FaceStore(whole).records.keys()
 
 
 def test_in_tar_files_the_faces_are_those_of_one_job(photos: Path, whole: Path, tmp_path: Path) -> None:

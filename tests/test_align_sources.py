@@ -14,7 +14,7 @@ from PIL import Image
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.data.store import FaceStore
+from facegm.store.reader import FaceStore
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 

@@ -1,4 +1,4 @@
-"""Protects what a worker does with its photos: batches, numbers of the manifest, timings, and the choice of a face."""
+"""Protects what a worker does with its photos: batches, numbers of the manifest, and the choice of a face."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,19 +11,18 @@ import torch
 from PIL import Image
 
 from facegm.align import networks, worker
-from facegm.align.choice import FaceChoice
 from facegm.align.config import AlignConfig
 from facegm.align.detector import DetectedFaces, FaceDetector
-from facegm.align.engines import align_groups
-from facegm.align.face import align_face
+from facegm.align.engines import Alignment
+from facegm.align.face import FaceChoice, align_face, alignment_residual, contrast, perceptual_hash, profile, sharpness
+from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
-from facegm.align.quality import alignment_residual, contrast, perceptual_hash, profile, sharpness
-from facegm.align.timings import TIMINGS_FILE, read_timings
-from facegm.align.worker import BATCH_PIXELS, Aligner, Result
+from facegm.align.warp import warp_face
+from facegm.align.worker import BATCH_PIXELS, Aligner, Result, in_whole_photo
 from facegm.data.decoding import read_photo
 from facegm.data.readers.photo import Photo
-from facegm.data.store import FaceStore
 from facegm.errors import FacegmError
+from facegm.store.reader import FaceStore, encode_face
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -49,7 +48,7 @@ class _Recording(FaceDetector):
 def detectors(monkeypatch: pytest.MonkeyPatch) -> list[_Recording]:
     made: list[_Recording] = []
 
-    def make(runtime: object) -> _Recording:
+    def make(runtime: object, **_: object) -> _Recording:
         made.append(_Recording())
         return made[-1]
 
@@ -64,8 +63,12 @@ def _save(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Photo]:
         for number, size in enumerate(sizes):
             path = folder / f"{number:02}.png"
             hopper.resize(size).save(path, compress_level=1)
-            photos.append(Photo(path=str(path), key=path.name, identity="hopper"))
+            photos.append(Photo(path=path, key=path.name, identity="hopper"))
     return photos
+
+
+def _align(config: AlignConfig, groups: Sequence[Sequence[Photo]]) -> list[Result]:
+    return [result for results in Aligner(config, "cpu").align(groups) for result in results]
 
 
 # ------------------------------------------------------------------------------------------------- batches
@@ -75,7 +78,7 @@ def test_a_photo_that_the_detector_stumbles_over_does_not_spoil_its_batch(
     tmp_path: Path, detectors: list[_Recording]
 ) -> None:
     photos = _save(tmp_path, [(128, 150), (ODD_WIDTH, 100), (120, 140)])
-    first, odd, last = Aligner(AlignConfig(), "cpu").align([photos])
+    first, odd, last = _align(AlignConfig(), [photos])
     assert [result.record.status for result in (first, last)] == ["aligned", "aligned"]
     assert (odd.record.status, odd.record.reason, odd.face) == ("failed", "ZeroDivisionError: odd photo", None)
     assert odd.record.faces is None  # it shall be tried again
@@ -91,13 +94,13 @@ def test_a_detector_that_fails_on_every_photo_ends_the_run(tmp_path: Path, detec
     """Protects a data set from a broken device, which would record all of its photos as failed."""
     photos = _save(tmp_path, [(ODD_WIDTH, 100), (ODD_WIDTH, 120)])
     with pytest.raises(FacegmError, match="the detector fails on every photo: ZeroDivisionError: odd photo"):
-        Aligner(AlignConfig(), "cpu").align([photos])
+        _align(AlignConfig(), [photos])
 
 
 def test_batches_are_cut_where_they_become_too_large(tmp_path: Path, detectors: list[_Recording]) -> None:
     small, large, most = (100, 120), (1500, 1500), (2048, 2048)
     photos = _save(tmp_path, [small, large, small, large, most, small, small])
-    results = Aligner(AlignConfig(), "cpu").align([photos[:6], photos[6:]])
+    results = _align(AlignConfig(), [photos[:6], photos[6:]])
     assert [result.record.key for result in results] == [photo.key for photo in photos]
     sizes = [[width * height for width, height in batch] for batch in [[small, large, small], [large], [most]]]
     assert detectors[0].batches == [*sizes, [12_000], [12_000]]
@@ -106,7 +109,7 @@ def test_batches_are_cut_where_they_become_too_large(tmp_path: Path, detectors: 
 
 def test_a_photo_larger_than_a_batch_is_looked_at_alone(tmp_path: Path, detectors: list[_Recording]) -> None:
     photos = _save(tmp_path, [(100, 120), (2100, 2100), (100, 120)])
-    Aligner(AlignConfig(), "cpu").align([photos])
+    _align(AlignConfig(), [photos])
     assert detectors[0].batches == [[12_000], [2100 * 2100], [12_000]]
 
 
@@ -118,7 +121,7 @@ def test_a_face_that_cannot_be_kept_is_a_failure_of_its_photo_alone(
 
     photos = _save(tmp_path, [(128, 150)])
     monkeypatch.setattr(worker, "encode_face", encode)
-    [result] = Aligner(AlignConfig(), "cpu").align([photos])
+    [result] = _align(AlignConfig(), [photos])
     assert (result.record.status, result.record.reason) == ("failed", "RuntimeError: could not encode")
     assert result.face is None
 
@@ -159,27 +162,52 @@ def test_the_digest_is_that_of_the_file_readable_or_not(source: Path, store: Pat
         assert record.digest == hashlib.sha256((source / key).read_bytes()).hexdigest()
 
 
-def test_every_photo_has_its_timings(source: Path, store: Path) -> None:
-    timings = read_timings(store / TIMINGS_FILE)
-    assert list(timings) == list(FaceStore(store).records)
-    torn = timings.pop('torn, "odd".png')
-    assert torn[1] == 0
-    assert all(1e-5 < seconds < 30 for stages in timings.values() for seconds in stages)
-    # Detection is shared out by pixels.
-    shares = [timings[key][1] / (width * height) for key, width, height in [("00.png", 128, 150), ("02.png", 256, 300)]]
-    assert shares[0] == pytest.approx(shares[1], rel=0.01)
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_coordinates_are_those_of_the_whole_photo(reduction: int) -> None:
+    """Against a picture of coordinates that is reduced as a JPEG is, each pixel the mean of a square."""
+    x = np.arange(64.0)
+    reduced = x.reshape(-1, reduction).mean(axis=1)
+    np.testing.assert_array_equal(in_whole_photo(np.arange(64.0 // reduction), reduction), reduced)
 
 
-def test_timings_survive_a_torn_line(source: Path, store: Path, tmp_path: Path) -> None:
-    align_photos(source, tmp_path / "store", AlignConfig(workers=1))
-    path = tmp_path / "store" / TIMINGS_FILE
-    content = path.read_bytes()
-    path.write_bytes(content + content.splitlines()[1][:9])
-    assert read_timings(path).keys() == read_timings(store / TIMINGS_FILE).keys()
-    align_photos(source, tmp_path / "store", AlignConfig(workers=1))  # tries the torn photo again, and adds its line
-    assert path.read_bytes().startswith(content)
-    assert path.read_bytes().count(b"\n") == content.count(b"\n") + 1
-    assert read_timings(path).keys() == read_timings(store / TIMINGS_FILE).keys()
+def test_a_photo_decoded_at_reduced_size_is_recorded_in_pixels_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that the face is what its record says, and that the least size is one in the whole photo."""
+    photos = _save(tmp_path, [(1024, 1200)])
+    whole = read_photo(photos[0].path)
+    [plain] = _align(AlignConfig(), [photos])
+
+    def decode(data: bytes) -> tuple[np.ndarray, int]:
+        return whole.reshape(300, 4, 256, 4, 3).mean(axis=(1, 3)).round().astype(np.uint8), 4
+
+    monkeypatch.setattr(worker, "_decode_reduced", decode)
+    [result] = _align(AlignConfig(), [photos])
+    for found, expected in ((result.record.box, plain.record.box), (result.record.landmarks, plain.record.landmarks)):
+        assert np.abs(np.array(found) - np.array(expected)).max() < 12, "of a face of 360 pixels"
+    landmarks = (np.array(result.record.landmarks) + 0.5) / 4 - 0.5
+    assert result.face == encode_face(warp_face(decode(b"")[0], landmarks))
+
+    left, top, right, bottom = result.record.box or ()
+    side = min(right - left, bottom - top)
+    for minimum, status in ((side - 0.1, "aligned"), (side + 0.1, "failed")):
+        [result] = _align(AlignConfig(choice=FaceChoice(minimum_size=minimum)), [photos])
+        assert result.record.status == status
+
+
+def test_the_record_says_by_what_a_changed_photo_is_known(tmp_path: Path) -> None:
+    [photo] = _save(tmp_path, [(100, 120)])
+    [result] = _align(AlignConfig(), [[photo]])
+    found = photo.path.stat()
+    assert (result.record.photo_bytes, result.record.photo_modified_ns) == (found.st_size, found.st_mtime_ns)
+    photo.path.unlink()
+    [result] = _align(AlignConfig(), [[photo]])
+    assert (result.record.photo_bytes, result.record.photo_modified_ns) == (None, None)
+
+
+def test_the_smallest_face_that_is_looked_for_is_the_detectors(source: Path) -> None:
+    results = [_align(AlignConfig(minimum_face=size), [[_photo(source, "00.png")]]) for size in (20, 110)]
+    assert [result.record.status for [result] in results] == ["aligned", "failed"]
 
 
 # ------------------------------------------------------------------------------------------------- choice
@@ -187,20 +215,18 @@ def test_timings_survive_a_torn_line(source: Path, store: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("choice", [FaceChoice(minimum_size=90), FaceChoice(minimum_probability=1.0)])
 def test_a_face_that_is_not_good_enough_is_a_failure_with_its_reason(source: Path, choice: FaceChoice) -> None:
-    [result] = Aligner(AlignConfig(choice=choice), "cpu").align([[_photo(source, "00.png")]])
+    [result] = _align(AlignConfig(choice=choice), [[_photo(source, "00.png")]])
     assert result.record.reason == "no face large and probable enough"
     assert (result.record.status, result.record.faces, result.face) == ("failed", 1, None)
 
 
 def test_the_smallest_size_is_that_of_the_box(source: Path) -> None:
-    [found] = Aligner(AlignConfig(), "cpu").align([[_photo(source, "01.png")]])
+    [found] = _align(AlignConfig(), [[_photo(source, "01.png")]])
     left, top, right, bottom = found.record.box or ()
     side = min(right - left, bottom - top)
 
     def align(minimum: float) -> Result:
-        [result] = Aligner(AlignConfig(choice=FaceChoice(minimum_size=minimum)), "cpu").align(
-            [[_photo(source, "01.png")]]
-        )
+        [result] = _align(AlignConfig(choice=FaceChoice(minimum_size=minimum)), [[_photo(source, "01.png")]])
         return result
 
     assert align(side - 0.01).record.status == "aligned"
@@ -226,16 +252,21 @@ def test_the_face_is_that_of_the_photo_alone_but_for_rounding(source: Path, stor
 
 
 def _photo(folder: Path, name: str) -> Photo:
-    return Photo(path=str(folder / name), key=name, identity="hopper")
+    return Photo(path=folder / name, key=name, identity="hopper")
 
 
 # ------------------------------------------------------------------------------------------------- errors of a worker
 
 
+def align_all(groups: Sequence[Sequence[Photo]], config: AlignConfig, runtime: Runtime) -> list[Result]:
+    with Alignment(groups, config, runtime) as alignment:
+        return [result for results in alignment for result in results]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_what_keeps_a_worker_from_its_work_is_said(source: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FacegmError, match="runtime cuda: torch sees no GPU here"):
-        list(align_groups([[_photo(source, "02.png")]], AlignConfig(workers=1), "cuda"))
+        align_all([[_photo(source, "02.png")]], AlignConfig(workers=1), "cuda")
     assert "Traceback" not in capfd.readouterr().err
 
 

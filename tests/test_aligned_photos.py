@@ -10,13 +10,13 @@ from facegm.align.aligned_photos import AlignedPhotos, open_aligned_faces
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.data.preprocessing import Preprocessing
-from facegm.data.store import FaceStore
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.faces.run import train_run
 from facegm.faces.samples import LabelledFaces
 from facegm.models.face_resnet import FaceResNetConfig
+from facegm.store.reader import FaceStore
 from facegm.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("quick_workers")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facegm.align.choice import FaceChoice
 from facegm.align.detector import DetectedFaces
+from facegm.align.face import FaceChoice
 
 
 def _faces(*boxes: tuple[float, float, float, float]) -> DetectedFaces:

@@ -15,6 +15,7 @@ OPTIONS = {
     "align": {
         "--output",
         "--on-missing",
+        "--minimum-face",
         "--minimum-size",
         "--minimum-probability",
         "--aligned",
@@ -57,6 +58,7 @@ def test_verbs_and_options_are_these() -> None:
             2,
             "--workers: 0, must be a whole number, at least 1",
         ),
+        (["align", "empty", "--output", "store", "--minimum-face", "11"], 2, "minimum_face: 11, must be at least 12"),
         (["inspect"], 2, "required: store"),
         (["inspect", "empty"], 1, "empty: not a store of aligned faces"),
         (["inspect", "empty", "--samples", "0"], 2, "--samples: 0, must be a whole number, at least 1"),

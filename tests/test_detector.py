@@ -132,6 +132,21 @@ def test_a_face_too_small_to_look_for_is_not_found(detector: FaceDetector, hoppe
     assert len(detector.detect(_resized(hopper, 30, 26))) == 0
 
 
+@pytest.mark.parametrize(("minimum_face", "small", "large"), [(12, True, True), (40, False, True), (70, False, False)])
+def test_another_smallest_face_is_that_of_facenet_pytorch(
+    hopper: np.ndarray, minimum_face: int, small: bool, large: bool
+) -> None:
+    """Also that it does what it says: faces of about 25 and 60 pixels are found by those who look for such."""
+    detector = FaceDetector(minimum_face=minimum_face)
+    reference = MTCNN(keep_all=True, device="cpu", min_face_size=minimum_face)
+    of_60, of_25 = _resized(hopper, 200, 171), _resized(hopper, 84, 72)
+    assert _assert_same_faces(detector, reference, hopper) == 1
+    assert bool(_assert_same_faces(detector, reference, of_60)) == large
+    assert bool(_assert_same_faces(detector, reference, of_25)) == small
+    both = np.hstack([of_60, np.pad(of_25, ((0, 116), (0, 0), (0, 0)))])
+    _assert_same_faces(detector, reference, both)
+
+
 # ------------------------------------------------------------------------------------------------- batches, tiles
 
 

@@ -20,10 +20,10 @@ from facegm.cli import main
 from facegm.config import parse_config
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.samples import Batch, DrawnSamples
-from facegm.data.store import FaceStore
 from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.faces.samples import LabelledFaces
 from facegm.faces.task import FaceTask
+from facegm.store.reader import FaceStore
 from facegm.training.config import TrainConfig
 
 CPU = Circumstances(residency="host", is_gpu=False, cores=8, encoding="png", has_short_precision=True)

@@ -13,12 +13,11 @@ import torch
 from facegm.checkup.random_store import RandomStore
 from facegm.data import residency
 from facegm.data.draws import load
-from facegm.data.face_files import StoreFormat, append_faces, face_path
 from facegm.data.preprocessing import Preprocessing, crop_and_mirror, network_input
 from facegm.data.samples import Batch, DrawnSamples
-from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, FaceStore
 from facegm.errors import FacegmError
 from facegm.faces.samples import FaceDraws, LabelledFaces, augmented_input, plain_batch
+from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE, FaceStore, StoreFormat, append_faces, face_path
 
 SMALL = Preprocessing(face_size=64, crop_size=60)
 DRAWN = DrawnSamples(

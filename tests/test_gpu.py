@@ -9,7 +9,6 @@ from torch import Tensor
 
 from facegm.data.draws import StepSampler
 from facegm.data.preprocessing import Preprocessing
-from facegm.data.store import FaceStore
 from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.faces.run import draw_plan, train_run
 from facegm.faces.samples import LabelledFaces
@@ -19,6 +18,7 @@ from facegm.losses.gm import gm_loss
 from facegm.losses.softmax import softmax_loss
 from facegm.models.face_resnet import FaceResNetConfig
 from facegm.schedule import Progress
+from facegm.store.reader import FaceStore
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
 from facegm.training.config import TrainConfig
 from facegm.training.distributed import Processes

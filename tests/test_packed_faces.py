@@ -24,8 +24,8 @@ from facegm.align.timings import TIMINGS_FILE
 from facegm.align.worker import Result
 from facegm.data.face_files import FaceWriter, StoreFormat, append_faces, face_path, open_faces
 from facegm.data.readers.photo import Photo
-from facegm.data.store import MANIFEST_FILE, SETTINGS_FILE, FaceRecord, FaceStore, encode_face
 from facegm.errors import FacegmError
+from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE, FaceRecord, FaceStore, encode_face
 
 PACKED = StoreFormat(container="tar")
 TAR, INDEX = "faces/00000.tar", "faces/00000.idx"

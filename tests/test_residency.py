@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from facegm.data import residency
-from facegm.data.residency import Residency, choose_residency, decode_to, free_memory
+from facegm.data.residency import Residency, choose_residency, decode_to
 from facegm.errors import FacegmError
 
 Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]]
@@ -44,24 +44,6 @@ def test_the_fastest_place_with_room_is_taken(
     assert choose_residency("auto", size, device) == expected
     places: tuple[Residency, ...] = ("device", "host", "stream")
     assert all(choose_residency(asked, size, device) == asked for asked in places)
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"), [("max", 3_000 * 1024), ("2000000", 2_000_000), ("9000000", 3_000 * 1024)]
-)
-def test_a_containers_limit_counts(limit: str, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Protects a container from images that the machine would have room for, and it has not."""
-    files = {
-        "/proc/meminfo": ["MemTotal: 9000 kB", "MemAvailable:    3000 kB"],
-        "/sys/fs/cgroup/memory.max": [limit],
-    }
-    monkeypatch.setattr(residency, "_lines", lambda path: files[path])
-    assert free_memory() == expected
-
-
-def test_memory_is_known_where_the_system_has_no_such_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residency, "_lines", lambda _: [])
-    assert 2**28 < free_memory() < 2**50
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 20])

@@ -19,20 +19,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from facegm.data.face_files import DEFAULT_FORMAT, StoreFormat, append_faces, face_path
 from facegm.data.files import atomic_file, replace_atomically
-from facegm.data.store import (
+from facegm.errors import FacegmError
+from facegm.store.format import (
     MANIFEST_FILE,
     SETTINGS_FILE,
     FaceRecord,
     FaceStore,
+    StoreFormat,
+    append_faces,
     encode_face,
     encode_record,
+    face_path,
     is_store,
     read_manifest,
     read_settings,
 )
-from facegm.errors import FacegmError
 
 FORMATS = {
     "png": DEFAULT_FORMAT,

@@ -20,7 +20,6 @@ from torch import nn
 from facegm.cli import main
 from facegm.config import parse_config
 from facegm.data.preprocessing import Preprocessing, network_input
-from facegm.data.store import FaceStore
 from facegm.embedding.model_file import load_embedder
 from facegm.embedding.network import embed_faces
 from facegm.errors import FacegmError
@@ -31,6 +30,7 @@ from facegm.losses.config import LossConfig, LossName
 from facegm.losses.geometry import optimal_distance
 from facegm.losses.gm_module import GMLossConfig
 from facegm.models.face_resnet import FaceResNetConfig
+from facegm.store.reader import FaceStore
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
 from facegm.training.config import OptimizerConfig, TrainConfig, to_yaml
 from facegm.training.run_folder import read_metrics

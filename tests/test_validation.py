@@ -13,7 +13,6 @@ from exact_resume import assert_equal
 from face_runs import MODEL, SMALL, exported, small_config
 
 from facegm.cli import main
-from facegm.data.store import FaceStore
 from facegm.embedding.network import embed_faces
 from facegm.errors import FacegmError
 from facegm.eval.pairs import read_pairs
@@ -24,6 +23,7 @@ from facegm.faces.run import train_run
 from facegm.faces.samples import LabelledFaces
 from facegm.faces.task import FaceTask
 from facegm.losses.config import LossConfig
+from facegm.store.reader import FaceStore
 from facegm.training.checkpoint import checkpoints
 from facegm.training.config import to_yaml
 from facegm.training.run_folder import read_metrics

@@ -11,7 +11,6 @@ from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.align.warp import TEMPLATE
 from facegm.data.preprocessing import Preprocessing
-from facegm.data.store import FaceStore
 from facegm.demo.photos import write_pairs, write_photos
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import save_embedder
@@ -19,6 +18,7 @@ from facegm.errors import FacegmError
 from facegm.eval.pairs import read_pairs
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.store.reader import FaceStore
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 

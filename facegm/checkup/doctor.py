@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from facegm.checkup.bottleneck import Circumstances
-from facegm.checkup.machine import cores
 from facegm.checkup.random_store import RandomStore
+from facegm.data.machine import cores
 from facegm.data.residency import choose_residency
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import open_training_faces

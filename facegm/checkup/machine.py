@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from facegm.data.residency import free_memory
+from facegm.data.machine import cores, free_memory
 from facegm.training.devices import autocast_dtype
 from facegm.training.room import SHARED_MEMORY
 
@@ -33,11 +33,6 @@ def _version_of_extra(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return f'not installed (pip install "facegm[{name}]")'
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def devices() -> dict[str, str]:

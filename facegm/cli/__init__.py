@@ -11,6 +11,7 @@ from facegm.errors import FacegmError, StoppedError, UsageError
 VERBS = {
     "align": "find and align the faces of a data set of photos",
     "inspect": "count and show what a store of aligned faces holds: failures, poor faces, duplicates",
+    "convert": "bring a store that a version before has made up to date",
     "train": "train a face network with the GM loss, or with one of those it is compared with",
     "doctor": "say what this machine has, how fast it would train, and what limits that",
     "overfit": "learn one batch by heart: a minute's check that network, loss and optimiser work",

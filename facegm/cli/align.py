@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.options import add_workers
+from facegm.cli.options import add_workers, whole_number
 from facegm.data.names import printable
 from facegm.errors import UsageError
 
@@ -21,15 +21,29 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "input",
         type=Path,
-        help="folder tree identity/photo.jpg; a list file: a path a line, then a tab and the identity; tar shards or a "
-        "folder of them (WebDataset); or x.rec with x.idx beside it (insightface)",
+        help="folder tree identity/photo.jpg; a list file: a path a line, then a tab or comma and the identity; tar "
+        "shards or a folder of them (WebDataset); x.rec with x.idx beside it (insightface); or an LMDB",
     )
     options.add_argument("--output", type=Path, required=True, help="the store: a folder that is made, or gone on with")
+    options.add_argument(
+        "--identity-level",
+        type=whole_number(minimum=1),
+        default=1,
+        metavar="N",
+        help="which folder of a photo names its identity, counted up from the photo (default: 1, the one it lies in)",
+    )
     options.add_argument(
         "--on-missing",
         choices=("skip", "center-crop"),
         default="skip",
         help="where no face is found: leave the photo out (default), or take its middle, as evaluation sets need",
+    )
+    options.add_argument(
+        "--minimum-face",
+        type=int,
+        default=20,
+        metavar="PIXELS",
+        help="smallest face looked for (default: %(default)s); with a larger one large photos take less time",
     )
     options.add_argument(
         "--minimum-size", type=float, default=0.0, metavar="PIXELS", help="smallest side of a face's box (default: any)"
@@ -49,7 +63,7 @@ def parser() -> ArgumentParser:
         "--container",
         choices=("folder", "tar"),
         default="folder",
-        help="one file a face (default), or all in a tar file with an index, easier on the file system",
+        help="one file a face (default), or all in a tar file, easier on the file system",
     )
     options.add_argument(
         "--runtime",
@@ -66,6 +80,11 @@ def parser() -> ArgumentParser:
         default="local",
         help="worker processes of this machine (default), or of a Ray cluster (extra facegm[ray])",
     )
+    options.add_argument(
+        "--remove-missing",
+        action="store_true",
+        help="go on with a store although many of its photos are gone from the input: their faces go too",
+    )
     add_workers(options)
     return options
 
@@ -73,13 +92,17 @@ def parser() -> ArgumentParser:
 def run(arguments: Sequence[str]) -> None:
     """Align, and print what became of the photos."""
     options = parser().parse_args(arguments)
-    from facegm.align.choice import FaceChoice
-    from facegm.align.config import AlignConfig, Shard
+    from facegm.align.config import AlignConfig
+    from facegm.align.face import FaceChoice
+    from facegm.align.inspection_text import identity_remarks
     from facegm.align.pipeline import align_photos
-    from facegm.data.face_files import StoreFormat
+    from facegm.store.format import StoreFormat
+    from facegm.store.journal import Shard
 
     try:
         config = AlignConfig(
+            identity_level=options.identity_level,
+            minimum_face=options.minimum_face,
             on_missing=options.on_missing,
             choice=FaceChoice(minimum_size=options.minimum_size, minimum_probability=options.minimum_probability),
             is_aligned=options.aligned,
@@ -88,10 +111,27 @@ def run(arguments: Sequence[str]) -> None:
             engine=options.engine,
             workers=options.workers,
             shard=None if options.shard is None else Shard.parse(options.shard),
+            remove_missing=options.remove_missing,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    print(closing_summary(align_photos(options.input, options.output, config), options.output))
+    summary = align_photos(options.input, options.output, config)
+    store = summary.store
+    print(closing_summary(store.statuses, options.output))
+    for change, count in store.changes.items():
+        if count:
+            print(f"  {count:,} {_CHANGES[change]}")
+    for line in identity_remarks(identities=store.identities, faces=store.faces, unknown=store.unknown):
+        print(f"  {line}")
+    for remark in summary.remarks:
+        print(f"  {printable(remark)}")
+
+
+_CHANGES = {
+    "gone": "photos are gone from the input, and their faces from the store",
+    "changed": "photos have changed, and were aligned anew",
+    "damaged": "faces were missing or damaged, and were made anew",
+}
 
 
 def closing_summary(counts: Counter[str], store: Path) -> str:

@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
 
     store = FaceStore(options.store)
     inspection = inspect_manifest(store)
-    summary = closing_summary(inspection.statuses, options.store) + "\n" + describe(inspection, store.key)
+    summary = closing_summary(inspection.statuses, options.store) + "\n" + describe(inspection, store.keys.__getitem__)
     print(summary)
     # Beside the store, like a report beside its model: the store itself holds nothing but its own files.
     output = options.output or Path(os.path.abspath(options.store) + ".html")

@@ -1,8 +1,9 @@
 """Options that several commands share."""
 
-import os
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+
+from facegm.data.machine import default_workers
 
 
 def add_workers(options: ArgumentParser) -> None:
@@ -10,8 +11,8 @@ def add_workers(options: ArgumentParser) -> None:
     options.add_argument(
         "--workers",
         type=whole_number(minimum=1),
-        default=os.cpu_count() or 1,
-        help="worker processes (default: one a processor, %(default)s)",
+        help="worker processes (default: as many as this machine has cores and memory for, "
+        f"{default_workers()}; on GPUs a few each)",
     )
 
 

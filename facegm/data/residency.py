@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,8 +12,9 @@ import torch
 import torch.distributed as dist
 from jaxtyping import UInt8
 from torch import Tensor
-from tqdm import tqdm
 
+from facegm.data.machine import free_memory
+from facegm.data.progress import Progress
 from facegm.errors import FacegmError
 
 Residency = Literal["device", "host", "stream"]
@@ -79,22 +79,10 @@ def decode_to(
     return images
 
 
-def free_memory() -> float:
-    """Bytes that this machine could give to new data, and this process group may have."""
-    free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            free = float(line.split()[1]) * 1024
-    for limit in _lines("/sys/fs/cgroup/memory.max"):  # that of a container
-        if limit.isdigit():
-            free = min(free, float(limit))
-    return free
-
-
 def _decode(images: Tensor, load: Callable[[int], Image], first: int, last: int) -> None:
     with (
         ThreadPoolExecutor() as threads,
-        tqdm(desc="decode", total=last - first, unit="image", disable=True if first else None, delay=2) as progress,
+        Progress("decode", last - first, "images", is_shown=first == 0) as progress,
     ):
         for start in range(first, last, _BLOCK):  # all of those for a GPU would take as much of the host's memory
             end = min(start + _BLOCK, last)
@@ -152,10 +140,3 @@ def _gathered(text: str) -> list[str]:
     texts = [""] * dist.get_world_size()
     dist.all_gather_object(texts, text)
     return texts
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from facegm.data.files import replace_atomically
+from facegm.data.progress import Progress
 from facegm.demo.identity import draw_identity
 from facegm.demo.photo import take_photo
 from facegm.errors import FacegmError
@@ -34,7 +34,7 @@ def write_photos(folder: Path, *, identities: range, photos_per_identity: int, s
         How many photos were written, without those already there.
     """
     written = 0
-    with tqdm(desc="photos", total=len(identities) * photos_per_identity, unit="photo", disable=None) as progress:
+    with Progress("photos", len(identities) * photos_per_identity, "photos") as progress:
         for index in identities:
             paths = {number: _photo_path(folder, index, number) for number in range(1, photos_per_identity + 1)}
             missing = {number: path for number, path in paths.items() if not path.exists()}
@@ -45,7 +45,7 @@ def write_photos(folder: Path, *, identities: range, photos_per_identity: int, s
             for number, path in missing.items():
                 photo = take_photo(identity, np.random.default_rng([seed, index, number]))
                 _write_jpeg(path, photo)
-                progress.update()
+                progress.update(1)
             written += len(missing)
     return written
 

@@ -8,13 +8,13 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from tqdm import tqdm
 
 from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
 from facegm.align.warp import FACE_SIZE, TEMPLATE
 from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing
+from facegm.data.progress import Progress
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.model_file import MODEL_FILE, load_embedder
 from facegm.embedding.network import embed_faces
@@ -115,11 +115,13 @@ class FaceEmbedder:
         self, faces: Sequence[UInt8[np.ndarray, "side side 3"]], *, progress: bool = False
     ) -> Float[np.ndarray, "faces dim"]:
         """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised."""
-        starts = tqdm(range(0, len(faces), BATCH), desc="embed", unit="batch", disable=None if progress else True)
-        batches = [
-            embed_faces(self._network, self._preprocessing, np.stack(faces[start : start + BATCH])) for start in starts
-        ]
-        return np.concatenate([np.empty((0, self.dim), np.float32), *batches])
+        batches = [np.empty((0, self.dim), np.float32)]
+        with Progress("embed", len(faces), "faces", is_shown=progress) as shown:
+            for start in range(0, len(faces), BATCH):
+                batch = np.stack(faces[start : start + BATCH])
+                batches.append(embed_faces(self._network, self._preprocessing, batch))
+                shown.update(len(batch))
+        return np.concatenate(batches)
 
     def verify(self, photo_a: PhotoLike, photo_b: PhotoLike, *, threshold: float | None = None) -> Comparison:
         """Compare the faces of two photos.

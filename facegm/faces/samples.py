@@ -85,8 +85,8 @@ class LabelledFaces(Samples):
         if len(self.identities) < 2:
             raise FacegmError(
                 f"{store.folder}: {len(self.identities)} identity with aligned faces"
-                f"{f', and {strangers:,} faces of no known identity' if strangers else ''}; training needs at least two, "
-                "each in a folder of its own"
+                f"{f', and {strangers:,} faces of no known identity' if strangers else ''}; training needs at least "
+                "two, each in a folder of its own"
             )
         if strangers:
             logger.warning(f"{store.folder}: {strangers:,} faces of no known identity are left out")

@@ -126,7 +126,7 @@ class TarWriter:
         self._folder, self._suffix, self._part, self._end = folder, SUFFIXES[store_format.encoding], part, end
         path = folder / FACES_FOLDER / f"{part}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._tar = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        self._tar = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115
         self._tar.truncate(end)
 
     def append(self, key: str, data: bytes) -> tuple[str, int]:
@@ -176,7 +176,7 @@ def member_ends(
     offsets: Int64[np.ndarray, " faces"], lengths: Int64[np.ndarray, " faces"]
 ) -> Int64[np.ndarray, " faces"]:
     """Where the members after some pictures begin: tar files count in blocks."""
-    return offsets + lengths + -lengths % _BLOCK
+    return np.asarray(offsets + lengths + -lengths % _BLOCK)
 
 
 def _blank(tar: int, start: int, end: int) -> None:

@@ -1,7 +1,7 @@
 """What has been done since a store's manifest was written: a line for photos that were looked at together.
 
-A line is the CRC-32 of its content in hexadecimal, a space, and the content: a JSON list of the fields of `FaceRecord` and
-of the pictures' places. So whatever a killed process or a power cut leaves of it, whole lines count and others do not.
+A line is the CRC-32 of its content in hexadecimal, a space, and the content: a JSON list of the fields of
+`FaceRecord` and of the pictures' places. So whatever a killed process or a power cut leaves of it, whole lines count and others do not.
 Each of several jobs has a file of its own, and whoever holds its lock is at work on it.
 """
 
@@ -67,7 +67,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         while True:
-            self._file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "r+b", buffering=0)
+            self._file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "r+b", buffering=0)  # noqa: SIM115
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(self._file.fileno()), path.stat()):

@@ -165,8 +165,8 @@ class FaceStore:
             else ""
         )
         return (
-            f"{self._place(row).path}: missing or damaged face of the store, of {self.keys[row]}{also}; run `facegm align` "
-            "again as before, which makes damaged faces anew"
+            f"{self._place(row).path}: missing or damaged face of the store, of {self.keys[row]}{also}; "
+            "run `facegm align` again as before, which makes damaged faces anew"
         )
 
     def _place(self, row: int) -> Place:
@@ -196,11 +196,11 @@ def read_manifest(folder: Path, columns: Sequence[str] | None = None) -> pa.Tabl
         raise FacegmError(f"{path}: missing; run `facegm align` again as before") from error
     except (pa.ArrowException, OSError) as error:
         raise FacegmError(
-            f"{path}: damaged ({error}); bring it back, or delete it and run `facegm align` again, which then aligns all "
-            "photos anew"
+            f"{path}: damaged ({error}); bring it back, or delete it and run `facegm align` again, which then aligns "
+            "all photos anew"
         ) from error
 
 
 def numbers_of(table: pa.Table, name: str) -> Int64[np.ndarray, " rows"]:
     """A column of whole numbers as an array, 0 in place of null."""
-    return pc.fill_null(table[name], 0).to_numpy().astype(np.int64)
+    return np.asarray(pc.fill_null(table[name], 0).to_numpy(), np.int64)

@@ -188,8 +188,8 @@ class StoreWriter:
         recorded = int((rows >= 0).sum()) + self.changes["gone"]
         if not remove_missing and self.changes["gone"] > max(10, FEW * recorded):
             raise FacegmError(
-                f"{self._folder}: {self.changes['gone']:,} of the {recorded:,} photos of this store are no longer in the "
-                "source, and their faces would go; if that is meant, give --remove-missing"
+                f"{self._folder}: {self.changes['gone']:,} of the {recorded:,} photos of this store are no longer in "
+                "the source, and their faces would go; if that is meant, give --remove-missing"
             )
         counted = table.take(pa.array(rows[done]))
         counted = counted.filter(pc.equal(counted["part"], self._part))

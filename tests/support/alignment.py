@@ -5,10 +5,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forks import forks
+
+if TYPE_CHECKING:  # slow to import
+    import numpy as np
+
+    from facegm.align.config import AlignConfig
+    from facegm.align.local_engine import Groups
+    from facegm.align.networks import Runtime
+    from facegm.align.worker import Result
 
 
 class Alignment:
@@ -18,10 +27,13 @@ class Alignment:
         arguments: of `facegm align`.
         folder: working folder.
         batch: photos that are looked at together, and whose results are recorded together; None for as many as ever.
+        killing: bytes of a photo that kill the worker that decodes them, by SIGKILL.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, *, batch: int | None = None) -> None:
-        self._process = forks().Process(target=_align, args=(list(arguments), folder, batch))
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, *, batch: int | None = None, killing: bytes | None = None
+    ) -> None:
+        self._process = forks().Process(target=_align, args=(list(arguments), folder, batch, killing))
         self._process.start()
 
     def poll(self) -> int | None:
@@ -35,12 +47,16 @@ class Alignment:
 
     def kill_group(self) -> None:
         """Kill it and its workers by SIGKILL, if it has not ended."""
+        self.signal_group(signal.SIGKILL)
+        self._process.join()
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to it and its workers, as a terminal does, if it has not ended."""
         assert self._process.pid is not None
         while self.poll() is None and os.getpgid(self._process.pid) != self._process.pid:
             time.sleep(0.001)  # it does not lead its group yet
         if self.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.join()
+            os.killpg(self._process.pid, number)
 
 
 def warm_up() -> None:
@@ -50,11 +66,26 @@ def warm_up() -> None:
     first.join()
 
 
-def _align(arguments: list[str], folder: Path, batch: int | None) -> None:
+def kill_at(mark: bytes) -> None:
+    """From now on, decoding a photo that holds these bytes kills this process and those forked from it."""
+    from facegm.align import worker
+
+    decode = worker.decode_photo
+
+    def decode_or_die(data: bytes) -> "np.ndarray":
+        if mark in data:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(data)
+
+    worker.decode_photo = decode_or_die  # type: ignore[attr-defined]
+
+
+def _align(arguments: list[str], folder: Path, batch: int | None, killing: bytes | None) -> None:
     from facegm.align import engines, pipeline
     from facegm.cli import main
 
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -63,4 +94,25 @@ def _align(arguments: list[str], folder: Path, batch: int | None) -> None:
     engines.get_context = lambda _: multiprocessing.get_context("fork")  # type: ignore[attr-defined,assignment]
     if batch is not None:
         engines.SPAN, pipeline.BATCH = 1, batch  # type: ignore[attr-defined]
+    if killing is not None:
+        kill_at(killing)
     sys.exit(main(["align", *arguments]))
+
+
+class InThisProcess:
+    """Stands in for `facegm.align.engines.LocalWorker`: aligns in the thread that would wait for a process."""
+
+    def __init__(self, _: object, config: "AlignConfig", runtime: "Runtime", gpu: int) -> None:
+        self._options = config, runtime, gpu
+
+    def wait_until_ready(self) -> None:
+        from facegm.align.worker import Aligner
+
+        self._aligner = Aligner(*self._options)
+
+    def align(self, groups: "Groups") -> "Iterator[list[Result]]":
+        return self._aligner.align(groups)
+
+    def check(self) -> None: ...
+
+    def kill(self) -> None: ...

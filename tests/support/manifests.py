@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facegm.data.store import encode_face
-from facegm.store.format import MANIFEST_SCHEMA
+from facegm.store.format import MANIFEST_SCHEMA, encode_face
 
 Row = Mapping[str, Any]
 """The columns of a photo that are not null."""

@@ -1,0 +1,135 @@
+"""One worker, as its owner sees it, and the one that is a process of this machine."""
+
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from typing import Any, Protocol
+
+from facegm.align.config import AlignConfig
+from facegm.align.networks import Runtime
+from facegm.align.worker import Aligner, Result
+from facegm.data.readers.photo import Photo
+from facegm.errors import FacegmError
+
+Groups = Sequence[Sequence[Photo]]
+"""Photos that are looked at together, several times."""
+
+
+class WorkerDied(Exception):  # noqa: N818 - not an error of the program's
+    """A worker has ended in the middle of its work, or before."""
+
+
+class Worker(Protocol):
+    """A process that aligns photos, begun but perhaps not ready yet."""
+
+    def wait_until_ready(self) -> None:
+        """Wait for it to have loaded what it needs; raises what keeps it from that, or `WorkerDied`."""
+
+    def align(self, groups: Groups) -> Iterator[list[Result]]:
+        """Yield the results of photos that were looked at together; raises the worker's errors, or `WorkerDied`."""
+
+    def check(self) -> None:
+        """Do what any worker can (see `Aligner.check`); raises `WorkerDied` where it cannot."""
+
+    def kill(self) -> None:
+        """End it at once, from any thread."""
+
+
+class LocalWorker:
+    """A worker process of this machine.
+
+    Args:
+        context: how processes are begun.
+        config: see `Aligner`, as for what follows.
+        runtime: what computes the detector.
+        gpu: the number of its GPU.
+    """
+
+    _beginning = threading.Lock()
+    """So that a process that is forked by one thread does not inherit the half-open pipe of another's."""
+
+    def __init__(self, context: BaseContext, config: AlignConfig, runtime: Runtime, gpu: int) -> None:
+        with self._beginning:
+            self._connection, other = context.Pipe()
+            self._process: Any = context.Process(  # type: ignore[attr-defined]  # all contexts have it
+                target=_work, args=(other, config, runtime, gpu), daemon=True
+            )
+            self._process.start()
+            other.close()
+
+    def wait_until_ready(self) -> None:
+        """See `Worker`."""
+        self._receive()
+
+    def align(self, groups: Groups) -> Iterator[list[Result]]:
+        """See `Worker`."""
+        self._send(groups)
+        while (results := self._receive()) is not None:
+            yield results
+
+    def check(self) -> None:
+        """See `Worker`."""
+        self._send(None)
+        self._receive()
+
+    def kill(self) -> None:
+        """See `Worker`; it holds nothing that would have to be put in order."""
+        self._process.kill()
+
+    def _send(self, message: Groups | None) -> None:
+        try:
+            self._connection.send(message)
+        except OSError as error:
+            raise WorkerDied(self._end()) from error
+
+    def _receive(self) -> list[Result] | None:
+        wait([self._connection, self._process.sentinel])
+        try:
+            if not self._connection.poll():
+                raise WorkerDied(self._end())
+            message: list[Result] | Exception | None = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerDied(self._end()) from error
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    def _end(self) -> str:
+        self._process.join(1)
+        return f"exit code {self._process.exitcode}"
+
+
+def _work(connection: Connection, config: AlignConfig, runtime: Runtime, gpu: int) -> None:
+    """What a worker process does: tell that it is ready; then for all that it is told, results, and None at the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        aligner = Aligner(config, runtime, gpu)
+        connection.send(None)
+        while True:
+            groups = connection.recv()
+            if groups is None:
+                aligner.check()
+            else:
+                for results in aligner.align(groups):
+                    connection.send(results)
+            connection.send(None)
+    except (EOFError, BrokenPipeError):  # nobody listens any more
+        return
+    except FacegmError as error:
+        connection.send(error)
+    except Exception:
+        connection.send(RuntimeError(f"an alignment worker has failed:\n{traceback.format_exc()}"))
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work for ever, even when its parent was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

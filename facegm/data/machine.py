@@ -1,0 +1,89 @@
+"""The share of a machine that this process may use: its cores and its memory, those of a container included."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+ALIGNER_MEMORY = 1536 * 2**20
+"""Bytes that one worker process of an alignment takes at most, on photos of any size; a test holds it to that."""
+
+ROOT = Path("/")
+"""Where Linux keeps its files on processes and control groups, under `proc` and `sys`."""
+
+
+def default_workers(root: Path = ROOT) -> int:
+    """Worker processes of an alignment for which there are cores and memory; at least one."""
+    return max(1, min(cores(root), int(free_memory(root) // ALIGNER_MEMORY)))
+
+
+def cores(root: Path = ROOT) -> int:
+    """Cores that this process may use: by its affinity, and by the time that its control groups are given.
+
+    A part of a core counts as one, so that it is used.
+    """
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for group in _control_groups("cpu", root):
+        quota, period = _quota(group)
+        if quota > 0 and period > 0:  # -1 or "max": no limit
+            found = min(found, math.ceil(quota / period))
+    return found
+
+
+def free_memory(root: Path = ROOT) -> float:
+    """Bytes that this machine could give to new data, and the control groups of this process may still have."""
+    free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for line in _lines(root / "proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = float(line.split()[1]) * 1024
+    for group in _control_groups("memory", root):
+        limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
+        if limit:
+            used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes")
+            free = min(free, max(0, limit - used + _reclaimable(group)))
+    return free
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of this process's control groups, of both versions, from its own up to the root.
+
+    A container's own group often is the root that it sees, while `/proc/self/cgroup` names a path outside of it.
+    """
+    for line in _lines(root / "proc/self/cgroup") or ["0::/"]:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
+        group = mount / path.lstrip("/")
+        yield group
+        while group != mount and mount in group.parents:
+            group = group.parent
+            yield group
+
+
+def _quota(group: Path) -> tuple[float, float]:
+    """Microseconds of the processors in each period, and the period; 0 where there is no limit."""
+    for line in _lines(group / "cpu.max"):
+        quota, _, period = line.partition(" ")
+        return float(quota) if quota.isdigit() else 0.0, float(period or 100_000)
+    return _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+
+
+def _reclaimable(group: Path) -> float:
+    """Bytes of files that the kernel keeps for a group as long as nothing else wants the room."""
+    names = ("inactive_file", "total_inactive_file")
+    counts = [line.split() for line in _lines(group / "memory.stat")]
+    return max((float(count) for name, count in counts if name in names), default=0.0)
+
+
+def _number(path: Path) -> float:
+    """What a file says; 0 where there is none, or where it says that there is no limit."""
+    text = "".join(_lines(path)).strip()
+    return float(text) if text.isdigit() else 0.0
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
