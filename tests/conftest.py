@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,10 +19,9 @@ from forks import forks, run_ranks
 from threadpoolctl import threadpool_limits
 
 from facegm.align.warp import TEMPLATE
-from facegm.data.face_files import DEFAULT_FORMAT, append_faces
 from facegm.losses.engine import Operands
 from facegm.losses.fused import Fused
-from facegm.store.format import FORMAT, FaceRecord, encode_face, encode_record
+from facegm.store.format import FORMAT, encode_face, manifest_writer, to_table
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 WANT_OF_DATA = "real data not found"
@@ -125,16 +125,20 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 6 identities with 8 noisy variations of one smooth pattern each; made without any detector."""
     folder = tmp_path_factory.mktemp("small-store")
     rng = np.random.default_rng(0)
-    lines, faces = [], append_faces(folder, DEFAULT_FORMAT, recorded=())
+    rows: list[dict[str, object]] = []
     for identity in range(6):
         pattern = cv2.resize(rng.uniform(0, 255, (5, 5, 3)), (128, 128), interpolation=cv2.INTER_CUBIC)
         for photo in range(8):
-            face = np.clip(pattern + rng.normal(0, 20, (128, 128, 3)), 0, 255).astype(np.uint8)
+            face = encode_face(np.clip(pattern + rng.normal(0, 20, (128, 128, 3)), 0, 255).astype(np.uint8))
             key = f"person_{identity}/person_{identity}_{photo + 1:04d}.jpg"
-            faces.append(key, encode_face(face))
-            lines.append(encode_record(FaceRecord(key=key, identity=f"person_{identity}", status="aligned")))
-    lines.append(encode_record(FaceRecord(key="person_0/x.jpg", identity="person_0", status="failed", reason="empty")))
-    (folder / "manifest.jsonl").write_text("".join(lines))
+            path = folder / f"faces/{key}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(face)
+            row = {"key": key, "identity": f"person_{identity}", "status": "aligned"}
+            rows.append(row | {"offset": 0, "length": len(face), "checksum": zlib.crc32(face)})
+    rows.append({"key": "person_0/x.jpg", "identity": "person_0", "status": "failed", "reason": "empty"})
+    with manifest_writer(folder) as manifest:
+        manifest.write_table(to_table(rows))
     settings = {"format": FORMAT, "size": 128, "template": TEMPLATE.tolist()}
     (folder / "store.json").write_text(json.dumps(settings))
     return folder

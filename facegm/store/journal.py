@@ -1,8 +1,8 @@
 """What has been done since a store's manifest was written: a line for photos that were looked at together.
 
-A line is the CRC-32 of its content in hexadecimal, a space, and the content: a JSON list of the fields of
-`FaceRecord` and of the pictures' places. So whatever a killed process or a power cut leaves of it, whole lines count and others do not.
-Each of several jobs has a file of its own, and whoever holds its lock is at work on it.
+A line is the CRC-32 of its content in hexadecimal, a space, and the content: a JSON list of the fields of `FaceRecord`
+and of the pictures' places. So whatever a killed process or a power cut leaves of it, whole lines count and others do
+not. Each of several jobs has a file of its own, and whoever holds its lock is at work on it.
 """
 
 import fcntl
