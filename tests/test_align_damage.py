@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stores import NamedFaces
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.align.timings import TIMINGS_FILE
 from facegm.align.worker import Aligner
 from facegm.data.readers.photo import Photo
-from facegm.store.format import MANIFEST_FILE, FaceStore
+from facegm.store.format import MANIFEST_FILE
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -137,7 +137,7 @@ def test_every_input_has_a_face_or_a_reason_and_the_counts_add_up(
     photos: Path, aligned: tuple[Path, Counter[str]]
 ) -> None:
     store, counts = aligned
-    records = FaceStore(store).records
+    records = NamedFaces(store).records
     keys = [path.relative_to(photos).as_posix() for path in photos.rglob("*.*")]
     assert list(records) == sorted(keys, key=os.fsencode)
     assert len(records) > 290
@@ -145,7 +145,7 @@ def test_every_input_has_a_face_or_a_reason_and_the_counts_add_up(
     assert sum(number for kind, number in counts.items() if kind.startswith("failed: ")) == counts["failed"]
     for key, record in records.items():
         if record.status == "aligned":
-            assert FaceStore(store).read_face(key).shape == (128, 128, 3)
+            assert NamedFaces(store).face(key).shape == (128, 128, 3)
             assert record.reason is None
         else:
             assert record.status == "failed"
@@ -154,21 +154,21 @@ def test_every_input_has_a_face_or_a_reason_and_the_counts_add_up(
 
 @pytest.mark.parametrize("key", WITH_FACE)
 def test_what_is_merely_unusual_gives_its_face(aligned: tuple[Path, Counter[str]], key: str) -> None:
-    record = FaceStore(aligned[0]).records[key]
+    record = NamedFaces(aligned[0]).records[key]
     assert (record.status, record.reason) == ("aligned", None)
-    plain = FaceStore(aligned[0]).records["good/plain.png"]
+    plain = NamedFaces(aligned[0]).records["good/plain.png"]
     np.testing.assert_allclose(np.array(record.landmarks), np.array(plain.landmarks), atol=4)
 
 
 @pytest.mark.parametrize("key", NO_FACE)
 def test_what_is_too_small_for_a_face_holds_none(aligned: tuple[Path, Counter[str]], key: str) -> None:
-    record = FaceStore(aligned[0]).records[key]
+    record = NamedFaces(aligned[0]).records[key]
     assert (record.status, record.reason, record.faces) == ("failed", "no face found", 0)
 
 
 @pytest.mark.parametrize("key", UNREADABLE)
 def test_what_cannot_be_read_says_why(aligned: tuple[Path, Counter[str]], key: str) -> None:
-    record = FaceStore(aligned[0]).records[key]
+    record = NamedFaces(aligned[0]).records[key]
     assert (record.status, record.faces) == ("failed", None)
     assert UNREADABLE[key][1] in str(record.reason)
 
@@ -184,11 +184,11 @@ def test_what_cannot_be_read_says_why(aligned: tuple[Path, Counter[str]], key: s
     ],
 )
 def test_what_is_no_file_is_not_even_opened(aligned: tuple[Path, Counter[str]], name: str, reason: str) -> None:
-    assert FaceStore(aligned[0]).records[f"bad/{name}.jpg"].reason == reason
+    assert NamedFaces(aligned[0]).records[f"bad/{name}.jpg"].reason == reason
 
 
 def test_no_cut_photo_gives_a_face(aligned: tuple[Path, Counter[str]]) -> None:
-    cut = [record for key, record in FaceStore(aligned[0]).records.items() if key.startswith("cut/")]
+    cut = [record for key, record in NamedFaces(aligned[0]).records.items() if key.startswith("cut/")]
     assert len(cut) == 90
     assert {record.status for record in cut} == {"failed"}
 
@@ -196,12 +196,12 @@ def test_no_cut_photo_gives_a_face(aligned: tuple[Path, Counter[str]]) -> None:
 def test_damaged_exif_does_not_spoil_a_photo(aligned: tuple[Path, Counter[str]]) -> None:
     assert _with_exif(6) != DAMAGED_EXIF
     # The orientation is lost, so that the face lies on its side: found or not, the photo was read.
-    assert FaceStore(aligned[0]).records["odd/damaged exif.jpg"].faces is not None
+    assert NamedFaces(aligned[0]).records["odd/damaged exif.jpg"].faces is not None
 
 
 def test_a_second_run_changes_nothing(photos: Path, aligned: tuple[Path, Counter[str]]) -> None:
     def contents() -> dict[str, tuple[int, bytes]]:
-        found = (path for path in aligned[0].rglob("*") if path.is_file() and path.name != TIMINGS_FILE)
+        found = (path for path in aligned[0].rglob("*") if path.is_file())
         return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found if path.name != MANIFEST_FILE}
 
     before, manifest = contents(), (aligned[0] / MANIFEST_FILE).read_bytes()

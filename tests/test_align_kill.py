@@ -21,10 +21,8 @@ import pytest
 from alignment import Alignment, warm_up
 from PIL import Image
 
-from facegm.align.timings import TIMINGS_FILE
-from facegm.data.face_files import FACES_FOLDER
 from facegm.data.readers.source import find_photos
-from facegm.store.format import MANIFEST_FILE, read_manifest
+from facegm.store.format import FACES_FOLDER, MANIFEST_FILE, read_manifest
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 Container = Literal["folder", "tar"]
@@ -64,7 +62,7 @@ def _make_photos(folder: Path, count: int) -> None:
 
 def _contents(store: Path) -> dict[str, bytes]:
     """All that lies in a store, half-written files too, but for the timings, which no two runs share."""
-    found = (path for path in store.rglob("*") if path.is_file() and path.name != TIMINGS_FILE)
+    found = (path for path in store.rglob("*") if path.is_file())
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
 
 

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from alignment import Alignment
 from PIL import Image
+from stores import NamedFaces
 
 from facegm.align import local_engine
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.align.worker import BATCH, Aligner
 from facegm.errors import FacegmError
-from facegm.store.format import MANIFEST_FILE, FaceStore, read_manifest
+from facegm.store.format import MANIFEST_FILE, read_manifest
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 MARK = b"of this photo its worker dies"
@@ -82,7 +83,7 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _check(store: Path, whole: Path) -> None:
     """One photo has failed because it kills, and of all others there is what there would be without it."""
-    records, expected = FaceStore(store).records, FaceStore(whole).records
+    records, expected = NamedFaces(store).records, NamedFaces(whole).records
     killing = f"{KILLING:03}.png"
     assert list(records) == list(expected)
     killed = [record for record in records.values() if record.reason == "killed the worker"]
@@ -92,12 +93,12 @@ def _check(store: Path, whole: Path) -> None:
     for key in expected.keys() - in_its_group:
         assert records[key] == expected[key]
         if expected[key].has_face_image:
-            np.testing.assert_array_equal(FaceStore(store).read_face(key), FaceStore(whole).read_face(key))
+            np.testing.assert_array_equal(NamedFaces(store).face(key), NamedFaces(whole).face(key))
     # In other company products are rounded otherwise.
     for key in in_its_group - {killing}:
         assert (records[key].status, records[key].digest) == (expected[key].status, expected[key].digest)
         if expected[key].has_face_image:
-            face, other = FaceStore(store).read_face(key), FaceStore(whole).read_face(key)
+            face, other = NamedFaces(store).face(key), NamedFaces(whole).face(key)
             assert np.abs(face.astype(int) - other).max() <= 1
 
 
@@ -178,8 +179,8 @@ def test_ctrl_c_ends_large_photos_within_5_seconds_and_keeps_those_that_are_done
     assert time.monotonic() - begun < 5
     assert 1 <= _recorded(store) < LARGE
     assert {record.status for record in read_manifest(store / MANIFEST_FILE)} == {"aligned"}
-    for key in FaceStore(store).records:
-        FaceStore(store).read_face(key)
+    for key in NamedFaces(store).records:
+        NamedFaces(store).face(key)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facegm.store.reader import FaceStore
-
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 ORIENTATION = 0x0112
 BOUND = 1.5 * 2**30
@@ -18,6 +16,8 @@ BOUND = 1.5 * 2**30
 
 SCRIPT = """
 import resource, sys
+from stores import NamedFaces
+
 from facegm import cli
 
 if __name__ == "__main__":  # which spawned workers are not
@@ -48,5 +48,5 @@ def test_a_worker_stays_within_its_memory_on_48_megapixel_photos(tmp_path: Path)
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     peak = int(ran.stderr.split()[-1]) * 1024
     assert peak < BOUND, f"{peak / 2**20:.0f} MiB"
-    records = FaceStore(tmp_path / "store").records
+    records = NamedFaces(tmp_path / "store").records
     assert [key for key, record in records.items() if "small" not in key and record.status != "aligned"] == []

@@ -19,19 +19,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stores import NamedFaces, contents, face_path
 
 from facegm.align import pipeline
 from facegm.align.config import AlignConfig
 from facegm.align.detector import FaceDetector
 from facegm.align.face import align_face
 from facegm.align.pipeline import align_photos
-from facegm.align.timings import TIMINGS_FILE
 from facegm.align.warp import TEMPLATE, center_crop, warp_face
 from facegm.align.worker import BATCH, Result
 from facegm.data.decoding import read_photo
-from facegm.data.face_files import face_path
 from facegm.data.readers.photo import Photo
-from facegm.store.format import MANIFEST_FILE, FaceStore
+from facegm.store.writer import StoreWriter
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -43,12 +42,6 @@ HOPPER_LANDMARKS = np.array([(222, 192), (310, 186), (270, 240), (234, 281), (30
 LONG_NAME = "zoe/" + "n" * 246 + ".jpg"  # as long as a file name may be
 NOISE = 4 * BATCH
 ODD_NAME = os.fsdecode(b"zoe/caf\xe9\nphoto.jpg")
-
-
-def _contents(folder: Path) -> dict[str, bytes]:
-    """All files but the timings, which no two runs share."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != TIMINGS_FILE)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def _noise(path: Path, seed: int) -> None:
@@ -112,7 +105,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def aligned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
     output = tmp_path_factory.mktemp("stores") / "one worker"
-    return output, align_photos(photos, output, AlignConfig(workers=1))
+    return output, align_photos(photos, output, AlignConfig(workers=1)).store.statuses
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +117,16 @@ def detector() -> FaceDetector:
 
 
 def test_every_photo_is_accounted_for_once_and_in_order(photos: Path, aligned: tuple[Path, Counter[str]]) -> None:
-    lines = (aligned[0] / MANIFEST_FILE).read_text().splitlines()
     keys = [path.relative_to(photos).as_posix() for path in photos.rglob("*.*")]
-    assert len(lines) == len(keys) == NOISE + 11 > 4 * BATCH
-    records = FaceStore(aligned[0]).records
+    assert len(keys) == NOISE + 11 > 4 * BATCH
+    records = NamedFaces(aligned[0]).records
     assert list(records) == sorted(keys, key=os.fsencode)
     assert {key: record.identity for key, record in records.items()} == {key: key.split("/")[0] for key in keys}
 
 
 def test_what_became_of_each_photo(aligned: tuple[Path, Counter[str]]) -> None:
     store, counts = aligned
-    records = FaceStore(store).records
+    records = NamedFaces(store).records
     reasons = {key: record.reason for key, record in records.items() if record.status == "failed"}
     assert {key for key, record in records.items() if record.status == "aligned"} == set(WITH_FACE)
     assert {record.faces for key, record in records.items() if key in WITH_FACE} == {1}
@@ -157,20 +149,20 @@ def test_what_became_of_each_photo(aligned: tuple[Path, Counter[str]]) -> None:
 def test_the_store_holds_the_pictures_of_the_aligned_photos_and_nothing_else(
     photos: Path, aligned: tuple[Path, Counter[str]]
 ) -> None:
-    store = FaceStore(aligned[0])
-    expected = {"store.json", "manifest.jsonl", *(f"faces/{key}.png" for key in WITH_FACE)}
-    assert set(_contents(aligned[0])) == expected
+    store = NamedFaces(aligned[0])
+    expected = {"store.json", "manifest.parquet", *(f"faces/{key}.png" for key in WITH_FACE)}
+    assert set(contents(aligned[0])) == expected
     for key in WITH_FACE:
         landmarks = store.records[key].landmarks
         assert landmarks is not None
-        np.testing.assert_array_equal(store.read_face(key), warp_face(read_photo(photos / key), np.array(landmarks)))
+        np.testing.assert_array_equal(store.face(key), warp_face(read_photo(photos / key), np.array(landmarks)))
 
 
 @pytest.mark.parametrize("key", WITH_FACE)
 def test_landmarks_are_those_of_the_upright_photo_and_come_to_lie_on_the_template(
     detector: FaceDetector, aligned: tuple[Path, Counter[str]], key: str
 ) -> None:
-    store = FaceStore(aligned[0])
+    store = NamedFaces(aligned[0])
     record = store.records[key]
     assert record.landmarks is not None
     assert record.box is not None
@@ -182,7 +174,7 @@ def test_landmarks_are_those_of_the_upright_photo_and_come_to_lie_on_the_templat
     assert 0.9 < record.probability <= 1
 
     # A similarity cannot bring five points exactly onto the template, but it keeps their mean.
-    away = _away_from_template(detector, store.read_face(key))
+    away = _away_from_template(detector, store.face(key))
     assert away is not None
     assert np.hypot(*away[:2].T).max() < 4  # the eyes
     assert np.hypot(*away.mean(axis=0)) < 1.5
@@ -197,8 +189,8 @@ def _away_from_template(detector: FaceDetector, face: np.ndarray) -> Landmarks |
 
 
 def test_a_photo_turned_by_exif_gives_the_very_face_of_the_upright_one(aligned: tuple[Path, Counter[str]]) -> None:
-    store = FaceStore(aligned[0])
-    np.testing.assert_array_equal(store.read_face("ann/half.png"), store.read_face("zoe/half by exif.png"))
+    store = NamedFaces(aligned[0])
+    np.testing.assert_array_equal(store.face("ann/half.png"), store.face("zoe/half by exif.png"))
 
 
 def test_the_embedders_step_is_the_pipelines(
@@ -208,7 +200,7 @@ def test_the_embedders_step_is_the_pipelines(
     face = align_face(photo, detector.detect(photo), crop_when_missing=False)
     assert face.image is not None
     # In other company the detector's products are rounded otherwise, in the last bit.
-    difference = FaceStore(aligned[0]).read_face("bob/cropped.jpg").astype(int) - face.image
+    difference = NamedFaces(aligned[0]).face("bob/cropped.jpg").astype(int) - face.image
     assert np.abs(difference).max() <= 1
 
 
@@ -216,24 +208,29 @@ def test_the_embedders_step_is_the_pipelines(
 
 
 def test_an_interrupted_store_continued_by_two_workers_is_the_store_of_one(
-    photos: Path, aligned: tuple[Path, Counter[str]], tmp_path: Path
+    photos: Path, aligned: tuple[Path, Counter[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = _contents(aligned[0])
+    """Interrupted after the first batch: it is not looked at again, and what follows in other company is the same."""
     store = tmp_path / "interrupted"
-    shutil.copytree(aligned[0], store)
+    add, looked_at = StoreWriter.add, []
 
-    # Interrupted in the middle of a line of the second group: of the pictures that come later one is missing, one is
-    # half-written, and the others are there. The torn group is looked at again, the one before it is not.
-    lines = whole[MANIFEST_FILE].splitlines(keepends=True)
-    os.truncate(store / MANIFEST_FILE, sum(map(len, lines[: BATCH + 2])) + 25)
-    face_path(store, "zoe/half by exif.png").unlink()
-    face_path(store, ODD_NAME).write_bytes(b"half of a picture")
-    early = [face_path(store, key) for key in ("ann/half.png", "ann/turned.webp", "bob/cropped.jpg")]
+    def add_once(writer: StoreWriter, results: list[Result]) -> None:
+        if looked_at:
+            raise KeyboardInterrupt
+        looked_at.extend(result.record.key for result in results)
+        add(writer, results)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StoreWriter, "add", add_once)
+        align_photos(photos, store, AlignConfig(workers=1))
+    assert 0 < len(looked_at) <= BATCH
+    early = [face_path(store, key) for key in WITH_FACE if key in looked_at]
     before = [path.stat().st_mtime_ns for path in early]
+    assert len(before) >= 3
 
-    assert align_photos(photos, store, AlignConfig(workers=2)) == aligned[1]
+    assert align_photos(photos, store, AlignConfig(workers=2)).store.statuses == aligned[1]
 
-    assert _contents(store) == whole
+    assert contents(store) == contents(aligned[0])
     assert [path.stat().st_mtime_ns for path in early] == before
 
 
@@ -243,16 +240,16 @@ def test_killed_in_the_middle_it_leaves_no_worker_and_goes_on_to_the_same_store(
 ) -> None:
     command = [sys.executable, "-m", "facegm", "align", str(photos), "--output", str(tmp_path / "store"), "--workers=2"]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    manifest = tmp_path / "store" / MANIFEST_FILE
-    _wait_for(lambda: manifest.is_file() and manifest.read_bytes().count(b"\n") >= 1)
+    journal = tmp_path / "store" / "journal.jsonl"
+    _wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 1)
     tasks = Path(f"/proc/{running.pid}/task").iterdir()  # each thread has the worker that it began
     workers = [Path("/proc", child) for task in tasks for child in (task / "children").read_text().split()]
     running.kill()
     running.wait()
     assert len(workers) >= 2
     _wait_for(lambda: not any("spawn_main" in _command_line(worker) for worker in workers))
-    assert align_photos(photos, tmp_path / "store", AlignConfig(workers=1)) == aligned[1]
-    assert _contents(tmp_path / "store") == _contents(aligned[0])
+    assert align_photos(photos, tmp_path / "store", AlignConfig(workers=1)).store.statuses == aligned[1]
+    assert contents(tmp_path / "store") == contents(aligned[0])
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -283,13 +280,13 @@ def test_a_second_run_looks_at_unreadable_photos_alone_and_changes_nothing(
                 tried.append(photo.key)
                 yield [Result(unreadable[photo.key], None)]
 
-    unreadable = {key: record for key, record in FaceStore(aligned[0]).records.items() if record.faces is None}
+    unreadable = {key: record for key, record in NamedFaces(aligned[0]).records.items() if record.faces is None}
     monkeypatch.setattr(pipeline, "Alignment", TryAgain)
-    before = _contents(aligned[0])
-    assert align_photos(photos, aligned[0], AlignConfig(workers=2)) == aligned[1]
+    before = contents(aligned[0])
+    assert align_photos(photos, aligned[0], AlignConfig(workers=2)).store.statuses == aligned[1]
     assert tried == list(unreadable)
     assert len(tried) > 1
-    assert _contents(aligned[0]) == before
+    assert contents(aligned[0]) == before
 
 
 def test_a_mended_photo_is_aligned_and_comes_to_its_place(tmp_path: Path) -> None:
@@ -298,12 +295,14 @@ def test_a_mended_photo_is_aligned_and_comes_to_its_place(tmp_path: Path) -> Non
         shutil.copy(HOPPER, tmp_path / "photos" / name)
     expected = tmp_path / "expected"
     align_photos(tmp_path / "photos", expected, AlignConfig(workers=1))
+    stamp = (tmp_path / "photos/b.jpg").stat()
     (tmp_path / "photos/b.jpg").write_bytes(b"torn")
     store = tmp_path / "store"
-    assert align_photos(tmp_path / "photos", store, AlignConfig(workers=1))["failed"] == 1
+    assert align_photos(tmp_path / "photos", store, AlignConfig(workers=1)).store.statuses["failed"] == 1
     shutil.copy(HOPPER, tmp_path / "photos/b.jpg")
-    assert align_photos(tmp_path / "photos", store, AlignConfig(workers=1)) == Counter(aligned=3)
-    assert _contents(store) == _contents(expected)
+    os.utime(tmp_path / "photos/b.jpg", ns=(stamp.st_mtime_ns, stamp.st_mtime_ns))
+    assert align_photos(tmp_path / "photos", store, AlignConfig(workers=1)).store.statuses == Counter(aligned=3)
+    assert contents(store) == contents(expected)
 
 
 # ------------------------------------------------------------------------------------------------- no face
@@ -319,9 +318,9 @@ def test_on_missing_center_crop_takes_the_middle_of_faceless_photos_alone(tmp_pa
     names = ["noise.png\tNobody", "hopper.jpg", "empty.jpg", "gone.jpg", long_name]
     listing.write_text("".join(f"set/{name}\n" for name in names))
 
-    counts = align_photos(listing, tmp_path / "store", AlignConfig(workers=1, on_missing="center-crop"))
+    summary = align_photos(listing, tmp_path / "store", AlignConfig(workers=1, on_missing="center-crop"))
 
-    store = FaceStore(tmp_path / "store")
+    store = NamedFaces(tmp_path / "store")
     found = {key: (record.status, record.reason, record.identity) for key, record in store.records.items()}
     assert found == {
         "set/empty.jpg": ("failed", "empty file", "set"),
@@ -330,11 +329,13 @@ def test_on_missing_center_crop_takes_the_middle_of_faceless_photos_alone(tmp_pa
         f"set/{long_name}": ("failed", "file name too long for the store", "set"),
         "set/noise.png": ("center-crop", "no face found", "Nobody"),
     }
+    counts = summary.store.statuses
     assert counts["aligned"] == counts["center-crop"] == 1
     assert counts["failed"] == 3
+    assert (summary.store.identities, summary.store.faces) == (2, 2)
     assert store.records["set/noise.png"].faces == 0
     middle = center_crop(read_photo(tmp_path / "set/noise.png"))
-    np.testing.assert_array_equal(store.read_face("set/noise.png"), middle)
+    np.testing.assert_array_equal(store.face("set/noise.png"), middle)
     assert store.settings["on_missing"] == "center-crop"
 
 
@@ -351,7 +352,7 @@ def test_celeba_faces_are_found_where_they_are(detector: FaceDetector, shared_da
 
     align_photos(listing, tmp_path / "store", AlignConfig(workers=1))
 
-    store = FaceStore(tmp_path / "store")
+    store = NamedFaces(tmp_path / "store")
     found = {"/".join(key.split("/")[-2:]): record for key, record in store.records.items()}
     assert len(found) == len(known) == 20
     assert all(record.identity == name[:4] for name, record in found.items())
@@ -362,7 +363,7 @@ def test_celeba_faces_are_found_where_they_are(detector: FaceDetector, shared_da
     # The known landmarks are from the photo before it was cropped to 200x200, where the detector sees other scales.
     assert float(np.median(distances)) < 3
     assert max(float(np.median(distance)) for distance in distances) < 10
-    aligned = [store.read_face(key) for key, record in store.records.items() if record.status == "aligned"]
+    aligned = [store.face(key) for key, record in store.records.items() if record.status == "aligned"]
     looked_for = [_away_from_template(detector, face) for face in aligned]
     away = np.array([points for points in looked_for if points is not None])
     assert len(away) >= 17

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stores import NamedFaces
 
 from facegm.align import engines
 from facegm.align.config import AlignConfig
@@ -19,7 +20,7 @@ from facegm.align.pipeline import align_photos
 from facegm.align.worker import BATCH, Result
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
-from facegm.store.format import FaceRecord, FaceStore
+from facegm.store.format import FaceRecord
 
 TAKEN = BATCH * SPAN
 """Photos that a worker takes at a time."""
@@ -117,7 +118,7 @@ def _reasons(results: list[Result]) -> dict[str, str | None]:
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 191, 192, 193, 400, 700])
 def test_no_number_of_photos_loses_one(workers: type[_Worker], tmp_path: Path, count: int, number: int) -> None:
     counts = align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=number), photos=_photos(count))
-    assert list(FaceStore(tmp_path / "store").records) == _keys(count)
+    assert list(NamedFaces(tmp_path / "store").records) == _keys(count)
     assert counts == {"failed": count, "failed: a test": count}
     assert len(workers.given) == -(-count // TAKEN)
     assert len(workers.begun) == min(number, len(workers.given))
@@ -277,7 +278,7 @@ def test_only_new_photos_are_aligned_when_some_are_added(workers: type[_Worker],
     workers.given.clear()
     assert align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(30))["failed"] == 30
     assert len(workers.given) == 1
-    assert list(FaceStore(tmp_path / "store").records) == _keys(30)
+    assert list(NamedFaces(tmp_path / "store").records) == _keys(30)
 
 
 # ------------------------------------------------------------------------------------------------- numbers of workers

@@ -14,7 +14,6 @@ from PIL import Image
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.align.timings import TIMINGS_FILE
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
 
@@ -69,7 +68,7 @@ def _make_photos(root: Path) -> None:
 
 
 def _contents(store: Path) -> dict[str, bytes]:
-    paths = (path for path in store.rglob("*") if path.is_file() and path.name != TIMINGS_FILE)
+    paths = (path for path in store.rglob("*") if path.is_file())
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in paths}
 
 

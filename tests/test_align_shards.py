@@ -11,17 +11,17 @@ import pytest
 import torch
 from alignment import Alignment, InThisProcess
 from PIL import Image
+from stores import NamedFaces
 
 from facegm import cli
 from facegm.align import engines
-from facegm.align.config import AlignConfig, Shard
+from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.align.store_settings import open_folder
-from facegm.align.timings import TIMINGS_FILE
 from facegm.align.worker import BATCH
-from facegm.data.face_files import FACES_FOLDER, StoreFormat
 from facegm.errors import FacegmError
-from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE, SHARDS_FOLDER, FaceStore
+from facegm.store.format import FACES_FOLDER, MANIFEST_FILE, SETTINGS_FILE, SHARDS_FOLDER, StoreFormat
+from facegm.store.journal import Shard
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -86,7 +86,7 @@ def test_the_store_of_several_jobs_is_that_of_one(
     done = []
     for shard in order:
         with pytest.raises(FacegmError, match="store"):  # no store yet, or an unfinished one
-            _ = FaceStore(tmp_path / "store").records
+            _ = NamedFaces(tmp_path / "store").records
         assert not (tmp_path / "store" / MANIFEST_FILE).exists()
         done.append(_align(photos, tmp_path / "store", shard))
     assert sum(done) == PHOTOS
@@ -102,11 +102,11 @@ def test_in_tar_files_the_faces_are_those_of_one_job(photos: Path, whole: Path, 
         *("00000.idx", "00000.tar", "00001.idx", "00001.tar")
     ]
     assert (store / MANIFEST_FILE).read_bytes() == (whole / MANIFEST_FILE).read_bytes()
-    expected, packed = FaceStore(whole), FaceStore(store)
+    expected, packed = NamedFaces(whole), NamedFaces(store)
     pictured = [key for key, record in expected.records.items() if record.has_face_image]
     assert len(pictured) >= 20
     for key in pictured:
-        np.testing.assert_array_equal(packed.read_face(key), expected.read_face(key))
+        np.testing.assert_array_equal(packed.face(key), expected.face(key))
 
 
 def test_jobs_that_run_again_change_nothing(photos: Path, whole: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_mended_photo_comes_to_its_place(photos: Path, tmp_path: Path) -> None
         _align(source, tmp_path / "store", shard)
     (source / "1.png").write_bytes((photos / "person 0/000.png").read_bytes())
     _align(source, tmp_path / "store", "0/2")
-    statuses = [record.status for record in FaceStore(tmp_path / "store").records.values()]
+    statuses = [record.status for record in NamedFaces(tmp_path / "store").records.values()]
     assert statuses == ["failed", "aligned", "failed"]
 
 
@@ -145,7 +145,7 @@ def test_jobs_at_the_same_time_of_which_one_is_killed_and_continued(photos: Path
     second.kill_group()
     assert first.wait(timeout=120) == 0
     with pytest.raises(FacegmError, match=r"not all jobs .* at their end; run `facegm align` again"):
-        _ = FaceStore(tmp_path / "store").records
+        _ = NamedFaces(tmp_path / "store").records
     assert _start(photos, tmp_path / "store", "1/2").wait(timeout=120) == 0
     assert _contents(tmp_path / "store") == _contents(whole)
 

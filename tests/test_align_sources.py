@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stores import NamedFaces
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.store.reader import FaceStore
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -68,13 +68,13 @@ def _record_file(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FaceStore]:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NamedFaces]:
     """The same photos, aligned from a tree, from shards and from a record file."""
     folder = tmp_path_factory.mktemp("sources")
     stores = {}
     for make in (_tree, _shards, _record_file):
         align_photos(make(folder), folder / make.__name__, AlignConfig(workers=1, runtime="cpu"))
-        stores[make.__name__] = FaceStore(folder / make.__name__)
+        stores[make.__name__] = NamedFaces(folder / make.__name__)
     return stores
 
 
@@ -91,7 +91,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FaceStore]:
     ],
 )
 def test_faces_and_reasons_do_not_depend_on_where_the_photos_lie(
-    stores: dict[str, FaceStore], source: str, keys: list[str], identities: list[str]
+    stores: dict[str, NamedFaces], source: str, keys: list[str], identities: list[str]
 ) -> None:
     store = stores[source]
     records = list(store.records.values())
@@ -103,7 +103,7 @@ def test_faces_and_reasons_do_not_depend_on_where_the_photos_lie(
     assert [record.digest for record in records[:3]] == [
         hashlib.sha256(data).hexdigest() for data in (HOPPER, NOISE, b"no photo")
     ]
-    np.testing.assert_array_equal(store.read_face(keys[0]), stores["_tree"].read_face("3/1.jpg"))
+    np.testing.assert_array_equal(store.face(keys[0]), stores["_tree"].face("3/1.jpg"))
     assert records[0].landmarks == stores["_tree"].records["3/1.jpg"].landmarks
     landmarks = np.array(records[0].landmarks)
     assert abs(landmarks - [(222, 192), (310, 186), (270, 240), (234, 281), (306, 277)]).max() < 8  # read off by eye
@@ -126,13 +126,13 @@ def test_aligned_faces_of_112_pixels_are_resized_and_not_looked_for(tmp_path: Pa
     images = [*map(_png, faces), _png(ready), _png(faces[0][:, :100])]
     source = _records(tmp_path / "train.rec", {key: (key // 2, data) for key, data in enumerate(images)})
 
-    counts = align_photos(source, tmp_path / "store", AlignConfig(is_aligned=True, workers=1))
+    counts = align_photos(source, tmp_path / "store", AlignConfig(is_aligned=True, workers=1)).store.statuses
 
     assert (counts["aligned"], counts["failed"]) == (4, 1)
-    store = FaceStore(tmp_path / "store")
+    store = NamedFaces(tmp_path / "store")
     for key, face in enumerate(faces):
-        stored = store.read_face(f"{key // 2:07}/{key:09}.jpg")
+        stored = store.face(f"{key // 2:07}/{key:09}.jpg")
         assert stored.shape == (128, 128, 3)
         assert abs(stored - _bilinear(face, 128)).max() <= 1
-    np.testing.assert_array_equal(store.read_face("0000001/000000003.jpg"), ready)
+    np.testing.assert_array_equal(store.face("0000001/000000003.jpg"), ready)
     assert "100x112 pixels" in str(store.records["0000002/000000004.jpg"].reason)

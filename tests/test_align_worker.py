@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stores import NamedFaces
 
 from facegm.align import networks, worker
 from facegm.align.config import AlignConfig
@@ -22,7 +23,7 @@ from facegm.align.worker import BATCH_PIXELS, Aligner, Result, in_whole_photo
 from facegm.data.decoding import read_photo
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
-from facegm.store.reader import FaceStore, encode_face
+from facegm.store.reader import encode_face
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -145,11 +146,11 @@ def store(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_recorded_quality_follows_from_landmarks_and_stored_face(store: Path) -> None:
-    opened = FaceStore(store)
+    opened = NamedFaces(store)
     aligned = [record for record in opened.records.values() if record.status == "aligned"]
     assert len(aligned) == 3
     for record in aligned:
-        face, landmarks = opened.read_face(record.key), np.array(record.landmarks)
+        face, landmarks = opened.face(record.key), np.array(record.landmarks)
         assert record.residual == pytest.approx(alignment_residual(landmarks), abs=1e-4)
         assert record.profile == pytest.approx(profile(landmarks), abs=1e-4)
         assert record.sharpness == pytest.approx(sharpness(face), abs=1e-4)
@@ -158,7 +159,7 @@ def test_the_recorded_quality_follows_from_landmarks_and_stored_face(store: Path
 
 
 def test_the_digest_is_that_of_the_file_readable_or_not(source: Path, store: Path) -> None:
-    for key, record in FaceStore(store).records.items():
+    for key, record in NamedFaces(store).records.items():
         assert record.digest == hashlib.sha256((source / key).read_bytes()).hexdigest()
 
 
@@ -234,13 +235,13 @@ def test_the_smallest_size_is_that_of_the_box(source: Path) -> None:
 
 
 def test_the_choice_is_in_the_store_and_is_not_changed_later(source: Path, store: Path, tmp_path: Path) -> None:
-    assert FaceStore(store).settings["minimum_size"] == FaceStore(store).settings["minimum_probability"] == 0
+    assert NamedFaces(store).settings["minimum_size"] == NamedFaces(store).settings["minimum_probability"] == 0
     for changed in (FaceChoice(minimum_size=20), FaceChoice(minimum_probability=0.9)):
         with pytest.raises(FacegmError, match=r"made otherwise \(minimum_(size|probability): 0.0, now"):
             align_photos(source, store, AlignConfig(choice=changed))
     config = AlignConfig(choice=FaceChoice(minimum_size=20, minimum_probability=0.9))
     align_photos(source, tmp_path / "store", config, photos=[])
-    settings = FaceStore(tmp_path / "store").settings
+    settings = NamedFaces(tmp_path / "store").settings
     assert (settings["minimum_size"], settings["minimum_probability"]) == (20, 0.9)
 
 
@@ -248,7 +249,7 @@ def test_the_face_is_that_of_the_photo_alone_but_for_rounding(source: Path, stor
     photo = read_photo(source / "02.png")
     face = align_face(photo, FaceDetector().detect(photo), crop_when_missing=False)
     assert face.image is not None
-    assert np.abs(FaceStore(store).read_face("02.png").astype(int) - face.image).max() <= 1
+    assert np.abs(NamedFaces(store).face("02.png").astype(int) - face.image).max() <= 1
 
 
 def _photo(folder: Path, name: str) -> Photo:

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from stores import NamedFaces
 
 from facegm.align.aligned_photos import AlignedPhotos, open_aligned_faces
 from facegm.align.config import AlignConfig
@@ -16,7 +17,6 @@ from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.faces.run import train_run
 from facegm.faces.samples import LabelledFaces
 from facegm.models.face_resnet import FaceResNetConfig
-from facegm.store.reader import FaceStore
 from facegm.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
@@ -36,11 +36,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_they_are_the_faces_of_the_store_that_would_be_made_of_them(photos: Path, tmp_path: Path) -> None:
     align_photos(photos, tmp_path / "store", AlignConfig(is_aligned=True, workers=1))
-    store, direct = FaceStore(tmp_path / "store"), open_aligned_faces(photos)
+    store, direct = NamedFaces(tmp_path / "store"), open_aligned_faces(photos)
     assert isinstance(direct, AlignedPhotos)
     assert list(direct.records) == list(store.records)
     for key in store.records:
-        np.testing.assert_array_equal(direct.read_face(key), store.read_face(key))
+        np.testing.assert_array_equal(direct.face(key), store.face(key))
     by_store, by_photos = (LabelledFaces(faces, Preprocessing()) for faces in (store, direct))
     assert by_store.fingerprint == by_photos.fingerprint
     assert by_store.alignment.items() >= by_photos.alignment.items()
@@ -75,7 +75,7 @@ def test_a_photo_that_cannot_be_used_is_named(
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").write_bytes(data.tobytes()[:cut])
     with pytest.raises(FacegmError, match=f"{tmp_path}: {message}.*with --aligned makes a store"):
-        open_aligned_faces(tmp_path).read_face("a/1.png")
+        open_aligned_faces(tmp_path).face("a/1.png")
 
 
 def test_neither_store_nor_photos(tmp_path: Path) -> None:

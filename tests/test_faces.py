@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from stores import NamedFaces
 
 from facegm.checkup.random_store import RandomStore
 from facegm.data import residency
@@ -17,7 +18,7 @@ from facegm.data.preprocessing import Preprocessing, crop_and_mirror, network_in
 from facegm.data.samples import Batch, DrawnSamples
 from facegm.errors import FacegmError
 from facegm.faces.samples import FaceDraws, LabelledFaces, augmented_input, plain_batch
-from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE, FaceStore, StoreFormat, append_faces, face_path
+from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE, StoreFormat, append_faces, face_path
 
 SMALL = Preprocessing(face_size=64, crop_size=60)
 DRAWN = DrawnSamples(
@@ -38,32 +39,32 @@ def assert_same(a: Batch, b: Batch) -> None:
 
 
 def test_identities_are_counted_from_the_manifest(small_store: Path) -> None:
-    faces = LabelledFaces(FaceStore(small_store), SMALL)
+    faces = LabelledFaces(NamedFaces(small_store), SMALL)
     assert len(faces) == 48  # the failed photo is no face
     assert faces.identities == tuple(f"person_{k}" for k in range(6))
     assert faces.labels.tolist() == [k for k in range(6) for _ in range(8)]
 
 
 def test_excluded_identities_are_left_out(small_store: Path) -> None:
-    faces = LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=["person_0", "person_3"])
+    faces = LabelledFaces(NamedFaces(small_store), SMALL, exclude_identities=["person_0", "person_3"])
     assert faces.identities == ("person_1", "person_2", "person_4", "person_5")
     assert set(faces.labels.tolist()) == {0, 1, 2, 3}
     with pytest.raises(FacegmError, match="no such identity to exclude: nobody"):
-        LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=["nobody"])
+        LabelledFaces(NamedFaces(small_store), SMALL, exclude_identities=["nobody"])
 
 
 def test_one_identity_is_not_enough(small_store: Path) -> None:
     with pytest.raises(FacegmError, match="1 identity with aligned faces; training needs at least two"):
-        LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=[f"person_{k}" for k in range(5)])
+        LabelledFaces(NamedFaces(small_store), SMALL, exclude_identities=[f"person_{k}" for k in range(5)])
 
 
 def test_crop_and_mirror_equal_plain_slicing(small_store: Path) -> None:
-    store = FaceStore(small_store)
+    store = NamedFaces(small_store)
     batch = LabelledFaces(store, SMALL)[DRAWN]
     top, left, mirrored, *_ = batch.draws
     crops = crop_and_mirror(batch.images, top, left, mirrored, 60).numpy()
     keys = ("person_1/person_1_0002.jpg", "person_3/person_3_0007.jpg")
-    first, second = (cv2.resize(store.read_face(key), (64, 64), interpolation=cv2.INTER_AREA) for key in keys)
+    first, second = (cv2.resize(store.face(key), (64, 64), interpolation=cv2.INTER_AREA) for key in keys)
     assert np.array_equal(crops[0], first[3:63, 1:61][:, ::-1])
     assert np.array_equal(crops[1], second[4:64, :60])
     assert batch.labels.tolist() == [1, 3]
@@ -88,9 +89,9 @@ def test_crops_are_drawn_over_their_whole_range_and_no_more() -> None:
 
 def test_an_evaluated_face_is_its_middle_as_it_is(small_store: Path) -> None:
     """Protects evaluation from chance, and few faces from labels that leave gaps."""
-    store = FaceStore(small_store)
+    store = NamedFaces(small_store)
     batch = plain_batch(LabelledFaces(store, SMALL, jitter=0.2), np.array([47, 9, 8]))
-    face = cv2.resize(store.read_face("person_5/person_5_0008.jpg"), (64, 64), interpolation=cv2.INTER_AREA)
+    face = cv2.resize(store.face("person_5/person_5_0008.jpg"), (64, 64), interpolation=cv2.INTER_AREA)
     expected = (face[2:62, 2:62].transpose(2, 0, 1).astype(np.float32) - 127.5) / 128
     np.testing.assert_allclose(augmented_input(batch, 60)[0], expected, atol=1e-6)
     assert batch.labels.tolist() == [1, 0, 0]
@@ -98,7 +99,7 @@ def test_an_evaluated_face_is_its_middle_as_it_is(small_store: Path) -> None:
 
 def test_streamed_and_decoded_faces_are_the_same(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residency, "_BLOCK", 7)
-    decoded, streamed = (LabelledFaces(FaceStore(small_store), SMALL) for _ in range(2))
+    decoded, streamed = (LabelledFaces(NamedFaces(small_store), SMALL) for _ in range(2))
     decoded.keep_decoded(torch.device("cpu"))
     assert decoded.is_in_memory
     assert not streamed.is_in_memory
@@ -108,7 +109,7 @@ def test_streamed_and_decoded_faces_are_the_same(small_store: Path, monkeypatch:
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path) -> None:
-    single = LabelledFaces(FaceStore(small_store), SMALL)
+    single = LabelledFaces(NamedFaces(small_store), SMALL)
     shutil.copy(small_store / MANIFEST_FILE, tmp_path)
     settings = json.loads((small_store / SETTINGS_FILE).read_text()) | {"container": "tar"}
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
@@ -117,7 +118,7 @@ def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path) -
         writer.append(key, face_path(small_store, key).read_bytes())
     writer.close()
 
-    packed = LabelledFaces(FaceStore(tmp_path), SMALL)
+    packed = LabelledFaces(NamedFaces(tmp_path), SMALL)
     assert (packed.fingerprint, packed.alignment) == (single.fingerprint, single.alignment)
     for batch in load(packed, [DRAWN] * 4, workers=2):
         assert_same(batch, single[DRAWN])

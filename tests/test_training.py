@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from stores import NamedFaces
 from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
 from torch import nn
 
@@ -30,7 +31,6 @@ from facegm.losses.config import LossConfig, LossName
 from facegm.losses.geometry import optimal_distance
 from facegm.losses.gm_module import GMLossConfig
 from facegm.models.face_resnet import FaceResNetConfig
-from facegm.store.reader import FaceStore
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
 from facegm.training.config import OptimizerConfig, TrainConfig, to_yaml
 from facegm.training.run_folder import read_metrics
@@ -104,8 +104,8 @@ def test_own_distances_and_embeddings_are_shown(run: Path, small_store: Path) ->
     assert names == [f"person_{k}" for k in range(6) for _ in range(8)]
     network, preprocessing, _ = load_embedder(run / "embedder.safetensors")
     keys = [f"person_{k}/person_{k}_{photo:04}.jpg" for k in range(6) for photo in range(1, 9)]
-    store = FaceStore(small_store)
-    middle = preprocessing.center_crop(np.stack([preprocessing.resize(store.read_face(key)) for key in keys]))
+    store = NamedFaces(small_store)
+    middle = preprocessing.center_crop(np.stack([preprocessing.resize(store.face(key)) for key in keys]))
     expected = network(network_input(torch.from_numpy(middle)))
     np.testing.assert_allclose(embeddings, expected.detach().numpy(), atol=1e-4)
     sprite = cv2.imread(str(at_end / "sprite.png"))
@@ -126,7 +126,7 @@ class Judged(LabelledFaces):
     """Faces whose embeddings are judged as if they became better with each validation."""
 
     def __init__(self, store: Path, config: FaceRunConfig) -> None:
-        super().__init__(FaceStore(store), config.preprocessing)
+        super().__init__(NamedFaces(store), config.preprocessing)
         self.seen: list[np.ndarray] = []
 
     def score(self, embeddings: np.ndarray) -> dict[str, float]:
@@ -141,8 +141,8 @@ def test_a_network_is_validated_while_it_is_trained(small_store: Path, tmp_path:
     found = {line["step"]: line.get("validation_accuracy") for line in read_metrics(tmp_path / "run")}
     assert {step: value for step, value in found.items() if value} == {4: 0.51, 8: 0.52, 10: 0.53}
     network, preprocessing, _ = load_embedder(tmp_path / "run" / "embedder.safetensors")
-    store = FaceStore(small_store)
-    expected = embed_faces(network, preprocessing, np.stack([store.read_face(key) for key in judged.keys]))
+    store = NamedFaces(small_store)
+    expected = embed_faces(network, preprocessing, np.stack([store.face(key) for key in judged.keys]))
     np.testing.assert_allclose(judged.seen[-1], expected, atol=1e-4)
 
 

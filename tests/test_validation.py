@@ -11,6 +11,7 @@ import pytest
 import torch
 from exact_resume import assert_equal
 from face_runs import MODEL, SMALL, exported, small_config
+from stores import NamedFaces
 
 from facegm.cli import main
 from facegm.embedding.network import embed_faces
@@ -23,7 +24,6 @@ from facegm.faces.run import train_run
 from facegm.faces.samples import LabelledFaces
 from facegm.faces.task import FaceTask
 from facegm.losses.config import LossConfig
-from facegm.store.reader import FaceStore
 from facegm.training.checkpoint import checkpoints
 from facegm.training.config import to_yaml
 from facegm.training.run_folder import read_metrics
@@ -50,9 +50,9 @@ def test_the_pairs_are_scored_as_by_the_protocol(small_store: Path, pairs: Path,
     found = task.evaluate(PairsValidation(small_store, pairs, SMALL), batch_size=5)
     assert task.training is task.network.training is training
 
-    store, read = FaceStore(small_store), read_pairs(pairs)
+    store, read = NamedFaces(small_store), read_pairs(pairs)
     left, right = (
-        np.concatenate([embed_faces(task.network.eval(), SMALL, store.read_face(name)[None]) for name in names])
+        np.concatenate([embed_faces(task.network.eval(), SMALL, store.face(name)[None]) for name in names])
         for names in (read.names_a, read.names_b)
     )
     expected = verify(left, right, read.same, read.fold, variant=NO_PCA)
@@ -93,7 +93,7 @@ class Judged(LabelledFaces):
     """Faces whose embeddings are judged as was decided before; NaN for what cannot be judged."""
 
     def __init__(self, store: Path, accuracies: Sequence[float]) -> None:
-        super().__init__(FaceStore(store), SMALL)
+        super().__init__(NamedFaces(store), SMALL)
         self._accuracies = list(accuracies)
 
     def score(self, embeddings: np.ndarray) -> dict[str, float]:

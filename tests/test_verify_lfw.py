@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stores import NamedFaces
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
@@ -18,7 +19,6 @@ from facegm.errors import FacegmError
 from facegm.eval.pairs import read_pairs
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
-from facegm.store.reader import FaceStore
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -72,8 +72,8 @@ def test_distances_are_those_of_the_embedder_on_the_photos(report_folder: Path, 
     embedder = FaceEmbedder.load(model)
     photos = [lfw / "photos" / name for name in (*pairs.names_a[1:4], *pairs.names_b[1:4])]
     by_photo = embedder.embed(photos, on_missing="center-crop")
-    store = FaceStore(report_folder / "aligned")
-    faces = [store.read_face(name) for name in (*pairs.names_a[1:4], *pairs.names_b[1:4])]
+    store = NamedFaces(report_folder / "aligned")
+    faces = [store.face(name) for name in (*pairs.names_a[1:4], *pairs.names_b[1:4])]
     by_store = embedder.embed_aligned(faces)
     by_store /= (by_store**2).sum(axis=1, keepdims=True) ** 0.5
     assert abs(by_photo - by_store).max() < 1e-5

@@ -77,7 +77,8 @@ class Fused(Engine):
         kernels.squared_norms[(_tiles(b.classes, ROWS),)](
             b.means, b.origin, squared_norms, b.classes, b.dim, CLASSES=ROWS, DIM=TILE
         )
-        sums = batch.means.sum(dim=0) - b.classes * b.origin, squared_norms.sum()
+        # As a product: torch's sum over rows takes up to twice the means as scratch memory on a GPU.
+        sums = b.means.new_ones(b.classes) @ b.means - b.classes * b.origin, squared_norms.sum()
         bias = squared_norms.mul_(-0.5)
         if batch.log_weights is not None:
             bias += batch.log_weights

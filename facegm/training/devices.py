@@ -107,7 +107,7 @@ def profiled(folder: Path, *, is_on: bool) -> Iterator[Any]:
     folder.mkdir(exist_ok=True)
     steps = torch.profiler.schedule(skip_first=5, wait=0, warmup=2, active=3, repeat=1)
     write = torch.profiler.tensorboard_trace_handler(str(folder))
-    with torch.profiler.profile(schedule=steps, on_trace_ready=write, profile_memory=True) as profiler:
+    with torch.profiler.profile(schedule=steps, on_trace_ready=write, profile_memory=True, acc_events=True) as profiler:
         yield profiler
 
 
