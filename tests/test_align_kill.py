@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 from alignment import Alignment, warm_up
 from PIL import Image
+from stores import NamedFaces, contents
 
 from facegm.data.readers.source import find_photos
-from facegm.store.format import FACES_FOLDER, MANIFEST_FILE, read_manifest
+from facegm.store.format import FACES_FOLDER, MANIFEST_FILE
+from facegm.store.journal import JOURNALS, read_journal
 
 HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 Container = Literal["folder", "tar"]
@@ -60,12 +62,6 @@ def _make_photos(folder: Path, count: int) -> None:
         os.truncate(path, path.stat().st_size // 2)
 
 
-def _contents(store: Path) -> dict[str, bytes]:
-    """All that lies in a store, half-written files too, but for the timings, which no two runs share."""
-    found = (path for path in store.rglob("*") if path.is_file())
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
-
-
 def _arguments(photos: Path, container: Container, store: Path) -> list[str]:
     return [str(photos), "--output", str(store), "--workers=2", f"--container={container}"]
 
@@ -85,7 +81,8 @@ def _check_what_is_seen(store: Path) -> int:
 
 
 def _recorded(store: Path) -> int:
-    return len({record.key for record in read_manifest(store / MANIFEST_FILE)})
+    recorded = {row["key"] for path in store.glob(JOURNALS) for rows in read_journal(path) for row in rows}
+    return len(NamedFaces(store).records if (store / MANIFEST_FILE).is_file() else recorded)
 
 
 def _wait(process: Alignment | NewCommand, seconds: float) -> None:
@@ -111,11 +108,9 @@ def _kill_and_continue(photos: Path, folder: Path, start: Start, kills: int, see
         recorded = _check_what_is_seen(disturbed)
     assert late, "all runs had ended before they were killed"
     _finish(start, disturbed)
-    assert _contents(disturbed) == _contents(whole)
+    assert contents(disturbed) == contents(whole)
     assert sorted(path.name for path in disturbed.iterdir()) == sorted(path.name for path in whole.iterdir())
-    assert [record.key for record in read_manifest(disturbed / MANIFEST_FILE)] == [
-        p.key for p in find_photos(photos).photos
-    ]
+    assert list(NamedFaces(disturbed).records) == [photo.key for photo in find_photos(photos).photos]
 
 
 @pytest.mark.parametrize("container", ["folder", "tar"])

@@ -2,14 +2,13 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from stores import NamedFaces
+from stores import NamedFaces, face_path
 
 from facegm.checkup.random_store import RandomStore
 from facegm.data import residency
@@ -18,7 +17,9 @@ from facegm.data.preprocessing import Preprocessing, crop_and_mirror, network_in
 from facegm.data.samples import Batch, DrawnSamples
 from facegm.errors import FacegmError
 from facegm.faces.samples import FaceDraws, LabelledFaces, augmented_input, plain_batch
-from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE, StoreFormat, append_faces, face_path
+from facegm.store.faces import TarWriter
+from facegm.store.format import SETTINGS_FILE, StoreFormat, manifest_writer, to_table
+from facegm.store.reader import FaceStore
 
 SMALL = Preprocessing(face_size=64, crop_size=60)
 DRAWN = DrawnSamples(
@@ -39,23 +40,23 @@ def assert_same(a: Batch, b: Batch) -> None:
 
 
 def test_identities_are_counted_from_the_manifest(small_store: Path) -> None:
-    faces = LabelledFaces(NamedFaces(small_store), SMALL)
+    faces = LabelledFaces(FaceStore(small_store), SMALL)
     assert len(faces) == 48  # the failed photo is no face
     assert faces.identities == tuple(f"person_{k}" for k in range(6))
     assert faces.labels.tolist() == [k for k in range(6) for _ in range(8)]
 
 
 def test_excluded_identities_are_left_out(small_store: Path) -> None:
-    faces = LabelledFaces(NamedFaces(small_store), SMALL, exclude_identities=["person_0", "person_3"])
+    faces = LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=["person_0", "person_3"])
     assert faces.identities == ("person_1", "person_2", "person_4", "person_5")
     assert set(faces.labels.tolist()) == {0, 1, 2, 3}
     with pytest.raises(FacegmError, match="no such identity to exclude: nobody"):
-        LabelledFaces(NamedFaces(small_store), SMALL, exclude_identities=["nobody"])
+        LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=["nobody"])
 
 
 def test_one_identity_is_not_enough(small_store: Path) -> None:
     with pytest.raises(FacegmError, match="1 identity with aligned faces; training needs at least two"):
-        LabelledFaces(NamedFaces(small_store), SMALL, exclude_identities=[f"person_{k}" for k in range(5)])
+        LabelledFaces(FaceStore(small_store), SMALL, exclude_identities=[f"person_{k}" for k in range(5)])
 
 
 def test_crop_and_mirror_equal_plain_slicing(small_store: Path) -> None:
@@ -99,7 +100,7 @@ def test_an_evaluated_face_is_its_middle_as_it_is(small_store: Path) -> None:
 
 def test_streamed_and_decoded_faces_are_the_same(small_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residency, "_BLOCK", 7)
-    decoded, streamed = (LabelledFaces(NamedFaces(small_store), SMALL) for _ in range(2))
+    decoded, streamed = (LabelledFaces(FaceStore(small_store), SMALL) for _ in range(2))
     decoded.keep_decoded(torch.device("cpu"))
     assert decoded.is_in_memory
     assert not streamed.is_in_memory
@@ -109,16 +110,18 @@ def test_streamed_and_decoded_faces_are_the_same(small_store: Path, monkeypatch:
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_packed_faces_are_the_same_data_set(small_store: Path, tmp_path: Path) -> None:
-    single = LabelledFaces(NamedFaces(small_store), SMALL)
-    shutil.copy(small_store / MANIFEST_FILE, tmp_path)
+    single = LabelledFaces(FaceStore(small_store), SMALL)
     settings = json.loads((small_store / SETTINGS_FILE).read_text()) | {"container": "tar"}
     (tmp_path / SETTINGS_FILE).write_text(json.dumps(settings))
-    writer = append_faces(tmp_path, StoreFormat(container="tar"), recorded=())
-    for key in single.keys:
-        writer.append(key, face_path(small_store, key).read_bytes())
-    writer.close()
+    writer, rows = TarWriter(tmp_path, StoreFormat(container="tar"), "00000", 0), []
+    for row in FaceStore(small_store).table().to_pylist()[:48]:
+        part, offset = writer.append(row["key"], face_path(small_store, row["key"]).read_bytes())
+        rows.append(row | {"part": part, "offset": offset})
+    writer.finish()
+    with manifest_writer(tmp_path) as manifest:
+        manifest.write_table(to_table(rows))
 
-    packed = LabelledFaces(NamedFaces(tmp_path), SMALL)
+    packed = LabelledFaces(FaceStore(tmp_path), SMALL)
     assert (packed.fingerprint, packed.alignment) == (single.fingerprint, single.alignment)
     for batch in load(packed, [DRAWN] * 4, workers=2):
         assert_same(batch, single[DRAWN])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from stores import NamedFaces
 
 from facegm.align.config import AlignConfig
@@ -73,7 +74,7 @@ def test_distances_are_those_of_the_embedder_on_the_photos(report_folder: Path, 
     photos = [lfw / "photos" / name for name in (*pairs.names_a[1:4], *pairs.names_b[1:4])]
     by_photo = embedder.embed(photos, on_missing="center-crop")
     store = NamedFaces(report_folder / "aligned")
-    faces = [store.face(name) for name in (*pairs.names_a[1:4], *pairs.names_b[1:4])]
+    faces = [store.face(f"photos/{name}") for name in (*pairs.names_a[1:4], *pairs.names_b[1:4])]
     by_store = embedder.embed_aligned(faces)
     by_store /= (by_store**2).sum(axis=1, keepdims=True) ** 0.5
     assert abs(by_photo - by_store).max() < 1e-5
@@ -86,6 +87,21 @@ def test_a_ready_store_gives_the_same_report(report_folder: Path, model: Path, l
     ready, fresh = (json.loads((f / "report.json").read_text()) for f in (tmp_path / "report", report_folder))
     assert ready["variants"] == fresh["variants"]
     assert ready["fallback_images"] == fresh["fallback_images"]
+
+
+def test_photos_of_another_suffix_are_those_that_the_pairs_name(
+    report_folder: Path, model: Path, lfw: Path, tmp_path: Path
+) -> None:
+    """Protects LFW as PNG files, which `pairs.txt` cannot tell from the usual ones."""
+    for photo in (lfw / "photos").rglob("*.jpg"):
+        converted = (tmp_path / "lfw" / photo.relative_to(lfw / "photos")).with_suffix(".PNG")
+        converted.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(photo) as image:
+            image.save(converted)
+    verify_lfw(model, tmp_path / "lfw", tmp_path / "report", pairs_file=lfw / "pairs.txt", workers=1)
+    png, jpeg = (json.loads((f / "report.json").read_text()) for f in (tmp_path / "report", report_folder))
+    assert png["variants"] == jpeg["variants"]
+    assert png["fallback_images"] == jpeg["fallback_images"]
 
 
 def test_missing_parts_are_named(model: Path, lfw: Path, tmp_path: Path) -> None:
@@ -102,5 +118,5 @@ def test_missing_parts_are_named(model: Path, lfw: Path, tmp_path: Path) -> None
     verify_lfw(model, photos, tmp_path / "report", workers=1)  # the missing photo is back, and is looked at again
     with pytest.raises(FacegmError, match="no such folder of photos"):
         verify_lfw(model, tmp_path / "nowhere", tmp_path / "report")
-    with pytest.raises(FacegmError, match="is not in this folder or one below"):
+    with pytest.raises(FacegmError, match="is not in this folder or store, with any suffix"):
         verify_lfw(model, model.parent, tmp_path / "report", pairs_file=lfw / "pairs.txt")
