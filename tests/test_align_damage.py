@@ -90,8 +90,8 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "bad/text.jpg": (b"this is no photo", "not an image"),
     "bad/page.png": (b"<!DOCTYPE html><html>404</html>", "not an image"),
     "bad/zeros.jpg": (bytes(10_000), "not an image"),
-    "bad/huge.png": (_png(60_000, 60_000, zlib.compress(bytes(100))), "DecompressionBomb"),
-    "bad/bomb.png": (_png(12_000, 12_000, zlib.compress(bytes(12_001 * 12_000))), "DecompressionBomb"),
+    "bad/huge.png": (_png(60_000, 60_000, zlib.compress(bytes(100))), "more than 89 megapixels"),
+    "bad/bomb.png": (_png(12_000, 12_000, zlib.compress(bytes(12_001 * 12_000))), "more than 89 megapixels"),
     "bad/no size.png": (_png(0, 0, b""), ""),
     "bad/float.tif": (_encoded(Image.fromarray(np.full((40, 40), np.nan, np.float32)), "TIFF"), "floating-point image"),
     "bad/thirty-two bit.tif": (

@@ -36,7 +36,7 @@ def imports_of(file: Path) -> set[str]:
 @pytest.mark.parametrize("room", may_import())
 def test_a_room_imports_those_of_its_row_alone(room: str) -> None:
     allowed = may_import()[room] | COMMON | {room}
-    for file in folder(room).glob("*.py"):
+    for file in folder(room).rglob("*.py"):
         assert imports_of(file) <= allowed, file
 
 

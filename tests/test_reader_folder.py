@@ -238,6 +238,15 @@ def test_without_its_plugin_heic_is_named_with_what_to_install(tmp_path: Path) -
         decode_photo(_picture("HEIF"))
 
 
+@pytest.mark.usefixtures("no_heif_plugin")
+def test_avif_and_heif_are_told_apart_by_all_that_they_say_they_are(tmp_path: Path) -> None:
+    """Of the container that both share, the first name may be neither's."""
+    _write(tmp_path / "Ann" / "1.avif", _picture("AVIF"))
+    _write(tmp_path / "Ann" / "2.avif", b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif")
+    _write(tmp_path / "Ann" / "3.avif", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heicavif")  # beyond the box's end
+    assert [photo.key for photo in find_photos(tmp_path).photos] == ["Ann/1.avif", "Ann/2.avif"]
+
+
 def test_three_people_with_photos_of_many_kinds_are_three(tmp_path: Path) -> None:
     for person, name in (("Ann", "1.HEIC"), ("Bob", "1.jfif"), ("Cy", "1.jpg")):
         kind = "HEIF" if name.endswith("HEIC") else "JPEG"

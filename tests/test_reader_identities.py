@@ -85,7 +85,7 @@ def test_a_set_divided_into_parts_keeps_its_identities_and_shared_ones_are_menti
 
 @pytest.mark.parametrize("parent", ["latest", "Trainor", "valerie", "contested"])
 def test_names_that_hold_those_of_parts_are_persons(parent: str) -> None:
-    assert "--identity-level=2" in _told([f"{parent}/2019/1.jpg", "bob/2019/1.jpg"])[1][0]
+    assert "--identity-level=2" in _told([f"{parent}/2019/1.jpg", "protest/2019/1.jpg"])[1][0]
 
 
 def test_folders_of_one_name_below_several_persons_are_doubted() -> None:
@@ -105,6 +105,7 @@ def test_folders_of_one_name_below_several_persons_are_doubted() -> None:
         (["ann/1.jpg", "ann/2019/2.jpg", "bob/1.jpg"], "ann and ann/2019"),
         (["bob/1.jpg", "ann/album1/2.jpg", "ann/album2/2.jpg"], "bob and ann/album1"),
         (["x/bob/1.jpg", "x/ann/a/b/2.jpg", "x/ann/1.jpg"], "x/ann and x/ann/a/b"),
+        (["aa/1.jpg", "ann/1.jpg", "ann/2019/2.jpg", "zz/k/l/3.jpg"], "ann and ann/2019"),
     ],
 )
 def test_photos_in_folders_of_different_depth_are_doubted(keys: list[str], pair: str) -> None:

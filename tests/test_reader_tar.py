@@ -231,6 +231,7 @@ def test_photos_in_no_folder_are_told_apart_by_their_shard_even_where_shards_sha
         _pack(tmp_path / name, {"1.jpg": b"x"})
     assert _identities(tmp_path) == {"Ann/1.jpg": "Ann", "Bob/1.jpg": "Bob", "old/Bob/1.jpg": "old/Bob"}
     assert _identities(tmp_path / "old/Bob.tar") == {"Bob/1.jpg": "Bob"}
+    assert find_photos(tmp_path).remarks == ()
 
 
 def test_two_photos_of_one_name_are_an_error(tmp_path: Path) -> None:

@@ -147,12 +147,10 @@ def _reduce(image: Image.Image) -> int:
     width, height = image.size
     if width * height <= MAX_PIXELS:
         return 1
-    if not isinstance(image, JpegImagePlugin.JpegImageFile):
-        raise _too_large()
     for reduction in _REDUCTIONS:
         if -(-width // reduction) * -(-height // reduction) <= MAX_PIXELS:
             break
-    if image.draft(None, (width // reduction, height // reduction)) is None:
+    if image.draft(None, (width // reduction, height // reduction)) is None:  # no JPEG
         raise _too_large()
     return reduction
 

@@ -4,7 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from facegm.data.readers.formats import PHOTO_SUFFIXES, is_photo_name
@@ -51,14 +51,15 @@ def list_photos(source: Path, identity_level: int) -> PhotoSource:
     """
     identities = Identities(identity_level)
     photos: dict[str, Photo] = {}
-    for line in _with_slashes(source.parent, _lines(source)):
-        path = source.parent / line.name
-        key = PurePosixPath(os.path.normpath(line.name).lstrip("/")).as_posix()
+    folder = str(source.parent)
+    for line in _with_slashes(folder, _lines(source)):
+        path = os.path.join(folder, line.name)
+        key = os.path.normpath(line.name).lstrip("/")
         if key == ".." or key.startswith("../"):
-            key = path.resolve().as_posix().lstrip("/")
+            key = os.path.realpath(path).lstrip("/")
         if key in photos:
             raise FacegmError(f"{source}, line {line.number}: {line.name} is listed twice")
-        photos[key] = Photo(path=str(path), key=key, identity=line.identity or identities.of(key))
+        photos[key] = Photo(path=path, key=key, identity=line.identity or identities.of(key))
     if photos and not any(os.path.lexists(photo.path) for photo in photos.values()):
         first = next(iter(photos.values()))
         raise FacegmError(f"{source}: none of its {len(photos):,} photos is there, such as {first.path}; {_EXPECTED}")
@@ -71,8 +72,7 @@ def _lines(listing: Path) -> Iterator[_Line]:
         lines = listing.read_bytes().decode("utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise FacegmError(f"{listing}: cannot read this list: {error.strerror}") from error
-    columns = None
-    is_first = True
+    folder, columns, is_first = str(listing.parent), None, True
     for number, ended in enumerate(lines, start=1):
         line = ended.rstrip("\r")
         if "\0" in line:
@@ -84,7 +84,7 @@ def _lines(listing: Path) -> Iterator[_Line]:
             if columns is not None:
                 continue
         try:
-            name, identity = _of_columns(line, columns) if columns is not None else _of_line(listing.parent, line)
+            name, identity = _of_columns(line, columns) if columns is not None else _of_line(folder, line)
         except ValueError as error:
             raise FacegmError(f"{listing}, line {number}: {error}") from error
         if name.strip():
@@ -107,7 +107,7 @@ def _of_columns(line: str, columns: _Columns) -> tuple[str, str]:
     return fields[columns.path], "" if columns.identity is None else fields[columns.identity]
 
 
-def _of_line(folder: Path, line: str) -> tuple[str, str]:
+def _of_line(folder: str, line: str) -> tuple[str, str]:
     """Path and identity of a line of a list without a header."""
     name, tab, identity = line.partition("\t")
     if tab:
@@ -128,11 +128,13 @@ def _of_line(folder: Path, line: str) -> tuple[str, str]:
     return _of_nameless(folder, line)
 
 
-def _of_nameless(folder: Path, line: str) -> tuple[str, str]:
+def _of_nameless(folder: str, line: str) -> tuple[str, str]:
     """Path and identity where no suffix tells a photo: then it is told by being there."""
     for separator in (",", " "):
         name, found, identity = line.rpartition(separator)
-        if found and identity.strip() and not (folder / line).exists() and (folder / name.rstrip()).is_file():
+        if not found or not identity.strip() or os.path.lexists(os.path.join(folder, line)):
+            continue
+        if os.path.isfile(os.path.join(folder, name.rstrip())):
             return name.rstrip(), identity
     return line, ""
 
@@ -141,10 +143,10 @@ def _fields(line: str, separator: str) -> list[str]:
     return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [""])
 
 
-def _with_slashes(folder: Path, lines: Iterable[_Line]) -> Iterable[_Line]:
+def _with_slashes(folder: str, lines: Iterable[_Line]) -> Iterable[_Line]:
     """Turn the backslashes of lists that Windows wrote into slashes, unless such files are there under these names."""
     lines = list(lines)
     windows = [line.name for line in lines if "\\" in line.name]
-    if not windows or any(os.path.lexists(folder / name) for name in windows[:_SAMPLE]):
+    if not windows or any(os.path.lexists(os.path.join(folder, name)) for name in windows[:_SAMPLE]):
         return lines
     return [line._replace(name=line.name.replace("\\", "/")) for line in lines]
