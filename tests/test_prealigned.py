@@ -95,10 +95,10 @@ def test_photos_are_not_taken_for_aligned_faces_unless_it_is_said(photos: Path) 
 # ------------------------------------------------------------------------------------------------- a look at them
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> dict[str, Path]:
+@pytest.fixture
+def raw(tmp_path: Path, shared_data: Path) -> dict[str, Path]:
     """40 square photos as LFW and CelebA have them, by set."""
-    folder = tmp_path_factory.mktemp("raw")
+    folder = tmp_path / "raw"
     for name, source in {"lfw": "lfw/lfw-deepfunneled", "celeba": "celeba291"}.items():
         for person in sorted(path for path in (shared_data / source).iterdir() if path.is_dir())[:40]:
             (folder / name / person.name).mkdir(parents=True)
