@@ -295,13 +295,13 @@ def test_a_second_run_looks_at_unreadable_photos_alone_and_changes_nothing(
 def test_a_mended_photo_is_aligned_and_comes_to_its_place(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.jpg", "c.jpg"):
-        shutil.copy(HOPPER, tmp_path / "photos" / name)
+        shutil.copy2(HOPPER, tmp_path / "photos" / name)
     expected = tmp_path / "expected"
     align_photos(tmp_path / "photos", expected, AlignConfig(workers=1))
     (tmp_path / "photos/b.jpg").write_bytes(b"torn")
     store = tmp_path / "store"
     assert align_photos(tmp_path / "photos", store, AlignConfig(workers=1))["failed"] == 1
-    shutil.copy(HOPPER, tmp_path / "photos/b.jpg")
+    shutil.copy2(HOPPER, tmp_path / "photos/b.jpg")
     assert align_photos(tmp_path / "photos", store, AlignConfig(workers=1)) == Counter(aligned=3)
     assert _contents(store) == _contents(expected)
 

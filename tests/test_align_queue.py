@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from facegm.align import engines
 from facegm.align.config import AlignConfig
@@ -296,5 +297,5 @@ def test_a_gpu_has_a_few_workers_and_no_more_than_the_machine_has_room_for(
     runtime: str, room: int, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "default_workers", lambda: room)
-    monkeypatch.setattr(engines.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert number_of_workers(runtime) == expected  # type: ignore[arg-type]

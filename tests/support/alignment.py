@@ -69,8 +69,7 @@ def warm_up() -> None:
 def kill_at(mark: bytes) -> None:
     """From now on, decoding a photo that holds these bytes kills this process and those forked from it."""
     from facegm.align import worker
-
-    decode = worker.decode_photo
+    from facegm.data.photos import decode_photo as decode
 
     def decode_or_die(data: bytes) -> "np.ndarray":
         if mark in data:
