@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from facegm.align.warp import FACE_SIZE, TEMPLATE, resize_aligned
+from facegm.align.face import FACE_SIZE, TEMPLATE, resize_aligned
 from facegm.data.find_photos import find_photos
 from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
 from facegm.data.photos import decode_photo

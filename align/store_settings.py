@@ -10,9 +10,9 @@ import torch
 
 from facegm.align.config import AlignConfig
 from facegm.align.detector import STAGE_THRESHOLDS
+from facegm.align.face import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
 from facegm.align.networks import Runtime, require_runtime
 from facegm.align.proposals import PYRAMID_FACTOR
-from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
 from facegm.data.files import create_atomically
 from facegm.data.store import FORMAT, SETTINGS_FILE, is_store, read_settings
 from facegm.errors import FacegmError

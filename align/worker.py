@@ -27,10 +27,10 @@ from facegm.align.face import (
     contrast,
     perceptual_hash,
     profile,
+    resize_aligned,
     sharpness,
 )
 from facegm.align.networks import Runtime
-from facegm.align.warp import resize_aligned
 from facegm.data.find_photos import Photo
 from facegm.data.photo_files import UnreadablePhotoError, read_photo_bytes
 from facegm.data.photos import decode_photo

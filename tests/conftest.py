@@ -17,7 +17,7 @@ import torch
 from forks import forks, run_ranks
 from threadpoolctl import threadpool_limits
 
-from facegm.align.warp import TEMPLATE
+from facegm.align.face import TEMPLATE
 from facegm.data.face_files import DEFAULT_FORMAT, append_faces
 from facegm.data.store import FORMAT, FaceRecord, encode_face, encode_record
 from facegm.losses.engine import Operands

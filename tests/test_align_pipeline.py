@@ -23,10 +23,9 @@ from PIL import Image
 from facegm.align import pipeline
 from facegm.align.config import AlignConfig
 from facegm.align.detector import FaceDetector
-from facegm.align.face import align_face
+from facegm.align.face import TEMPLATE, align_face, center_crop, warp_face
 from facegm.align.pipeline import align_photos
 from facegm.align.timings import TIMINGS_FILE
-from facegm.align.warp import TEMPLATE, center_crop, warp_face
 from facegm.align.worker import BATCH, Result
 from facegm.data.face_files import face_path
 from facegm.data.find_photos import Photo

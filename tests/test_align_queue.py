@@ -73,6 +73,9 @@ class _Worker:
     def kill(self) -> None:
         self.is_dead = True
 
+    def close(self) -> None:
+        assert self.is_dead
+
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> type[_Worker]:

@@ -14,10 +14,18 @@ from facegm.align import networks, worker
 from facegm.align.config import AlignConfig
 from facegm.align.detector import DetectedFaces, FaceDetector
 from facegm.align.engines import Alignment
-from facegm.align.face import FaceChoice, align_face, alignment_residual, contrast, perceptual_hash, profile, sharpness
+from facegm.align.face import (
+    FaceChoice,
+    align_face,
+    alignment_residual,
+    contrast,
+    perceptual_hash,
+    profile,
+    sharpness,
+    warp_face,
+)
 from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
-from facegm.align.warp import warp_face
 from facegm.align.worker import BATCH_PIXELS, Aligner, Result, in_whole_photo
 from facegm.data.find_photos import Photo
 from facegm.data.photos import read_photo
@@ -236,6 +244,9 @@ def test_the_smallest_size_is_that_of_the_box(source: Path) -> None:
 
 def test_the_choice_is_in_the_store_and_is_not_changed_later(source: Path, store: Path, tmp_path: Path) -> None:
     assert FaceStore(store).settings["minimum_size"] == FaceStore(store).settings["minimum_probability"] == 0
+    assert FaceStore(store).settings["minimum_face"] == 20
+    with pytest.raises(FacegmError, match=r"made otherwise \(minimum_face: 20, now 40\)"):
+        align_photos(source, store, AlignConfig(minimum_face=40))
     for changed in (FaceChoice(minimum_size=20), FaceChoice(minimum_probability=0.9)):
         with pytest.raises(FacegmError, match=r"made otherwise \(minimum_(size|probability): 0.0, now"):
             align_photos(source, store, AlignConfig(choice=changed))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from facegm.align.config import AlignConfig
+from facegm.align.face import TEMPLATE
 from facegm.align.pipeline import align_photos
-from facegm.align.warp import TEMPLATE
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.store import FaceStore
 from facegm.demo.photos import write_pairs, write_photos
