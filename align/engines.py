@@ -246,6 +246,7 @@ class _WorkerThread(threading.Thread):
     def _discard_worker(self) -> None:
         if self._worker is not None:
             self._worker.kill()
+            self._worker.close()
         self._worker = None
 
 

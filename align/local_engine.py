@@ -39,6 +39,9 @@ class Worker(Protocol):
     def kill(self) -> None:
         """End it at once, from any thread."""
 
+    def close(self) -> None:
+        """Give back what is left of it, once it was killed."""
+
 
 class LocalWorker:
     """A worker process of this machine.
@@ -80,6 +83,11 @@ class LocalWorker:
     def kill(self) -> None:
         """See `Worker`; it holds nothing that would have to be put in order."""
         self._process.kill()
+
+    def close(self) -> None:
+        """See `Worker`."""
+        self._end()
+        self._connection.close()
 
     def _send(self, message: Groups | None) -> None:
         try:

@@ -9,10 +9,10 @@ import torch
 from facegm.align.config import AlignConfig
 from facegm.align.detector import STAGE_THRESHOLDS
 from facegm.align.engines import Alignment
+from facegm.align.face import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
 from facegm.align.networks import Runtime, require_runtime
 from facegm.align.prealigned import require_aligned
 from facegm.align.proposals import PYRAMID_FACTOR
-from facegm.align.warp import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
 from facegm.align.worker import BATCH
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import Photo

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from facegm.align.detector import FaceDetector
-from facegm.align.face import FaceChoice
-from facegm.align.warp import FACE_SIZE, TEMPLATE, resize_aligned
+from facegm.align.face import FACE_SIZE, TEMPLATE, FaceChoice, resize_aligned
 from facegm.data.decoding import decode_photo
 from facegm.data.readers.photo import Photo, UnreadablePhotoError
 from facegm.data.readers.source import find_photos, read_photo_bytes
@@ -80,8 +79,8 @@ class PrealignedFaces:
             return _read(self._photos[row])
         except (UnreadablePhotoError, ValueError) as error:
             raise FacegmError(
-                f"{self.folder}: {self._photos[row].key}: {error}; align photos by `facegm align`, which with --aligned "
-                "makes a store of faces that are aligned already, without those that cannot be used"
+                f"{self.folder}: {self._photos[row].key}: {error}; align photos by `facegm align`, which with --aligned"
+                " makes a store of faces that are aligned already, without those that cannot be used"
             ) from error
 
 

@@ -87,7 +87,10 @@ class RayWorker:
         import ray
 
         actors: Any = ray.remote(_Actor)
-        self._actor = actors.options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(config, runtime)
+        # No core is kept for one: that of a dead worker might go to another, and its successor wait for it for ever.
+        resources = {"num_cpus": 0, "num_gpus": gpus} if gpus else {}
+        actors = actors.options(max_restarts=0, scheduling_strategy="SPREAD", **resources)
+        self._actor = actors.remote(config, runtime)
 
     def wait_until_ready(self) -> None:
         """See `facegm.align.local_engine.Worker`."""
@@ -109,6 +112,9 @@ class RayWorker:
         import ray
 
         ray.kill(self._actor)
+
+    def close(self) -> None:
+        """See `facegm.align.local_engine.Worker`; Ray does it."""
 
     def _get(self, result: Any) -> Any:
         """What a call returns.

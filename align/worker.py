@@ -26,10 +26,10 @@ from facegm.align.face import (
     contrast,
     perceptual_hash,
     profile,
+    resize_aligned,
     sharpness,
 )
 from facegm.align.networks import Runtime
-from facegm.align.warp import resize_aligned
 from facegm.data.decoding import decode, decode_photo
 from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import UnreadablePhotoError, photo_stamp, read_photo_bytes

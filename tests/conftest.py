@@ -18,7 +18,7 @@ import torch
 from forks import forks, run_ranks
 from threadpoolctl import threadpool_limits
 
-from facegm.align.warp import TEMPLATE
+from facegm.align.face import TEMPLATE
 from facegm.losses.engine import Operands
 from facegm.losses.fused import Fused
 from facegm.store.format import FORMAT, encode_face, manifest_writer, to_table

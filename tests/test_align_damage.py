@@ -130,7 +130,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def aligned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
     store = tmp_path_factory.mktemp("stores") / "store"
-    return store, align_photos(photos, store, AlignConfig(workers=2))
+    return store, align_photos(photos, store, AlignConfig(workers=2)).store.statuses
 
 
 def test_every_input_has_a_face_or_a_reason_and_the_counts_add_up(
@@ -205,7 +205,7 @@ def test_a_second_run_changes_nothing(photos: Path, aligned: tuple[Path, Counter
         return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found if path.name != MANIFEST_FILE}
 
     before, manifest = contents(), (aligned[0] / MANIFEST_FILE).read_bytes()
-    assert align_photos(photos, aligned[0], AlignConfig(workers=1)) == aligned[1]
+    assert align_photos(photos, aligned[0], AlignConfig(workers=1)).store.statuses == aligned[1]
     assert contents() == before
     assert (aligned[0] / MANIFEST_FILE).read_bytes() == manifest
 
@@ -216,6 +216,6 @@ def test_a_photo_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytes
 
     (tmp_path / "photo.jpg").write_bytes(JPEG)
     monkeypatch.setattr(Path, "read_bytes", forbid)
-    photo = Photo(path=tmp_path / "photo.jpg", key="photo.jpg", identity="x")
+    photo = Photo(path=str(tmp_path / "photo.jpg"), key="photo.jpg", identity="x")
     [[result]] = Aligner(AlignConfig(), "cpu").align([[photo]])
     assert (result.record.status, result.record.reason) == ("failed", "Permission denied")

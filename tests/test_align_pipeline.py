@@ -24,9 +24,8 @@ from stores import NamedFaces, contents, face_path
 from facegm.align import pipeline
 from facegm.align.config import AlignConfig
 from facegm.align.detector import FaceDetector
-from facegm.align.face import align_face
+from facegm.align.face import TEMPLATE, align_face, center_crop, warp_face
 from facegm.align.pipeline import align_photos
-from facegm.align.warp import TEMPLATE, center_crop, warp_face
 from facegm.align.worker import BATCH, Result
 from facegm.data.decoding import read_photo
 from facegm.data.readers.photo import Photo
@@ -212,7 +211,8 @@ def test_an_interrupted_store_continued_by_two_workers_is_the_store_of_one(
 ) -> None:
     """Interrupted after the first batch: it is not looked at again, and what follows in other company is the same."""
     store = tmp_path / "interrupted"
-    add, looked_at = StoreWriter.add, []
+    add = StoreWriter.add
+    looked_at: list[str] = []
 
     def add_once(writer: StoreWriter, results: list[Result]) -> None:
         if looked_at:
@@ -220,9 +220,10 @@ def test_an_interrupted_store_continued_by_two_workers_is_the_store_of_one(
         looked_at.extend(result.record.key for result in results)
         add(writer, results)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(StoreWriter, "add", add_once)
+    monkeypatch.setattr(StoreWriter, "add", add_once)
+    with pytest.raises(KeyboardInterrupt):
         align_photos(photos, store, AlignConfig(workers=1))
+    monkeypatch.undo()
     assert 0 < len(looked_at) <= BATCH
     early = [face_path(store, key) for key in WITH_FACE if key in looked_at]
     before = [path.stat().st_mtime_ns for path in early]
@@ -292,7 +293,7 @@ def test_a_second_run_looks_at_unreadable_photos_alone_and_changes_nothing(
 def test_a_mended_photo_is_aligned_and_comes_to_its_place(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.jpg", "c.jpg"):
-        shutil.copy(HOPPER, tmp_path / "photos" / name)
+        shutil.copy2(HOPPER, tmp_path / "photos" / name)
     expected = tmp_path / "expected"
     align_photos(tmp_path / "photos", expected, AlignConfig(workers=1))
     stamp = (tmp_path / "photos/b.jpg").stat()

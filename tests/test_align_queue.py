@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from stores import NamedFaces
 
 from facegm.align import engines
@@ -73,6 +74,9 @@ class _Worker:
     def kill(self) -> None:
         self.is_dead = True
 
+    def close(self) -> None:
+        assert self.is_dead
+
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> type[_Worker]:
@@ -117,9 +121,9 @@ def _reasons(results: list[Result]) -> dict[str, str | None]:
 @pytest.mark.parametrize("number", [1, 2, 5])
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 191, 192, 193, 400, 700])
 def test_no_number_of_photos_loses_one(workers: type[_Worker], tmp_path: Path, count: int, number: int) -> None:
-    counts = align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=number), photos=_photos(count))
+    summary = align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=number), photos=_photos(count))
     assert list(NamedFaces(tmp_path / "store").records) == _keys(count)
-    assert counts == {"failed": count, "failed: a test": count}
+    assert summary.store.statuses == {"failed": count, "failed: a test": count}
     assert len(workers.given) == -(-count // TAKEN)
     assert len(workers.begun) == min(number, len(workers.given))
     assert all(worker.is_dead for worker in workers.begun), "a worker is left"
@@ -276,7 +280,8 @@ def test_a_store_is_not_continued_with_other_photos(workers: type[_Worker], tmp_
 def test_only_new_photos_are_aligned_when_some_are_added(workers: type[_Worker], tmp_path: Path) -> None:
     align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(20))
     workers.given.clear()
-    assert align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(30))["failed"] == 30
+    summary = align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(30))
+    assert summary.store.statuses["failed"] == 30
     assert len(workers.given) == 1
     assert list(NamedFaces(tmp_path / "store").records) == _keys(30)
 
@@ -297,5 +302,5 @@ def test_a_gpu_has_a_few_workers_and_no_more_than_the_machine_has_room_for(
     runtime: str, room: int, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "default_workers", lambda: room)
-    monkeypatch.setattr(engines.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert number_of_workers(runtime) == expected  # type: ignore[arg-type]

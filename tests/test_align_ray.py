@@ -14,6 +14,7 @@ from PIL import Image
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
+from facegm.align.ray_engine import share_of_gpu
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
 
@@ -119,8 +120,23 @@ def _read(path: Path) -> str:
         return ""
 
 
+@pytest.mark.parametrize(("workers", "gpus"), [(1, 1), (3, 1), (2, 4), (3, 2), (7, 2), (64, 8), (7, 1)])
+def test_workers_find_room_on_the_gpus_of_a_cluster(workers: int, gpus: int) -> None:
+    """Protects from workers that wait for a GPU for ever: a share lies on one GPU as a whole."""
+    share = share_of_gpu("cuda", workers, gpus)
+    assert 0 < share <= 1
+    assert share == round(share, 4), "Ray counts by ten-thousandths"
+    assert int(1 / share) * gpus >= workers
+    assert share_of_gpu("cpu", workers, gpus) == 0
+
+
+def test_a_cluster_without_gpus_is_refused() -> None:
+    with pytest.raises(FacegmError, match="runtime cuda: the Ray cluster has no GPU"):
+        share_of_gpu("cuda", 2, 0)
+
+
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    photos: Sequence[Photo] = [Photo(path=HOPPER, key="hopper.jpg", identity="x")]
+    photos: Sequence[Photo] = [Photo(path=str(HOPPER), key="hopper.jpg", identity="x")]
     with pytest.raises(FacegmError, match=r"engine ray needs Ray: pip install 'facegm\[ray\]'"):
         align_photos(Path("photos"), tmp_path / "store", AlignConfig(engine="ray"), photos=photos)

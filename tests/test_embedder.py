@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 from facegm import FaceEmbedder
 from facegm.align.detector import FaceDetector
-from facegm.align.face import align_face
-from facegm.align.warp import TEMPLATE
+from facegm.align.face import TEMPLATE, align_face
 from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.embedding.model_file import load_embedder, save_embedder

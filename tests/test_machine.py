@@ -1,4 +1,4 @@
-"""Protects a machine and a container from more workers than they have room for: cores and memory as Linux tells them."""
+"""Protects a machine and a container from more workers than they have room for, as Linux tells it."""
 
 import os
 from pathlib import Path

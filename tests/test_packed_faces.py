@@ -321,7 +321,7 @@ def _grow(folder: Path, store_format: StoreFormat = PACKED) -> list[str]:
     groups = [[photo] for photo in _photos(KEYS)]
     with GrowingStore(folder, Path("photos"), groups, AlignConfig(store_format=store_format)) as store:
         for (photo,) in store.waiting:
-            store.add([Result(*_record_and_face(photo, store_format), (0.0, 0.0, 0.0))])
+            store.add([Result(*_record_and_face(photo, store_format))])
     return [photo.key for (photo,) in store.waiting]
 
 

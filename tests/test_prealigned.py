@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from stores import NamedFaces
 
 from facegm.align.config import AlignConfig
@@ -124,8 +125,8 @@ def test_raw_photos_said_to_be_aligned_are_refused_with_the_number(raw: dict[str
 def test_aligned_faces_are_taken(raw: dict[str, Path], name: str, side: int, tmp_path: Path) -> None:
     align_photos(raw[name], tmp_path / "store", AlignConfig(workers=1))
     for path in [*(tmp_path / "store/faces").rglob("*.png")]:
-        face = cv2.resize(cv2.imread(str(path)), (side, side), interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(path.with_suffix(".jpg")), face)
+        with Image.open(path) as face:
+            face.resize((side, side), Image.Resampling.BOX).save(path.with_suffix(".jpg"))
         path.unlink()
     assert len(open_aligned_faces(tmp_path / "store/faces", is_aligned=True).keys) == 40
 

@@ -12,8 +12,7 @@ from scipy.fft import dctn
 from scipy.ndimage import laplace
 
 from facegm.align.duplicates import NEAR_DUPLICATE_BITS
-from facegm.align.face import alignment_residual, contrast, perceptual_hash, profile, sharpness
-from facegm.align.warp import TEMPLATE
+from facegm.align.face import TEMPLATE, alignment_residual, contrast, perceptual_hash, profile, sharpness
 
 HEAD = np.array([(-31, -36, 0), (31, -36, 0), (0, 0, -31), (-25, 36, 0), (25, 36, 0)], float)
 """Eyes, nose tip and mouth corners of a head in millimetres; the nose stands out by half the distance of the eyes."""

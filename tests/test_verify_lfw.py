@@ -10,8 +10,8 @@ from PIL import Image
 from stores import NamedFaces
 
 from facegm.align.config import AlignConfig
+from facegm.align.face import TEMPLATE
 from facegm.align.pipeline import align_photos
-from facegm.align.warp import TEMPLATE
 from facegm.data.preprocessing import Preprocessing
 from facegm.demo.photos import write_pairs, write_photos
 from facegm.embedding.embedder import FaceEmbedder

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facegm.align.warp import FACE_SIZE, TEMPLATE, center_crop, resize_aligned, similarity_transform, warp_face
+from facegm.align.face import FACE_SIZE, TEMPLATE, center_crop, resize_aligned, similarity_transform, warp_face
 
 _SHIFTS = st.floats(-5000, 5000)
 _ANGLES = st.floats(-np.pi, np.pi)

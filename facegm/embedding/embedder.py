@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from facegm.align.detector import FaceDetector
-from facegm.align.face import align_face
-from facegm.align.warp import FACE_SIZE, TEMPLATE
+from facegm.align.face import FACE_SIZE, TEMPLATE, align_face
 from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.progress import Progress

@@ -69,15 +69,14 @@ def warm_up() -> None:
 def kill_at(mark: bytes) -> None:
     """From now on, decoding a photo that holds these bytes kills this process and those forked from it."""
     from facegm.align import worker
+    from facegm.data.decoding import decode
 
-    decode = worker.decode_photo
-
-    def decode_or_die(data: bytes) -> "np.ndarray":
+    def decode_or_die(data: bytes) -> "tuple[np.ndarray, int]":
         if mark in data:
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(data)
 
-    worker.decode_photo = decode_or_die  # type: ignore[attr-defined]
+    worker.decode = decode_or_die  # type: ignore[attr-defined]
 
 
 def _align(arguments: list[str], folder: Path, batch: int | None, killing: bytes | None) -> None:
@@ -116,3 +115,5 @@ class InThisProcess:
     def check(self) -> None: ...
 
     def kill(self) -> None: ...
+
+    def close(self) -> None: ...

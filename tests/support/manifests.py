@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facegm.store.format import MANIFEST_SCHEMA, encode_face
+from facegm.store.format import SCHEMA, encode_face
 
 Row = Mapping[str, Any]
 """The columns of a photo that are not null."""
@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 def manifest_table(rows: Iterable[Row], *, cuts: Sequence[int] = ()) -> pa.Table:
     """The rows as a manifest, in several chunks where it is cut."""
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=MANIFEST_SCHEMA)
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
     bounds = [0, *sorted(cuts), len(table)]
     return pa.concat_tables([table.slice(start, stop - start) for start, stop in pairwise(bounds)])
 
