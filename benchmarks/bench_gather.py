@@ -21,10 +21,10 @@ class DecodedStore(RandomStore):
 
     def __init__(self, identities: int) -> None:
         super().__init__(identities)
-        self._decoded = [super(DecodedStore, self).read_face(str(number)) for number in range(PICTURES)]
+        self._decoded = [super(DecodedStore, self).read_face(number) for number in range(PICTURES)]
 
-    def read_face(self, key: str) -> UInt8[np.ndarray, "size size 3"]:
-        return self._decoded[int(key) % PICTURES]
+    def read_face(self, row: int) -> UInt8[np.ndarray, "size size 3"]:
+        return self._decoded[row % PICTURES]
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ All train the same network with the same loss on the same faces, 120x120 pixels;
 ceiling repeats one batch that lies on the device already. On a GPU there are 10,575 identities.
 """
 
+import gc
 import logging
 import tempfile
 import time
@@ -24,7 +25,6 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from facegm.align.aligned_photos import open_aligned_faces
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.config import find_config, parse_config
@@ -35,8 +35,10 @@ from facegm.faces.samples import LabelledFaces
 from facegm.faces.task import FaceTask
 from facegm.schedule import Progress
 from facegm.store.format import StoreFormat
+from facegm.store.reader import FaceStore
 from facegm.training import start
 from facegm.training.compilation import compile_network
+from facegm.training.devices import prepare
 from facegm.training.distributed import Processes
 from facegm.training.loop import Trainer
 from facegm.training.run_folder import read_metrics
@@ -65,7 +67,9 @@ def main() -> None:
         make_faces(folder / "photos")
         jpeg = StoreFormat(encoding="jpeg", container="tar")
         align_photos(folder / "photos", folder / "store", AlignConfig(is_aligned=True, store_format=jpeg))
-        base = parse_config(find_config("casia.yaml"), FaceRunConfig, [f"--data.store={folder / 'store'}"])
+        # Without the margin's warm-up, during which no step is captured.
+        asked = [f"--data.store={folder / 'store'}", "--loss.gm.warmup_fraction=0"]
+        base = parse_config(find_config("casia.yaml"), FaceRunConfig, asked)
         for batch, (warm_up, steps) in STEPS.items():
             course = replace(base.train, batch_size=batch, log_every=warm_up, checkpoint_every=10**9)
             rows += compare(replace(base, train=course), warm_up, steps, folder)
@@ -73,6 +77,7 @@ def main() -> None:
 
 
 def compare(config: FaceRunConfig, warm_up: int, steps: int, folder: Path) -> list[dict[str, object]]:
+    torch.compiler.reset()  # else a second batch size would be compiled for any size
     number, images = count(), steps * config.train.batch_size
     config = replace(config, train=replace(config.train, compile=False))
     compiled = replace(config, train=replace(config.train, compile=True))
@@ -117,6 +122,7 @@ def with_peak_memory(way: Callable[[], float], name: str, gigabytes: dict[str, f
     """Run a way, and note how much more GPU memory it took at most than there was taken before."""
     before = 0
     if IS_GPU:
+        gc.collect()  # a captured step is part of a cycle, and holds its memory
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     seconds = way()
@@ -125,8 +131,12 @@ def with_peak_memory(way: Callable[[], float], name: str, gigabytes: dict[str, f
 
 
 def without_benchmark(config: FaceRunConfig, images: int, folder: Path, number: int) -> float:
-    with patch.object(start, "prepare", lambda _: None), patch.object(torch.backends.cudnn, "benchmark", False):
-        return whole_loop(config, images, folder / f"run-{number}")
+    torch.backends.cudnn.benchmark = False  # unittest's patch cannot take it back
+    try:
+        with patch.object(start, "prepare", lambda _: None):
+            return whole_loop(config, images, folder / f"run-{number}")
+    finally:
+        torch.backends.cudnn.benchmark = True
 
 
 class LeaveAtValidation(LabelledFaces):
@@ -139,7 +149,7 @@ class LeaveAtValidation(LabelledFaces):
 
 def whole_loop(config: FaceRunConfig, images: int, run: Path) -> float:
     """Seconds for so many images, from the log of the first epoch of a long run without its first steps."""
-    few = LeaveAtValidation(open_aligned_faces(config.data.store), config.preprocessing)
+    few = LeaveAtValidation(FaceStore(config.data.store), config.preprocessing)
     few.keys = few.keys[: config.train.batch_size]
     with suppress(EnoughError):
         train_run(config, run, few)
@@ -150,6 +160,7 @@ def ceiling(config: FaceRunConfig, warm_up: int, steps: int) -> Callable[[], flo
     """Steps on one batch that lies on the device."""
     faces = open_training_faces(config)
     task = FaceTask(config.model, config.loss, config.preprocessing, IDENTITIES)
+    prepare(DEVICE)
     task.to(DEVICE).to(memory_format=torch.channels_last)
     trainer = Trainer(task, config.optimizer, config.train, Processes(rank=0, world_size=1, device=DEVICE))
     compile_network(task.network, config.train.compile, warm_up + steps, say=False)

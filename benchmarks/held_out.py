@@ -7,7 +7,8 @@ import numpy as np
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
-from facegm.data.face_files import face_path
+from facegm.store.faces import place_of
+from facegm.store.format import StoreFormat
 from facegm.store.reader import FaceStore
 
 IDENTITIES, FOLDS, PAIRS = 60, 10, 150
@@ -23,9 +24,9 @@ def hold_out(store: Path, folder: Path) -> list[str]:
     """
     faces = FaceStore(store)
     keys: dict[str, list[str]] = {}
-    for record in faces.records.values():
-        if record.has_face_image:
-            keys.setdefault(record.identity, []).append(record.key)
+    numbers, names = faces.identities()
+    for row in np.flatnonzero(numbers >= 0).tolist():
+        keys.setdefault(names[numbers[row]], []).append(faces.keys[row])
     rng = np.random.default_rng(0)
     chosen = [str(name) for name in rng.permutation(sorted(keys))[:IDENTITIES]]
     for identity in chosen:
@@ -33,7 +34,7 @@ def hold_out(store: Path, folder: Path) -> list[str]:
         for number, key in enumerate(keys[identity], start=1):
             link = folder / "faces" / identity / f"{identity}_{number:04}.jpg"
             link.unlink(missing_ok=True)
-            link.symlink_to(face_path(store, key).resolve())
+            link.symlink_to(Path(place_of(store, StoreFormat(), key, None, 0, -1).path).resolve())
     align_photos(folder / "faces", folder / "store", AlignConfig(is_aligned=True))
     lines = [f"{FOLDS}\t{PAIRS}"]
     for fold in np.array_split(chosen, FOLDS):
