@@ -120,7 +120,7 @@ def run(arguments: Sequence[str]) -> None:
     print(closing_summary(store.statuses, options.output))
     for change, count in store.changes.items():
         if count:
-            print(f"  {count:,} {_CHANGES[change]}")
+            print(f"  {_CHANGES[change]}: {count:,}")
     for line in identity_remarks(identities=store.identities, faces=store.faces, unknown=store.unknown):
         print(f"  {line}")
     for remark in summary.remarks:
@@ -128,9 +128,9 @@ def run(arguments: Sequence[str]) -> None:
 
 
 _CHANGES = {
-    "gone": "photos are gone from the input, and their faces from the store",
-    "changed": "photos have changed, and were aligned anew",
-    "damaged": "faces were missing or damaged, and were made anew",
+    "gone": "photos gone from the input, and their faces with them",
+    "changed": "photos that have changed, aligned anew",
+    "damaged": "faces missing or damaged, made anew",
 }
 
 
