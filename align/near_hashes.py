@@ -43,7 +43,7 @@ def join_near(
     Args:
         hashes: as 64-bit words.
         groups: a number from 0 for each hash; only hashes of one group are compared.
-        bits: most that differ between near hashes; below 127.
+        bits: most that differ between near hashes.
 
     Returns:
         For each hash a number, the same for those that a chain of near ones of their group joins.
@@ -117,7 +117,7 @@ def _near_neighbours(
             # The first half decides for nearly all; it counts at most 128, which a byte holds.
             near = start + np.flatnonzero(np.add(*counts[part]) <= bits)
             if len(near):
-                distances = np.bitwise_count(hashes[:, near] ^ hashes[:, near + step]).sum(axis=0, dtype=np.int64)
+                distances = np.bitwise_count(hashes[:, near] ^ hashes[:, near + step]).sum(axis=0)
                 near = near[distances <= bits]
                 yield near, near + step
 

@@ -419,6 +419,14 @@ def test_groups_beyond_the_first_few_are_counted() -> None:
     assert "    and 2 more groups" in lines
 
 
+@pytest.mark.parametrize("identity", ["Ann", None])
+def test_it_is_said_where_near_duplicates_may_be_missed(identity: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    remark = "  among more than 3 photos of an identity a few pairs may be missed"
+    monkeypatch.setattr("facegm.align.inspection_text.EXHAUSTIVE_SIZE", 3)
+    assert remark in _described(*[identity] * 4, "Bob")
+    assert remark not in _described(*[identity] * 3, "Bob")
+
+
 # ------------------------------------------------------------------------------------------------ identities
 
 
