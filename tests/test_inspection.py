@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from manifests import Row, colour_of, manifest_table, write_store
 
+from facegm.align.columns import UNKNOWN, codes
 from facegm.align.inspection import inspect_manifest
 from facegm.align.inspection_text import describe, identity_remarks
 from facegm.cli import main
@@ -409,6 +410,14 @@ def test_random_manifests_are_counted_as_by_a_loop_over_their_rows(seed: int) ->
     sizes = [min(right - left, bottom - top) for left, top, right, bottom in boxes]
     assert found.quantiles["face size"] == pytest.approx(_quantiles(sizes))
     assert max(map(len, manifest.read)) == 3, "few columns are in memory at a time"
+
+
+def test_columns_that_come_as_dictionaries_of_several_chunks_are_numbered_alike() -> None:
+    column = pa.chunked_array(
+        [pa.array(["Bob", None, "Ann"]).dictionary_encode(), pa.array(["Ann", "Cleo"]).dictionary_encode()]
+    )
+    numbers, values = codes(column)
+    assert (numbers.tolist(), values.to_pylist()) == ([0, UNKNOWN, 1, 1, 2], ["Bob", "Ann", "Cleo"])
 
 
 def test_groups_beyond_the_first_few_are_counted() -> None:
