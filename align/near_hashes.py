@@ -17,10 +17,10 @@ EXHAUSTIVE_SIZE = 8_192
 ORDERS, NEIGHBOURS = 64, 128
 """In how many orders a larger group is sorted, and with how many next ones each hash is then compared.
 
-Each order sorts by 64 bits drawn at random, so that two hashes that agree in the first ones stand near each other (Manku,
-Jain and Das Sarma 2007). The distances are exact, and no pair is reported that is further apart; but a pair is found by
-chance, the more likely the nearer it is. Of 2,000 pairs planted at each of 24, 30, 36 and 42 bits among up to 500,000
-hashes of one group none is missed (`benchmarks/bench_inspect.py`); among 2 million, 0.03 % at 36 bits and 0.7 % at 42.
+Each order sorts by 64 bits drawn at random, so that two hashes that agree in the first ones stand near each other
+(Manku, Jain and Das Sarma 2007). No pair is reported that is further apart, but a pair is found by chance, the more
+likely the nearer it is. Of 2,000 pairs planted at each of 24, 30, 36 and 42 bits among up to 500,000 hashes of one
+group none is missed (`benchmarks/bench_inspect.py`); among 2 million, 1 of 3,000 at 36 bits and 22 of 3,000 at 42.
 Half of the orders would miss 2 % at 42 bits among 500,000, and 8 % among 2 million.
 
 The others lie as the hashes of real faces do, of which one bit predicts others, so that they crowd: two differ in 120
