@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-gather bench-train install clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-gather bench-inspect bench-train install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -39,6 +39,9 @@ bench-align: install  ## the alignment alone, on LFW's photos, against facenet-p
 
 bench-gather: install  ## a batch out of decoded faces in the host's memory
 	$(BIN)/python benchmarks/bench_gather.py
+
+bench-inspect: install  ## the inspection of half a million photos, on one thread
+	$(BIN)/python benchmarks/bench_inspect.py
 
 bench-train: install  ## the training loop against its compute-only ceiling and a plain loop
 	$(BIN)/python benchmarks/bench_train.py

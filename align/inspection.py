@@ -1,7 +1,7 @@
 """What a store of aligned faces holds: counts, identities, quality and duplicates."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,22 +60,19 @@ class Inspection:
 
 def inspect_manifest(manifest: Manifest) -> Inspection:
     """Count and measure the photos of a store; no more columns are read at a time than are counted together."""
-    faces = manifest.table(["faces"])["faces"].to_numpy()
-    digests = manifest.table(["identity", "digest"])
-    exact = exact_duplicates(digests) if _is_recorded(digests["digest"]) else None
-    hashes = manifest.table(["identity", "digest", "perceptual_hash"])
     return Inspection(
         statuses=count_statuses(manifest.table(["status", "reason"])),
         identities=_count_identities(manifest.table(["identity", "status"])),
-        several_faces=int((faces > 1).sum()),
+        several_faces=int((manifest.table(["faces"])["faces"].to_numpy() > 1).sum()),
         quantiles=_measure(manifest),
-        exact=exact,
-        near=near_duplicates(hashes) if _is_recorded(hashes["perceptual_hash"]) else None,
+        exact=_duplicates(exact_duplicates, manifest.table(["identity", "digest"])),
+        near=_duplicates(near_duplicates, manifest.table(["identity", "digest", "perceptual_hash"])),
     )
 
 
-def _is_recorded(column: pa.ChunkedArray) -> bool:
-    return int(column.null_count) < len(column)
+def _duplicates(search: Callable[[pa.Table], Groups], table: pa.Table) -> Groups | None:
+    """Search by the last column, if the store recorded it for any photo."""
+    return search(table) if table.column(-1).null_count < len(table) else None
 
 
 def _measure(manifest: Manifest) -> dict[str, list[float]]:

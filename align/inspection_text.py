@@ -29,9 +29,8 @@ def describe(inspection: Inspection, key: Callable[[int], str]) -> str:
         *_duplicates("exact duplicates", inspection.exact, "digests", key),
         *_duplicates("near-duplicates within an identity", inspection.near, "perceptual hashes", key),
     ]
-    if inspection.near is not None and max(inspection.identities.unknown, *inspection.identities.quartiles, 0) > (
-        EXHAUSTIVE_SIZE
-    ):
+    largest = max([inspection.identities.unknown, *inspection.identities.quartiles])
+    if inspection.near is not None and largest > EXHAUSTIVE_SIZE:
         lines.append(f"  among more than {EXHAUSTIVE_SIZE:,} photos of an identity a few pairs may be missed")
     return "\n".join(lines)
 

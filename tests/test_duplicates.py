@@ -109,6 +109,13 @@ def test_the_threshold_itself_is_near(
     assert _listed(near_duplicates(table)) == ([[0, 1]] if near else [])
 
 
+@pytest.mark.parametrize("first", [0, 60, 107, 256 - NEAR_DUPLICATE_BITS])
+def test_it_does_not_matter_which_bits_differ(first: int) -> None:
+    bits = _random_bits(np.random.default_rng(1))
+    other = bits ^ ((1 << NEAR_DUPLICATE_BITS) - 1) << first
+    assert _listed(near_duplicates(manifest_table([_row("Ann", bits=bits), _row("Ann", bits=other)]))) == [[0, 1]]
+
+
 def test_a_hash_and_its_complement_are_furthest_apart() -> None:
     assert _listed(near_duplicates(manifest_table([_row("Ann", bits=0), _row("Ann", bits=2**256 - 1)]))) == []
 

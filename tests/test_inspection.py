@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from manifests import Row, colour_of, manifest_table, write_store
 
+from facegm.align.columns import UNKNOWN, codes
 from facegm.align.inspection import inspect_manifest
 from facegm.align.inspection_text import describe, identity_remarks
 from facegm.cli import main
@@ -411,12 +412,28 @@ def test_random_manifests_are_counted_as_by_a_loop_over_their_rows(seed: int) ->
     assert max(map(len, manifest.read)) == 3, "few columns are in memory at a time"
 
 
+def test_columns_that_come_as_dictionaries_of_several_chunks_are_numbered_alike() -> None:
+    column = pa.chunked_array(
+        [pa.array(["Bob", None, "Ann"]).dictionary_encode(), pa.array(["Ann", "Cleo"]).dictionary_encode()]
+    )
+    numbers, values = codes(column)
+    assert (numbers.tolist(), values.to_pylist()) == ([0, UNKNOWN, 1, 1, 2], ["Bob", "Ann", "Cleo"])
+
+
 def test_groups_beyond_the_first_few_are_counted() -> None:
     rows = [_row(0, "Ann", key=f"{group}/{photo}", digest=_digest(group)) for group in range(7) for photo in range(8)]
     lines = describe(inspect_manifest(InMemory(rows)), lambda row: str(rows[row]["key"])).splitlines()
     assert "exact duplicates: 7 groups, 56 photos" in lines
     assert "    0/0 = 0/1 = 0/2 = 0/3 = 0/4 and 3 more" in lines
     assert "    and 2 more groups" in lines
+
+
+@pytest.mark.parametrize("identity", ["Ann", None])
+def test_it_is_said_where_near_duplicates_may_be_missed(identity: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    remark = "  among more than 3 photos of an identity a few pairs may be missed"
+    monkeypatch.setattr("facegm.align.inspection_text.EXHAUSTIVE_SIZE", 3)
+    assert remark in _described(*[identity] * 4, "Bob")
+    assert remark not in _described(*[identity] * 3, "Bob")
 
 
 # ------------------------------------------------------------------------------------------------ identities
