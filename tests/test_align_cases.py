@@ -1,10 +1,10 @@
-"""Protects what people do with `facegm align`: odd folders, photos that go or change, damaged stores, lists of any kind.
+"""Protects what people do with `facegm align`: odd folders, photos that go or change, damaged stores, any lists.
 
 Each is what the command says and what training sees of it, on faces that are aligned already.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ Align = Callable[..., str]
 
 
 @pytest.fixture
-def align(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Align]:
+def align(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Align:
     """Align photos into `store`, as a user does; returns what was said."""
 
     def run(*options: str, source: Path | None = None, code: int = 0) -> str:
@@ -42,7 +42,7 @@ def align(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Align]
         said = capsys.readouterr()
         return said.err if code else said.out
 
-    yield run
+    return run
 
 
 def save(path: Path, seed: int = 0) -> None:

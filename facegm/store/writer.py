@@ -47,7 +47,7 @@ from facegm.store.reader import Keys, numbers_of, read_manifest
 
 ROWS = 2**17
 """Of the manifest that are made and written together."""
-CHECKED = 256
+CHECKED = 64
 """Photos that a thread checks at a time."""
 FEW = 0.1
 """Share of a store's photos that may be gone from the source, or ten of them, before it looks like a mistake."""
@@ -129,8 +129,8 @@ class StoreWriter:
     def __exit__(self, *error: object) -> None:
         try:
             self._faces.finish()
-            os.sync()  # before anything says that they are there
             if error == (None, None, None):
+                os.sync()  # faces and journals, before the manifest says that they are there
                 self._end()
         finally:
             self._journal.close()
@@ -203,18 +203,23 @@ class StoreWriter:
             recorded = table.take(pa.array(rows[span])).to_pylist()
             return [self._fault(number, row) for number, row in zip(span.tolist(), recorded, strict=True)]
 
+        self._containers: dict[str, tuple[int, int] | None] = {}
         numbers = np.flatnonzero(self._mine & done)
         spans = [numbers[start : start + CHECKED] for start in range(0, len(numbers), CHECKED)]
         with ThreadPoolExecutor() as threads, Progress("check", len(numbers), "photos") as progress:
-            for span, found in zip(spans, threads.map(faults, spans), strict=True):
-                self.changes.update(filter(None, found))
-                done[span] = [not fault for fault in found]
-                progress.update(len(span))
+            try:
+                for span, found in zip(spans, threads.map(faults, spans), strict=True):
+                    self.changes.update(filter(None, found))
+                    done[span] = [not fault for fault in found]
+                    progress.update(len(span))
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)  # so that Ctrl-C waits for what is begun alone
+                raise
 
     def _fault(self, number: int, row: Mapping[str, Any]) -> str:
         """Why a photo is not done, though it is recorded: `gone`, `changed` or `damaged`; empty where it is."""
         photo = self._photos[number]
-        stamp = photo_stamp(photo)
+        stamp = photo_stamp(photo, self._containers)
         if stamp is None:
             return "gone"
         self._stamps[number] = stamp
