@@ -19,7 +19,7 @@ def codes(column: pa.ChunkedArray) -> tuple[Int64[np.ndarray, " rows"], pa.Array
     """
     encoded = column.dictionary_encode().unify_dictionaries()
     if encoded.num_chunks == 0:
-        return np.empty(0, np.int64), pa.array([], column.type)
+        return np.empty(0, np.int64), pa.array([], encoded.type.value_type)
     numbers = [chunk.indices.fill_null(UNKNOWN).to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
     return np.concatenate(numbers, dtype=np.int64), encoded.chunk(0).dictionary
 

@@ -43,7 +43,27 @@ class NewCommand(subprocess.Popen[bytes]):
         self.wait()
 
 
-Start = Callable[[Path], Alignment | NewCommand]
+class TwoShards:
+    """Two jobs that make a store together."""
+
+    def __init__(self, arguments: list[str], folder: Path, *, batch: int) -> None:
+        self._jobs = [Alignment([*arguments, f"--shard={index}/2"], folder, batch=batch) for index in range(2)]
+
+    def poll(self) -> int | None:
+        codes = [job.poll() for job in self._jobs]
+        return None if None in codes else max(code or 0 for code in codes)
+
+    def wait(self, timeout: float) -> int | None:
+        codes = [job.wait(timeout) for job in self._jobs]
+        return None if None in codes else max(code or 0 for code in codes)
+
+    def kill_group(self) -> None:
+        for job in self._jobs:
+            job.kill_group()
+
+
+Running = Alignment | NewCommand | TwoShards
+Start = Callable[[Path], Running]
 """Begins to align into a store."""
 
 
@@ -85,7 +105,7 @@ def _recorded(store: Path) -> int:
     return len(NamedFaces(store).records if (store / MANIFEST_FILE).is_file() else recorded)
 
 
-def _wait(process: Alignment | NewCommand, seconds: float) -> None:
+def _wait(process: Running, seconds: float) -> None:
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
@@ -124,6 +144,20 @@ def test_killed_again_and_again_a_store_ends_as_if_nothing_had_been(tmp_path: Pa
 
     warm_up()  # so that the time of the first is its own
     _kill_and_continue(photos, tmp_path, start, kills=3, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("container", ["folder", "tar"])
+@pytest.mark.parametrize("job", [Alignment, TwoShards])
+def test_twenty_kills_of_one_job_and_of_two(
+    tmp_path: Path, container: Container, job: type[Alignment] | type[TwoShards]
+) -> None:
+    photos = tmp_path / "photos"
+    _make_photos(photos, 200)
+    warm_up()
+    _kill_and_continue(
+        photos, tmp_path, lambda store: job(_arguments(photos, container, store), tmp_path, batch=8), kills=20, seed=20
+    )
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from facegm.faces.config import FaceRunConfig
 OPTIONS = {
     "align": {
         "--output",
+        "--identity-level",
         "--on-missing",
         "--minimum-face",
         "--minimum-size",
@@ -24,9 +25,11 @@ OPTIONS = {
         "--runtime",
         "--shard",
         "--engine",
+        "--remove-missing",
         "--workers",
     },
     "inspect": {"--output", "--samples"},
+    "convert": set(),
     "train": {"--config", "--output", "--resume", "--init", "--profile", "--print_config"},
     "doctor": {"--config", "--print_config"},
     "overfit": {"--config", "--print_config"},
@@ -51,7 +54,7 @@ def test_verbs_and_options_are_these() -> None:
         ([], 2, "usage: facegm COMMAND"),
         (["verify"], 2, "no such command: verify"),
         (["align", "photos"], 2, "required: --output"),
-        (["align", "missing", "--output", "store"], 1, "missing: no such folder, list, tar or rec file"),
+        (["align", "missing", "--output", "store"], 1, "missing: no such folder, list, tar, rec or LMDB file"),
         (["align", "empty", "--output", "store"], 1, "empty: no photo found"),
         (
             ["align", "empty", "--output", "store", "--workers", "0"],

@@ -118,5 +118,5 @@ def test_missing_parts_are_named(model: Path, lfw: Path, tmp_path: Path) -> None
     verify_lfw(model, photos, tmp_path / "report", workers=1)  # the missing photo is back, and is looked at again
     with pytest.raises(FacegmError, match="no such folder of photos"):
         verify_lfw(model, tmp_path / "nowhere", tmp_path / "report")
-    with pytest.raises(FacegmError, match="is not in this folder or store, with any suffix"):
+    with pytest.raises(FacegmError, match="no photo found"):
         verify_lfw(model, model.parent, tmp_path / "report", pairs_file=lfw / "pairs.txt")

@@ -185,7 +185,7 @@ class StoreWriter:
         self._check(table, rows, done)
         here = pc.is_in(table["key"], value_set=self._keys).to_numpy()
         self.changes["gone"] += len(table["key"].filter(pa.array(~here & is_pictured)).unique())
-        recorded = int((rows >= 0).sum()) + self.changes["gone"]
+        recorded = len(table["key"].unique())
         if not remove_missing and self.changes["gone"] > max(10, FEW * recorded):
             raise FacegmError(
                 f"{self._folder}: {self.changes['gone']:,} of the {recorded:,} photos of this store are no longer in "
@@ -221,7 +221,7 @@ class StoreWriter:
         photo = self._photos[number]
         stamp = photo_stamp(photo, self._containers)
         if stamp is None:
-            return "gone"
+            return "" if row["status"] == "failed" else "gone"
         self._stamps[number] = stamp
         recorded = row["photo_bytes"], row["photo_modified_ns"]
         if stamp != recorded and not (row["digest"] is None and recorded == (None, None)):
