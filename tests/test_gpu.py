@@ -74,13 +74,15 @@ def test_linear_losses_keep_float32_where_tf32_is_allowed(monkeypatch: pytest.Mo
     softmax_loss(x_single, w.float().cuda(), b.float().cuda(), labels.cuda()).total.backward()
     assert x.grad is not None
     assert x_single.grad is not None
-    assert ((x_single.grad.cpu().double() - x.grad).norm() / x.grad.norm()).item() < 2e-5
+    # Features and classes far from 0 cost float32 three digits: 3e-5 on a CPU. With TF32 it would be 6e-3.
+    assert ((x_single.grad.cpu().double() - x.grad).norm() / x.grad.norm()).item() < 1e-4
 
 
 def test_fused_takes_little_memory_and_always_gives_the_same() -> None:
     x, mu, labels = (tensor.cuda() for tensor in random_case(4_096, 10_575))
     x, mu = (tensor.float().requires_grad_() for tensor in (x, mu))
     gradients = []
+    torch.ones(2, 2, device="cuda") @ torch.ones(2, device="cuda")  # cuBLAS keeps a workspace of 32 MiB from now on
     for _ in range(3):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -104,6 +106,7 @@ def test_a_run_on_the_device_learns(small_store: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "embedder.safetensors").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_in_steps_without_a_log_the_host_never_waits(small_store: Path, tmp_path: Path, precision: str) -> None:
     """Protects the overlap of host and device: torch raises where an operation would wait."""
