@@ -22,6 +22,7 @@ from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
 from facegm.align.worker import BATCH
 from facegm.data.find_photos import find_photos
+from facegm.data.machine import cores
 from facegm.data.photos import read_photo
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -78,13 +79,12 @@ def wall_clock(paths: list[Path], sample: list[Path], folder: Path) -> list[dict
     def align(runtime: Runtime) -> None:
         align_photos(listing, folder / f"store-{next(stores)}", AlignConfig(runtime=runtime))
 
-    cores = os.cpu_count() or 1
     batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
     context = get_context("spawn")
     with (
-        ProcessPoolExecutor(cores, mp_context=context, initializer=_make_detector, initargs=("cpu",)) as by_torch,
+        ProcessPoolExecutor(cores(), mp_context=context, initializer=_make_detector, initargs=("cpu",)) as by_torch,
         ProcessPoolExecutor(
-            cores, mp_context=context, initializer=_make_detector, initargs=("openvino",)
+            cores(), mp_context=context, initializer=_make_detector, initargs=("openvino",)
         ) as by_openvino,
     ):
         ways = {
