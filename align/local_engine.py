@@ -6,7 +6,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol
 
@@ -54,7 +54,7 @@ class LocalWorker:
     """
 
     _beginning = threading.Lock()
-    """So that a process that is forked by one thread does not inherit the half-open pipe of another's."""
+    """So that no process that is forked by one thread holds the pipe of another's open, whose end would not be seen."""
 
     def __init__(self, context: BaseContext, config: AlignConfig, runtime: Runtime, gpu: int) -> None:
         with self._beginning:
@@ -96,10 +96,7 @@ class LocalWorker:
             raise WorkerDied(self._end()) from error
 
     def _receive(self) -> list[Result] | None:
-        wait([self._connection, self._process.sentinel])
         try:
-            if not self._connection.poll():
-                raise WorkerDied(self._end())
             message: list[Result] | Exception | None = self._connection.recv()
         except (EOFError, OSError) as error:
             raise WorkerDied(self._end()) from error

@@ -78,13 +78,12 @@ def wall_clock(paths: list[Path], sample: list[Path], folder: Path) -> list[dict
     def align(runtime: Runtime) -> None:
         align_photos(listing, folder / f"store-{next(stores)}", AlignConfig(runtime=runtime))
 
-    cores = os.cpu_count() or 1
     batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
     context = get_context("spawn")
     with (
-        ProcessPoolExecutor(cores, mp_context=context, initializer=_make_detector, initargs=("cpu",)) as by_torch,
+        ProcessPoolExecutor(cores(), mp_context=context, initializer=_make_detector, initargs=("cpu",)) as by_torch,
         ProcessPoolExecutor(
-            cores, mp_context=context, initializer=_make_detector, initargs=("openvino",)
+            cores(), mp_context=context, initializer=_make_detector, initargs=("openvino",)
         ) as by_openvino,
     ):
         ways = {

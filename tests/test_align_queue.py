@@ -227,6 +227,14 @@ def test_many_killing_photos_in_a_row_are_recorded_unless_any_picture_kills(
         assert list(_reasons(_aligned(40, 1)).values()).count("killed the worker") == 3 * KILLED_IN_A_ROW
 
 
+def test_killing_photos_among_others_raise_no_doubt(workers: type[_Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    killing = _keys(300)[10:300:20]
+    assert len(killing) > 2 * KILLED_IN_A_ROW
+    monkeypatch.setattr(workers, "killing", frozenset(killing))
+    monkeypatch.setattr(workers, "is_weak", True)
+    assert list(_reasons(_aligned(300, 1)).values()).count("killed the worker") == len(killing)
+
+
 def test_workers_that_cannot_start_end_the_run(workers: type[_Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "is_stillborn", True)
     with pytest.raises(FacegmError, match=r"workers cannot start \(exit code 9\): perhaps memory is short"):
@@ -265,6 +273,28 @@ def test_after_an_interruption_what_is_finished_is_kept_and_nothing_twice(
     half = BATCH // 2
     assert given == _keys(3 * TAKEN)[:half] + _keys(3 * TAKEN)[TAKEN:]
     assert all(worker.is_dead for worker in workers.begun)
+
+
+def test_an_interrupted_store_has_all_that_was_finished(
+    workers: type[_Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted when the first results are recorded, and those of all spans that are handed out are there."""
+
+    def interrupt(self: Progress, count: int) -> None:
+        end = time.monotonic() + 5
+        while sum(workers.tries.values()) < SPANS_AHEAD * TAKEN and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(500))
+    assert list(FaceStore(tmp_path / "store").records) == _keys(SPANS_AHEAD * TAKEN)
+    align_photos(Path("photos"), tmp_path / "store", AlignConfig(workers=1), photos=_photos(500))
+    assert list(FaceStore(tmp_path / "store").records) == _keys(500)
+    assert max(workers.tries.values()) == 1, "done twice"
 
 
 # ------------------------------------------------------------------------------------------------- stores
