@@ -22,6 +22,7 @@ from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
 from facegm.align.worker import BATCH
 from facegm.data.decoding import read_photo
+from facegm.data.machine import cores
 from facegm.data.readers.source import find_photos
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
