@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-gather bench-inspect bench-train install clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-gather bench-inspect bench-store bench-train install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -42,6 +42,9 @@ bench-gather: install  ## a batch out of decoded faces in the host's memory
 
 bench-inspect: install  ## the inspection of half a million photos, on one thread
 	$(BIN)/python benchmarks/bench_inspect.py
+
+bench-store: install  ## opening a store of ten million photos
+	$(BIN)/python benchmarks/bench_store.py
 
 bench-train: install  ## the training loop against its compute-only ceiling and a plain loop
 	$(BIN)/python benchmarks/bench_train.py
