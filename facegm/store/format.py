@@ -192,7 +192,12 @@ def manifest_writer(folder: Path) -> Iterator[pq.ParquetWriter]:
 
 def escaped(name: str) -> str:
     r"""A name as valid Unicode: bytes that are no UTF-8 as `\xNN`, and a `\x` that is there already as `\x5cx`."""
-    return name.replace("\\x", "\\x5cx").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = name.replace("\\x", "\\x5cx")
+    try:
+        content = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can hold it
+        content = name.encode("utf-8", "surrogatepass")
+    return content.decode("utf-8", "backslashreplace")
 
 
 def unescaped(name: str) -> str:

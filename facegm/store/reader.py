@@ -21,6 +21,7 @@ from facegm.store.format import (
     DICTIONARY_COLUMNS,
     FORMAT_BEFORE,
     MANIFEST_FILE,
+    SCHEMA,
     StoreFormat,
     decode_face,
     read_settings,
@@ -191,10 +192,12 @@ def read_manifest(folder: Path, columns: Sequence[str] | None = None) -> pa.Tabl
     path = folder / MANIFEST_FILE
     try:
         manifest = pq.ParquetFile(path, read_dictionary=[*DICTIONARY_COLUMNS], page_checksum_verification=True)
-        return manifest.read(columns, use_threads=False)  # with threads, reading takes twice the memory, and longer
+        table = manifest.read(columns, use_threads=False)  # with threads, reading takes twice the memory, and longer
+        table.validate(full=True)  # the checksums are of the pages alone, not of their headers
+        return table.select(columns or SCHEMA.names)
     except FileNotFoundError as error:
         raise FacegmError(f"{path}: missing; run `facegm align` again as before") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise FacegmError(
             f"{path}: damaged ({error}); bring it back, or delete it and run `facegm align` again, which then aligns "
             "all photos anew"
