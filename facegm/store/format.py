@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from facegm.data.files import atomic_file, create_atomically
 from facegm.errors import FacegmError
@@ -176,6 +176,11 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         return pa.table({field.name: pa.array(column(field.name), field.type) for field in SCHEMA}, schema=SCHEMA)
     except (pa.ArrowException, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
+
+
+def numbers_of(table: pa.Table, name: str) -> Int64[np.ndarray, " rows"]:
+    """A column of whole numbers as an array, 0 in place of null."""
+    return np.asarray(pc.fill_null(table[name], 0).to_numpy(), np.int64)
 
 
 @contextmanager

@@ -202,8 +202,3 @@ def read_manifest(folder: Path, columns: Sequence[str] | None = None) -> pa.Tabl
             f"{path}: damaged ({error}); bring it back, or delete it and run `facegm align` again, which then aligns "
             "all photos anew"
         ) from error
-
-
-def numbers_of(table: pa.Table, name: str) -> Int64[np.ndarray, " rows"]:
-    """A column of whole numbers as an array, 0 in place of null."""
-    return np.asarray(pc.fill_null(table[name], 0).to_numpy(), np.int64)

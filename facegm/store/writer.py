@@ -39,11 +39,12 @@ from facegm.store.format import (
     count_statuses,
     escaped,
     manifest_writer,
+    numbers_of,
     to_table,
     unescaped,
 )
 from facegm.store.journal import JOURNALS, Journal, Shard, read_journal
-from facegm.store.reader import Keys, numbers_of, read_manifest
+from facegm.store.reader import read_manifest
 
 ROWS = 2**17
 """Of the manifest that are made and written together."""
@@ -264,7 +265,7 @@ class StoreWriter:
         had_face = table["key"].filter(pc.not_equal(table["status"], "failed"))
         gone = had_face.filter(pc.invert(pc.is_in(had_face, value_set=pictured["key"])))
         # Before the manifest is written: a run that is killed in between finds that they are missing.
-        self._faces.remove(map(unescaped, gone.unique().to_pylist()))
+        self._faces.discard(map(unescaped, gone.unique().to_pylist()), pictured)
         identities = pa.array([photo.identity and escaped(photo.identity) for photo in self._photos], pa.string())
         with manifest_writer(self._folder) as manifest:
             for start in range(0, len(rows), ROWS):
@@ -277,11 +278,6 @@ class StoreWriter:
                     content = content.set_column(SCHEMA.get_field_index(name), name, values)
                 manifest.write_table(content.combine_chunks())
         os.sync()
-        if isinstance(self._faces, TarWriter):
-            for name in pictured["part"].unique().to_pylist():
-                members = pictured.filter(pc.equal(pictured["part"], name)).sort_by("offset")
-                key_of = Keys(members["key"]).__getitem__
-                self._faces.blank_between(name, numbers_of(members, "offset"), numbers_of(members, "length"), key_of)
         for left in self._folder.glob(f".{SETTINGS_FILE}.*"):  # by a job that was killed when it began
             left.unlink(missing_ok=True)
 
