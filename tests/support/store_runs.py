@@ -52,13 +52,11 @@ def face_of(content: bytes) -> UInt8[np.ndarray, "size size 3"]:
 
 def look_at(photo: Photo, encoding: Encoding) -> tuple[FaceRecord, bytes | None]:
     """What stands in for an alignment."""
+    known: dict[str, Any] = {"key": photo.key, "identity": photo.identity}
+    if not os.path.exists(photo.path):
+        return FaceRecord(**known, status="failed", reason="missing"), None
     content, status = Path(photo.path).read_bytes(), os.stat(photo.path)
-    known: dict[str, Any] = {
-        "key": photo.key,
-        "identity": photo.identity,
-        "photo_bytes": status.st_size,
-        "photo_modified_ns": status.st_mtime_ns,
-    }
+    known |= {"photo_bytes": status.st_size, "photo_modified_ns": status.st_mtime_ns}
     if content == UNREADABLE:
         return FaceRecord(**known, status="failed", reason="cannot be read"), None
     known["digest"] = hashlib.sha256(content).hexdigest()
