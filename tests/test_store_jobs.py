@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import signal
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from store_runs import (
     ODD_NAMES,
     SIZE,
     Run,
-    Stopped,
+    StoppedError,
     bring_up_to_date,
     contents,
     faces_expected,
@@ -101,7 +102,7 @@ def test_a_journal_that_its_owner_takes_away_is_made_anew(tmp_path: Path, monkey
     """Protects lines from going into a file that has no name any more, where the other job ends in that moment."""
     first = Journal(tmp_path / "journal.jsonl")
     first.write([{"key": "a"}])
-    opened = []
+    opened: list[Any] = []
 
     def lock(file: Any, how: int) -> None:
         if not opened:
@@ -240,7 +241,7 @@ def test_a_store_is_gone_on_with_by_the_jobs_that_began_it_alone(tmp_path: Path,
     before = contents(store)
     for shard in ("0/3", "1/4", None):
         with pytest.raises(FacegmError, match="begun by jobs with --shard I/2; go on with those"):
-            bring_up_to_date(store, photos, **({"shard": shard} if shard else {}))
+            bring_up_to_date(store, photos, shard=shard)
     assert contents(store) == before
     bring_up_to_date(store, photos, shard="1/2")
     assert bring_up_to_date(store, photos).looked_at == []  # at its end it belongs to all
@@ -264,8 +265,6 @@ def test_other_jobs_follow_the_photos_of_a_finished_store(tmp_path: Path, photos
     assert faces_of(store) == faces_expected(photos)
     pictured = {key for key, face in faces_of(store).items() if face}
     if container == "tar":
-        import tarfile
-
         members = []
         for path in sorted((store / "faces").glob("*.tar")):
             with tarfile.open(path, errors="surrogateescape") as tar:
@@ -279,7 +278,7 @@ def test_other_jobs_follow_the_photos_of_a_finished_store(tmp_path: Path, photos
 def test_empty_journals_do_not_stay_behind(tmp_path: Path, photos: Path, container: str) -> None:
     """Protects readers from the warning that an alignment is not at its end."""
     store = tmp_path / "store"
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         bring_up_to_date(store, photos, container, stop_after=0)
     assert not list(store.glob("journal*"))
     for shard in ("0/20", "19/20"):  # of which the second has nothing to do

@@ -45,8 +45,8 @@ def table_before(folder: Path) -> pa.Table:
 def convert_store(folder: Path) -> int:
     """Bring a store of format 1 up to date, in its place; one that is so already is left as it is.
 
-    Faces that are missing or damaged are taken out of the manifest, so that `facegm align` makes them anew. Whenever it is killed,
-    it can be called again.
+    Faces that are missing or damaged are taken out of the manifest, so that `facegm align` makes them anew. Whenever it
+    is killed, it can be called again.
 
     Returns:
         How many faces were missing or damaged.

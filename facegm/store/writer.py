@@ -288,7 +288,7 @@ class StoreWriter:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One job at a time begins or ends: the last one to end has seen what all others have done, and none begins then."""
+    """One job at a time begins or ends: the last to end has seen what all others have done, and none begins then."""
     with (folder / SETTINGS_FILE).open("r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -76,7 +76,7 @@ class Run(NamedTuple):
     statuses: Counter[str]
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """An interruption between two batches, such as Ctrl-C."""
 
 
@@ -101,7 +101,7 @@ def bring_up_to_date(
         settings: more of `store.json`.
         options: of `StoreWriter`; `shard` as text.
     """
-    if "shard" in options:
+    if options.get("shard"):
         options["shard"] = Shard.parse(options["shard"])
     found = photos_in(photos) if isinstance(photos, Path) else photos
     made = {"source": "photos", "size": SIZE, "encoding": encoding, "container": container, **settings}
@@ -109,7 +109,7 @@ def bring_up_to_date(
     with StoreWriter(store, found, made, batch=BATCH, **options) as writer:
         for number, group in enumerate(writer.waiting):
             if number == stop_after:
-                raise Stopped
+                raise StoppedError
             writer.add([look_at(photo, encoding) for photo in group])
             looked_at += [photo.key for photo in group]
         summary = writer.summary()
@@ -119,6 +119,13 @@ def bring_up_to_date(
 def contents(folder: Path) -> dict[str, bytes]:
     """All files, by their paths."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def row_of(folder: Path, key: str) -> dict[str, Any]:
+    """What a store's manifest says of a photo."""
+    store = FaceStore(folder)
+    row: dict[str, Any] = store.table().slice([*store.keys].index(key), 1).to_pylist()[0]
+    return row
 
 
 def faces_of(folder: Path) -> dict[str, bytes | None]:
@@ -170,10 +177,10 @@ def _die_at(step: int, store: str) -> None:
         return steps > step
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event != "open" or isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if event in ("open", "os.rename", "os.link", "os.remove", "os.rmdir") and writes:
-            if str(arguments[0]).startswith(store) and is_due():
-                os.kill(os.getpid(), signal.SIGKILL)
+        writes = event != "open" or (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        changes = writes and event in ("open", "os.rename", "os.link", "os.remove", "os.rmdir")
+        if changes and str(arguments[0]).startswith(store) and is_due():
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def write_half(file: int, data: bytes, offset: int) -> int:
         if is_due():
