@@ -82,6 +82,13 @@ def one_thread() -> None:
     """What all tests have; for files that ask for it."""
 
 
+@pytest.fixture
+def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Does not wait for the disk, which others are busy with too."""
+    monkeypatch.setattr(os, "sync", lambda: None)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def kernels_run() -> bool:
     """Whether GPU kernels can run here.

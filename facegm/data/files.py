@@ -33,7 +33,7 @@ def atomic_file(path: Path, *, sync: bool = False, writer: str = "") -> Iterator
 
 
 def create_atomically(path: Path, data: bytes, *, writer: str) -> None:
-    """Create a file by its whole content at once; of several processes that do so, the first one's stays.
+    """Create a file by its whole content at once, on the disk; of several processes that do so, the first one's stays.
 
     Args:
         path: the file; where it is there already, nothing happens.
@@ -41,7 +41,10 @@ def create_atomically(path: Path, data: bytes, *, writer: str) -> None:
         writer: tells the processes apart.
     """
     aside = _aside(path, writer)
-    aside.write_bytes(data)
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut can leave an empty file under its name
     try:
         os.link(aside, path)
     except FileExistsError:

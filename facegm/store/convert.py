@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from facegm.data.files import replace_atomically
+from facegm.data.files import atomic_file
 from facegm.data.progress import Progress
 from facegm.errors import FacegmError
 from facegm.store.faces import place_of
@@ -20,6 +20,7 @@ from facegm.store.format import (
     FORMAT_BEFORE,
     SETTINGS_FILE,
     StoreFormat,
+    decode_face,
     manifest_writer,
     read_settings,
     to_table,
@@ -38,24 +39,24 @@ def table_before(folder: Path) -> pa.Table:
         raise FacegmError(
             f"{folder}: not all jobs that made this store were at their end; run `facegm convert {folder}`"
         )
-    return to_table(_rows(folder))
+    return _read(folder)[1]
 
 
 def convert_store(folder: Path) -> int:
     """Bring a store of format 1 up to date, in its place; one that is so already is left as it is.
 
-    Faces that are missing are taken out of the manifest, so that `facegm align` makes them anew. Whenever it is killed,
-    it can be called again.
+    Faces that are missing or damaged are taken out of the manifest, so that `facegm align` makes them anew. Whenever it
+    is killed, it can be called again.
 
     Returns:
-        How many faces were missing.
+        How many faces were missing or damaged.
 
     Raises:
         FacegmError: the folder is not a store, or a line of its manifest is damaged.
     """
     settings, missing = read_settings(folder), 0
     if settings["format"] == FORMAT_BEFORE:
-        store_format, rows, kept = StoreFormat.of(settings), _rows(folder), []
+        store_format, (rows, _), kept = StoreFormat.of(settings), _read(folder), []
         with Progress("convert", len(rows), "photos") as progress:
             for row in rows:
                 place = place_of(
@@ -64,6 +65,8 @@ def convert_store(folder: Path) -> int:
                 try:
                     if row["status"] != "failed":
                         face = place.read()
+                        if decode_face(face, store_format.encoding) is None:
+                            raise OSError("damaged")
                         row |= {"offset": place.offset, "length": len(face), "checksum": zlib.crc32(face)}
                     kept.append(row)
                 except OSError:
@@ -72,32 +75,37 @@ def convert_store(folder: Path) -> int:
         with manifest_writer(folder) as manifest:
             manifest.write_table(to_table(kept))
         content = json.dumps(settings | {"format": FORMAT}, indent=2) + "\n"
-        replace_atomically(folder / SETTINGS_FILE, content.encode())
+        with atomic_file(folder / SETTINGS_FILE, sync=True) as file:
+            file.write(content.encode())
     for left in (folder / _MANIFEST, folder / _TIMINGS, *(folder / FACES_FOLDER).glob("*.idx")):
         left.unlink(missing_ok=True)
     shutil.rmtree(folder / _SHARDS, ignore_errors=True)
     return missing
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+def _read(folder: Path) -> tuple[list[dict[str, Any]], pa.Table]:
     """What is recorded of each photo, in the order of their keys, with the places of faces in tar files."""
     manifest = folder / _MANIFEST
     manifests = [manifest] if manifest.is_file() else sorted((folder / _SHARDS).glob("*.jsonl"))
-    rows = {row["key"]: row for path in manifests for row in _lines(path)}
+    rows = {row["key"]: row for path in manifests for row in _lines(path, "status")}
     for index in sorted((folder / FACES_FOLDER).glob("*.idx")):
-        for entry in _lines(index):
+        for entry in _lines(index, "offset", "length"):
             if entry["key"] in rows:
                 rows[entry["key"]] |= {"part": index.stem, "offset": entry["offset"], "length": entry["length"]}
-    return sorted(rows.values(), key=lambda row: os.fsencode(row["key"]))
+    ordered = sorted(rows.values(), key=lambda row: os.fsencode(row["key"]))
+    try:
+        return ordered, to_table(ordered)
+    except ValueError as error:
+        raise FacegmError(f"{manifest}: damaged ({error})") from error
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.endswith(b"\n"):  # else an interruption has torn it
                 try:
                     row = json.loads(line)
-                    row["key"].encode("ascii", "ignore")
+                    _ = row["key"].encode("ascii", "ignore"), [row[field] for field in fields]
                     yield row
                 except (ValueError, TypeError, KeyError, AttributeError) as error:
                     raise FacegmError(f"{path}, line {number}: damaged ({error}); take the line out") from error

@@ -9,15 +9,19 @@ What is written is the system's at once, so that it outlives this process, and n
 
 import os
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from facegm.data.files import replace_atomically
-from facegm.store.format import FACES_FOLDER, SUFFIXES, StoreFormat
+from facegm.store.format import FACES_FOLDER, SUFFIXES, StoreFormat, numbers_of, unescaped
 
 _BLOCK = tarfile.BLOCKSIZE
 _REMOVED = ".removed"
@@ -75,8 +79,13 @@ class FaceWriter(Protocol):
     def finish(self) -> None:
         """Bring the files to their finished form; they can be appended to again."""
 
-    def remove(self, keys: Iterable[str]) -> None:
-        """Delete faces in files of their own."""
+    def discard(self, gone: Iterable[str], left: pa.Table) -> None:
+        """Leave nothing of faces that do not count any more.
+
+        Args:
+            gone: keys of photos that had a face once, and have none now.
+            left: key, part, offset and length of the faces that count.
+        """
 
 
 class FolderWriter:
@@ -98,15 +107,13 @@ class FolderWriter:
     def finish(self) -> None:
         """Nothing to do."""
 
-    def remove(self, keys: Iterable[str]) -> None:
+    def discard(self, gone: Iterable[str], left: pa.Table) -> None:  # noqa: ARG002
         """Delete faces, and folders in which nothing is left."""
-        for key in keys:
+        for key in gone:
             path = self._path(key)
             path.unlink(missing_ok=True)
-            for folder in path.parents:
-                if folder == self._folder / FACES_FOLDER or any(folder.iterdir()):
-                    break
-                folder.rmdir()
+            with suppress(OSError):  # where something is left
+                os.removedirs(path.parent)
 
     def _path(self, key: str) -> Path:
         return Path(place_of(self._folder, self._format, key, None, 0, -1).path)
@@ -140,36 +147,22 @@ class TarWriter:
     def finish(self) -> None:
         """End the archive as `tar` does, also after an error: a member that did not fit on the disk is cut off."""
         with self._tar:
-            self._tar.truncate(self._end)
-            padded = self._end + 2 * _BLOCK
-            padded += -padded % tarfile.RECORDSIZE
-            _write(self._tar.fileno(), self._end, bytes(padded - self._end))
+            _end_archive(self._tar, self._end)
 
-    def remove(self, keys: Iterable[str]) -> None:
-        """Nothing to do; see `blank_between`."""
-
-    def blank_between(
-        self,
-        part: str,
-        offsets: Int64[np.ndarray, " faces"],
-        lengths: Int64[np.ndarray, " faces"],
-        key_of: Callable[[int], str],
-    ) -> None:
-        """Overwrite what lies between the faces of a part that count.
-
-        Args:
-            part: its name.
-            offsets: where their pictures begin, in ascending order.
-            lengths: bytes of each.
-            key_of: gives the key of the face of a number.
-        """
-        starts = np.concatenate([[0], member_ends(offsets, lengths)[:-1]])
-        with open(self._folder / FACES_FOLDER / f"{part}.tar", "r+b", buffering=0) as tar:
-            # Where a picture does not begin one block after the member before, its header is long or there is a gap.
-            for number in np.flatnonzero(offsets - _BLOCK != starts).tolist():
-                end = int(offsets[number]) - len(_header(key_of(number) + self._suffix, int(lengths[number])))
-                for start in range(int(starts[number]), end, _LARGEST_REMOVED):
-                    _blank(tar.fileno(), start, min(start + _LARGEST_REMOVED, end))
+    def discard(self, gone: Iterable[str], left: pa.Table) -> None:  # noqa: ARG002
+        """Overwrite what lies between the faces that count, in the tar files of all jobs, and cut off what follows."""
+        for path in sorted((self._folder / FACES_FOLDER).glob("*.tar")):
+            members = left.filter(pc.equal(left["part"], path.stem)).sort_by("offset")
+            offsets, lengths = numbers_of(members, "offset"), numbers_of(members, "length")
+            starts = np.concatenate([[0], member_ends(offsets, lengths)])
+            with path.open("r+b", buffering=0) as tar:
+                # Where a picture does not begin one block after the member before, its header is long or there is a gap
+                for number in np.flatnonzero(offsets - _BLOCK != starts[:-1]).tolist():
+                    name = unescaped(members["key"][number].as_py()) + self._suffix
+                    end = int(offsets[number]) - len(_header(name, int(lengths[number])))
+                    for start in range(int(starts[number]), end, _LARGEST_REMOVED):
+                        _blank(tar.fileno(), start, min(start + _LARGEST_REMOVED, end))
+                _end_archive(tar, int(starts[-1]))
 
 
 def member_ends(
@@ -177,6 +170,11 @@ def member_ends(
 ) -> Int64[np.ndarray, " faces"]:
     """Where the members after some pictures begin: tar files count in blocks."""
     return np.asarray(offsets + lengths + -lengths % _BLOCK)
+
+
+def _end_archive(tar: FileIO, end: int) -> None:
+    tar.truncate(end)
+    _write(tar.fileno(), end, bytes(2 * _BLOCK + -(end + 2 * _BLOCK) % tarfile.RECORDSIZE))
 
 
 def _blank(tar: int, start: int, end: int) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from facegm.data.files import atomic_file, create_atomically
 from facegm.errors import FacegmError
@@ -178,6 +178,11 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         raise ValueError(str(error)) from error
 
 
+def numbers_of(table: pa.Table, name: str) -> Int64[np.ndarray, " rows"]:
+    """A column of whole numbers as an array, 0 in place of null."""
+    return np.asarray(pc.fill_null(table[name], 0).to_numpy(), np.int64)
+
+
 @contextmanager
 def manifest_writer(folder: Path) -> Iterator[pq.ParquetWriter]:
     """What takes the rows of a store's new manifest, which appears whole and only at the end."""
@@ -192,7 +197,12 @@ def manifest_writer(folder: Path) -> Iterator[pq.ParquetWriter]:
 
 def escaped(name: str) -> str:
     r"""A name as valid Unicode: bytes that are no UTF-8 as `\xNN`, and a `\x` that is there already as `\x5cx`."""
-    return name.replace("\\x", "\\x5cx").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = name.replace("\\x", "\\x5cx")
+    try:
+        content = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can hold it
+        content = name.encode("utf-8", "surrogatepass")
+    return content.decode("utf-8", "backslashreplace")
 
 
 def unescaped(name: str) -> str:

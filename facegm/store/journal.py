@@ -72,6 +72,7 @@ class Journal:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
                     break
+                self._file.close()
             except FileNotFoundError:  # the job that had it is at its end, and has taken it away
                 self._file.close()
             except BlockingIOError as error:

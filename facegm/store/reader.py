@@ -21,6 +21,7 @@ from facegm.store.format import (
     DICTIONARY_COLUMNS,
     FORMAT_BEFORE,
     MANIFEST_FILE,
+    SCHEMA,
     StoreFormat,
     decode_face,
     read_settings,
@@ -191,16 +192,13 @@ def read_manifest(folder: Path, columns: Sequence[str] | None = None) -> pa.Tabl
     path = folder / MANIFEST_FILE
     try:
         manifest = pq.ParquetFile(path, read_dictionary=[*DICTIONARY_COLUMNS], page_checksum_verification=True)
-        return manifest.read(columns, use_threads=False)  # with threads, reading takes twice the memory, and longer
+        table = manifest.read(columns, use_threads=False)  # with threads, reading takes twice the memory, and longer
+        table.validate(full=True)  # the checksums are of the pages alone, not of their headers
+        return table.select(columns or SCHEMA.names)
     except FileNotFoundError as error:
         raise FacegmError(f"{path}: missing; run `facegm align` again as before") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise FacegmError(
             f"{path}: damaged ({error}); bring it back, or delete it and run `facegm align` again, which then aligns "
             "all photos anew"
         ) from error
-
-
-def numbers_of(table: pa.Table, name: str) -> Int64[np.ndarray, " rows"]:
-    """A column of whole numbers as an array, 0 in place of null."""
-    return np.asarray(pc.fill_null(table[name], 0).to_numpy(), np.int64)

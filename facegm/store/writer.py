@@ -11,9 +11,9 @@ import hashlib
 import os
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -39,11 +39,12 @@ from facegm.store.format import (
     count_statuses,
     escaped,
     manifest_writer,
+    numbers_of,
     to_table,
     unescaped,
 )
 from facegm.store.journal import JOURNALS, Journal, Shard, read_journal
-from facegm.store.reader import Keys, numbers_of, read_manifest
+from facegm.store.reader import read_manifest
 
 ROWS = 2**17
 """Of the manifest that are made and written together."""
@@ -109,7 +110,8 @@ class StoreWriter:
         self.changes: Counter[str] = Counter()
         group = np.arange(len(photos)) // batch
         self._mine = np.ones_like(group, np.bool_) if shard is None else group % shard.count == shard.index
-        self._journal = Journal.begin(folder, shard)
+        with _alone(folder):
+            self._journal = Journal.begin(folder, shard)
         try:
             done, end = self._done(remove_missing)
             self._faces: FaceWriter = FolderWriter(folder, self._format)
@@ -178,19 +180,25 @@ class StoreWriter:
         table = _recorded(self._folder, _STATE)
         rows = _rows(table, self._keys)
         is_pictured = pc.not_equal(table["status"], "failed").to_numpy()
-        done = rows >= 0
+        recorded = rows >= 0
+        done = recorded.copy()
         # Of a photo that could not be read, the number of faces is not known: it is tried again.
         done[done] = (is_pictured | pc.is_valid(table["faces"]).to_numpy())[rows[done]]
         self._stamps = np.full((len(rows), 2), -1, np.int64)
         self._check(table, rows, done)
         here = pc.is_in(table["key"], value_set=self._keys).to_numpy()
-        self.changes["gone"] += len(table["key"].filter(pa.array(~here & is_pictured)).unique())
-        recorded = len(table["key"].unique())
-        if not remove_missing and self.changes["gone"] > max(10, FEW * recorded):
-            raise FacegmError(
-                f"{self._folder}: {self.changes['gone']:,} of the {recorded:,} photos of this store are no longer in "
-                "the source, and their faces would go; if that is meant, give --remove-missing"
-            )
+        gone = len(table["key"].filter(pa.array(~here & is_pictured)).unique())
+        # Those that are in the source's list, but not where it says, are counted by each job for its own photos.
+        for missing, known in (
+            (gone, gone + int(recorded.sum())),
+            (self.changes["gone"], int((recorded & self._mine).sum())),
+        ):
+            if not remove_missing and missing > max(10, FEW * known):
+                raise FacegmError(
+                    f"{self._folder}: {missing:,} of {known:,} photos of this store are no longer in the source, and "
+                    "their faces would go; if that is meant, give --remove-missing"
+                )
+        self.changes["gone"] += gone
         counted = table.take(pa.array(rows[done]))
         counted = counted.filter(pc.equal(counted["part"], self._part))
         ends = member_ends(numbers_of(counted, "offset"), numbers_of(counted, "length"))
@@ -243,10 +251,7 @@ class StoreWriter:
     def _end(self) -> None:
         """Write the manifest; of several jobs, the last one does."""
         journals = [self._journal]
-        with (self._folder / SETTINGS_FILE).open("r+b") as lock, ExitStack() as held:
-            fcntl.flock(
-                lock, fcntl.LOCK_EX
-            )  # one job at a time: the last one to end has seen what all others have done
+        with _alone(self._folder), ExitStack() as held:
             try:
                 for path in self._folder.glob(JOURNALS):
                     if path != self._journal.path:
@@ -269,7 +274,7 @@ class StoreWriter:
         had_face = table["key"].filter(pc.not_equal(table["status"], "failed"))
         gone = had_face.filter(pc.invert(pc.is_in(had_face, value_set=pictured["key"])))
         # Before the manifest is written: a run that is killed in between finds that they are missing.
-        self._faces.remove(map(unescaped, gone.unique().to_pylist()))
+        self._faces.discard(map(unescaped, gone.unique().to_pylist()), pictured)
         identities = pa.array([photo.identity and escaped(photo.identity) for photo in self._photos], pa.string())
         with manifest_writer(self._folder) as manifest:
             for start in range(0, len(rows), ROWS):
@@ -282,13 +287,16 @@ class StoreWriter:
                     content = content.set_column(SCHEMA.get_field_index(name), name, values)
                 manifest.write_table(content.combine_chunks())
         os.sync()
-        if isinstance(self._faces, TarWriter):
-            for name in pictured["part"].unique().to_pylist():
-                members = pictured.filter(pc.equal(pictured["part"], name)).sort_by("offset")
-                key_of = Keys(members["key"]).__getitem__
-                self._faces.blank_between(name, numbers_of(members, "offset"), numbers_of(members, "length"), key_of)
         for left in self._folder.glob(f".{SETTINGS_FILE}.*"):  # by a job that was killed when it began
             left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One job at a time begins or ends: the last to end has seen what all others have done, and none begins then."""
+    with (folder / SETTINGS_FILE).open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _recorded(folder: Path, columns: list[str]) -> pa.Table:
