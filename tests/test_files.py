@@ -51,8 +51,8 @@ def test_of_two_that_create_a_file_the_first_ones_stays_and_the_disk_has_it(
     """Protects `store.json` from a power cut, without which a store of a million faces would not be one."""
     synced: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, os.fstat(file).st_size)))
-    create_atomically(tmp_path / "file", b"first", writer="1")
-    create_atomically(tmp_path / "file", b"second", writer="2")
+    create_atomically(tmp_path / "file", b"first")
+    create_atomically(tmp_path / "file", b"second")
     assert (tmp_path / "file").read_bytes() == b"first"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert ((tmp_path / "file").stat().st_ino, len(b"first")) in synced

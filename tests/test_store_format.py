@@ -288,14 +288,14 @@ _SETTINGS = {"size": 16, "encoding": "png", "container": "tar", "on_missing": "s
 
 def test_a_store_is_begun_once_and_gone_on_with_in_the_same_way_alone(tmp_path: Path) -> None:
     store = tmp_path / "new" / "store"
-    begin_store(store, _SETTINGS, job="")
+    begin_store(store, _SETTINGS)
     assert json.loads((store / SETTINGS_FILE).read_text()) == {"format": FORMAT, **_SETTINGS}
-    begin_store(store, _SETTINGS, job="1")
+    begin_store(store, _SETTINGS)
     assert [path.name for path in store.iterdir()] == [SETTINGS_FILE]
     changed = _SETTINGS | {"container": "folder", "minimum_face": 20}
     expected = r"made otherwise \(container: tar, now folder, minimum_face: None, now 20\); do as then, or give another"
     with pytest.raises(FacegmError, match=expected):
-        begin_store(store, changed, job="")
+        begin_store(store, changed)
 
 
 @pytest.mark.parametrize("other", ["photo.jpg", "faces", MANIFEST_FILE])
@@ -305,11 +305,11 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path: Path, other: st
         with pytest.raises(
             FacegmError, match="exists and is not a store of aligned faces; give an empty or new folder"
         ):
-            begin_store(folder, _SETTINGS, job="")
+            begin_store(folder, _SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == [other]
 
 
 def test_what_a_job_killed_at_its_beginning_has_left_is_not_in_the_way(tmp_path: Path) -> None:
     (tmp_path / f".{SETTINGS_FILE}.00001.partial").write_bytes(b"{")
-    begin_store(tmp_path, _SETTINGS, job="00000")
+    begin_store(tmp_path, _SETTINGS)
     assert read_settings(tmp_path)["on_missing"] == "skip"

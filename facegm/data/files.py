@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_file(path: Path, *, sync: bool = False, writer: str = "") -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     """Open a file beside `path` for writing, and rename it to `path` when the block ends without an error.
 
     Readers see the old file or the new one, never a part. What a kill leaves beside it has a fixed name, so that the
@@ -17,9 +17,8 @@ def atomic_file(path: Path, *, sync: bool = False, writer: str = "") -> Iterator
     Args:
         path: the file to create or replace; its folder exists.
         sync: wait until the disk holds the content, so that it also survives a power cut.
-        writer: tells processes apart that may write the same file at the same time.
     """
-    aside = _aside(path, writer)
+    aside = path.with_name(f".{path.name}.partial")
     try:
         with aside.open("wb") as file:
             yield file
@@ -32,15 +31,12 @@ def atomic_file(path: Path, *, sync: bool = False, writer: str = "") -> Iterator
         raise
 
 
-def create_atomically(path: Path, data: bytes, *, writer: str) -> None:
+def create_atomically(path: Path, data: bytes) -> None:
     """Create a file by its whole content at once, on the disk; of several processes that do so, the first one's stays.
 
-    Args:
-        path: the file; where it is there already, nothing happens.
-        data: its content.
-        writer: tells the processes apart.
+    What a kill leaves beside it begins with a dot and the file's name.
     """
-    aside = _aside(path, writer)
+    aside = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
     with aside.open("wb") as file:
         file.write(data)
         file.flush()
@@ -58,7 +54,3 @@ def replace_atomically(path: Path, data: bytes) -> None:
     """Create or replace a file by its whole content at once."""
     with atomic_file(path) as file:
         file.write(data)
-
-
-def _aside(path: Path, writer: str) -> Path:
-    return path.with_name(f".{path.name}{writer and '.'}{writer}.partial")

@@ -134,7 +134,6 @@ class TarWriter:
         path = folder / FACES_FOLDER / f"{part}.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._tar = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115
-        self._tar.truncate(end)
 
     def append(self, key: str, data: bytes) -> tuple[str, int]:
         """Keep an encoded face. Its member depends on key and bytes alone: no time, owner or number of a run."""

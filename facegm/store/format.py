@@ -61,8 +61,8 @@ SCHEMA = pa.schema(
 )
 """The columns of a manifest: those of `FaceRecord`, and where the face's picture lies.
 
-`part`, `offset`: the tar file in `faces/` and the picture's first byte there; null for a file of its own. `length`,
-`checksum`: number of its bytes, and their CRC-32. Names that are no valid UTF-8 are `escaped`.
+`part`, `offset`: the tar file in `faces/` and the picture's first byte there; null and 0 for a file of its own.
+`length`, `checksum`: number of its bytes, and their CRC-32. Names that are no valid UTF-8 are `escaped`.
 """
 DICTIONARY_COLUMNS = ("identity", "status", "reason", "part")
 """Columns of few different values."""
@@ -262,13 +262,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def begin_store(folder: Path, settings: Mapping[str, Any], *, job: str) -> None:
+def begin_store(folder: Path, settings: Mapping[str, Any]) -> None:
     """Begin a store, or check that the one that is there was begun with the same settings.
 
     Args:
         folder: the store's folder, made when missing.
         settings: how its faces are made and kept.
-        job: tells processes apart that may begin it at the same time.
 
     Raises:
         FacegmError: the folder is something else, or a store that was made otherwise or by a version before.
@@ -279,7 +278,7 @@ def begin_store(folder: Path, settings: Mapping[str, Any], *, job: str) -> None:
         if not all(name.startswith(f".{SETTINGS_FILE}.") for name in names):
             raise FacegmError(f"{folder}: exists and is not a store of aligned faces; give an empty or new folder")
         folder.mkdir(parents=True, exist_ok=True)
-        create_atomically(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode(), writer=job)
+        create_atomically(folder / SETTINGS_FILE, (json.dumps(settings, indent=2) + "\n").encode())
     stored = read_settings(folder)  # that of another job, perhaps, that has begun it in the same moment
     if stored["format"] == FORMAT_BEFORE:
         raise FacegmError(f"{folder}: made by a version before; bring it up to date by `facegm convert {folder}`")

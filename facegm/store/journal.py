@@ -58,10 +58,10 @@ class Journal:
     """The journal of a job, which this process alone appends to; made when missing.
 
     Args:
-        path: the file; see `journal_path`.
+        path: the file.
 
     Raises:
-        FacegmError: another process is at work on it, or the store was begun in another number of jobs.
+        FacegmError: another process is at work on it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,19 +91,17 @@ class Journal:
         Raises:
             FacegmError: another process is at work on it, or the store was begun in another number of jobs.
         """
-        journal = cls(folder / ("journal.jsonl" if shard is None else f"journal-{shard.name}.jsonl"))
-        for other in folder.glob(JOURNALS):
-            _, is_shard, count = other.stem.rpartition("-of-")
-            begun = int(count) if is_shard else None
-            if begun != (shard.count if shard else None):
-                journal.close()
+        division = "" if shard is None else f"{shard.count:05}"
+        for path in folder.glob(JOURNALS):
+            begun = path.stem.partition("-of-")[2]
+            if begun != division:
                 how = (
-                    f"by jobs with --shard I/{begun}; go on with those"
+                    f"by jobs with --shard I/{int(begun)}; go on with those"
                     if begun
                     else "without --shard; go on without it"
                 )
                 raise FacegmError(f"{folder}: begun {how}")
-        return journal
+        return cls(folder / ("journal.jsonl" if shard is None else f"journal-{shard.name}.jsonl"))
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append a line."""

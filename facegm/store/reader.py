@@ -160,11 +160,9 @@ class FaceStore:
             if time.monotonic() > end:
                 rest = " at least"
                 break
-        also = (
-            f", and {len(others):,} others{rest}: {', '.join(others[:5])}{', ...' * (len(others) > 5)}"
-            if others
-            else ""
-        )
+        also = ""
+        if others:
+            also = f", and {len(others):,} others{rest}: {', '.join(others[:5])}{', ...' * (len(others) > 5)}"
         return (
             f"{self._place(row).path}: missing or damaged face of the store, of {self.keys[row]}{also}; "
             "run `facegm align` again as before, which makes damaged faces anew"

@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -103,7 +103,7 @@ class StoreWriter:
         shard: Shard | None = None,
         remove_missing: bool = False,
     ) -> None:
-        begin_store(folder, settings, job="" if shard is None else f"{shard.index:05}")
+        begin_store(folder, settings)
         self._folder, self._photos, self._shard = folder, photos, shard
         self._keys = pa.array([escaped(photo.key) for photo in photos], pa.string())
         self._format = StoreFormat.of(settings)
@@ -250,15 +250,12 @@ class StoreWriter:
 
     def _end(self) -> None:
         """Write the manifest; of several jobs, the last one does."""
-        journals = [self._journal]
         with _alone(self._folder), ExitStack() as held:
+            journals = [held.enter_context(closing(self._journal))]
+            others = (path for path in self._folder.glob(JOURNALS) if path != self._journal.path)
             try:
-                for path in self._folder.glob(JOURNALS):
-                    if path != self._journal.path:
-                        journals.append(Journal(path))
-                        held.callback(journals[-1].close)
+                journals += [held.enter_context(closing(Journal(path))) for path in others]
             except FacegmError:  # that job is not at its end: it will do so
-                self._journal.close()
                 return
             table = _recorded(self._folder, SCHEMA.names)
             rows = _rows(table, self._keys)
@@ -266,7 +263,6 @@ class StoreWriter:
                 self._write_manifest(table, rows)
                 for journal in journals:
                     journal.remove()
-            self._journal.close()
 
     def _write_manifest(self, table: pa.Table, rows: Int64[np.ndarray, " photos"]) -> None:
         final = table.select(["key", "status", "part", "offset", "length"]).take(pa.array(rows))
