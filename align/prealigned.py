@@ -36,16 +36,17 @@ class PrealignedFaces:
     Args:
         source: a folder tree, list, tar file, `.rec` or LMDB, as `facegm.data.readers.source` reads them; its faces lie
             on the usual five-point template, as insightface's do, at any size.
+        identity_level: which folder of each names its identity, see `find_photos`.
 
     Raises:
         FacegmError: the source is missing or damaged, holds no photo, or its faces are not aligned.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, *, identity_level: int = 1) -> None:
         self.folder = source
-        found = find_photos(source)
+        found = find_photos(source, identity_level=identity_level)
         for remark in found.remarks:
-            logger.warning(remark)
+            logger.warning(f"{source}: {remark}")
         self._photos = found.photos
         require_aligned(source, found.photos)
         self.settings: dict[str, Any] = {
@@ -103,12 +104,17 @@ def require_aligned(source: Path, photos: Sequence[Photo]) -> None:
         chosen = FaceChoice().choose(faces, face.shape)
         if chosen is not None:
             distances.append(float(np.sqrt(((faces.landmarks[chosen] - TEMPLATE) ** 2).sum(axis=1).mean())))
+    if not looked_at:
+        raise FacegmError(
+            f"{source}: none of the pictures that were looked at is a square face that can be read; align them: facegm "
+            f"align {source} --output STORE"
+        )
     if 2 * len(distances) < looked_at:
         logger.warning(
             f"{source}: the detector finds a face in {len(distances)} of {looked_at} pictures that were looked at; "
             "whether they are aligned faces cannot be told"
         )
-    elif distances and np.median(distances) > LARGEST_DISTANCE:
+    elif np.median(distances) > LARGEST_DISTANCE:
         raise FacegmError(
             f"{source}: these are not aligned faces: the landmarks of {len(distances)} that were looked at lie "
             f"{np.median(distances):.1f} pixels (median) from the template of {FACE_SIZE}x{FACE_SIZE}, of aligned ones "
@@ -120,12 +126,13 @@ def _read(photo: Photo) -> UInt8[np.ndarray, "128 128 3"]:
     return resize_aligned(decode_photo(read_photo_bytes(photo)))
 
 
-def open_aligned_faces(source: Path, *, is_aligned: bool) -> AlignedFaces:
+def open_aligned_faces(source: Path, *, is_aligned: bool, identity_level: int = 1) -> AlignedFaces:
     """A store, or photos that are aligned already.
 
     Args:
         source: where they lie.
         is_aligned: whether the photos of a source that is no store are said to be aligned.
+        identity_level: which folder of such a photo names its identity, see `find_photos`.
 
     Raises:
         FacegmError: it is neither, or damaged.
@@ -133,7 +140,7 @@ def open_aligned_faces(source: Path, *, is_aligned: bool) -> AlignedFaces:
     if is_store(source):
         return FaceStore(source)
     if is_aligned:
-        return PrealignedFaces(source)
+        return PrealignedFaces(source, identity_level=identity_level)
     raise FacegmError(
         f"{source}: not a store of aligned faces; make one by `facegm align PHOTOS --output STORE`, or say "
         "data.aligned=true where this is a source of faces that are aligned already, as insightface's are"

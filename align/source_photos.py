@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from facegm.data.decoding import decode_photo, read_photo
+from facegm.data.readers import lmdb
 from facegm.data.readers.source import Photo, UnreadablePhotoError, find_photos, read_photo_bytes
 from facegm.errors import FacegmError
 
@@ -47,7 +48,7 @@ class SourcePhotos:
             raise UnreadablePhotoError("the store does not name its source")
         path = self._source / key
         # Of all sources a tree alone has the photo's folder, and listing it would take long.
-        if os.path.isdir(path.parent):
+        if os.path.isdir(path.parent) and not lmdb.recognizes(self._source):
             return read_photo(path)
         if key not in self._listed:
             raise UnreadablePhotoError("no longer in the source")

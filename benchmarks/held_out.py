@@ -35,7 +35,7 @@ def hold_out(store: Path, folder: Path) -> list[str]:
             link = folder / "faces" / identity / f"{identity}_{number:04}.jpg"
             link.unlink(missing_ok=True)
             link.symlink_to(Path(place_of(store, StoreFormat(), key, None, 0, -1).path).resolve())
-    align_photos(folder / "faces", folder / "store", AlignConfig(is_aligned=True))
+    align_photos(folder / "faces", folder / "store", AlignConfig(is_aligned=True, remove_missing=True))
     lines = [f"{FOLDS}\t{PAIRS}"]
     for fold in np.array_split(chosen, FOLDS):
         counts = {str(name): len(keys[str(name)]) for name in fold}

@@ -77,7 +77,8 @@ def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int | None) -> Face
     photos = {photo.key: photo for photo in find_photos(lfw).photos}
     prefix = _prefix(lfw, photos, pairs.images[0])
     chosen = [photo for key, photo in photos.items() if _stem(key.removeprefix(prefix)) in wanted]
-    align_photos(lfw, output, AlignConfig(on_missing="center-crop", workers=workers), photos=chosen)
+    config = AlignConfig(on_missing="center-crop", workers=workers, remove_missing=True)  # other pairs, other photos
+    align_photos(lfw, output, config, photos=chosen)
     return FaceStore(output)
 
 

@@ -190,15 +190,15 @@ def test_of_jobs_that_begin_together_the_first_decides(tmp_path: Path, monkeypat
     """Protects a store from two settings: another job begins it after this one has looked and found none."""
     folder = tmp_path / "store"
 
-    def begin_in_between(path: Path, data: bytes, *, writer: str) -> None:
+    def begin_in_between(path: Path, data: bytes) -> None:
         monkeypatch.undo()
-        begin_store(folder, settings | {"on_missing": "center-crop"}, job="00000")
-        create_atomically(path, data, writer=writer)
+        begin_store(folder, settings | {"on_missing": "center-crop"})
+        create_atomically(path, data)
 
     settings = {"on_missing": "skip", "encoding": "png", "container": "folder"}
     monkeypatch.setattr("facegm.store.format.create_atomically", begin_in_between)
     with pytest.raises(FacegmError, match=r"made otherwise \(on_missing: center-crop, now skip"):
-        begin_store(folder, settings, job="00001")
+        begin_store(folder, settings)
     assert [path.name for path in folder.iterdir()] == [SETTINGS_FILE]
 
 

@@ -1,6 +1,7 @@
 """Photos of any size with labels, read where they lie; cropped and resized by the workers that decode them."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from facegm.data.readers.source import find_photos
 from facegm.data.samples import Batch, DrawnSamples, Samples, checked_labels
 from facegm.errors import FacegmError
 
+logger = logging.getLogger(__name__)
 SMALLEST_AREA = 0.08
 """Of a random crop, as a share of the photo."""
 LARGEST_RATIO = 4 / 3
@@ -96,7 +98,10 @@ class LabelledPhotos(Samples):
         Raises:
             FacegmError: there are no photos, they lie packed in one file, are all of one class, or of another one.
         """
-        photos = find_photos(source).photos
+        found = find_photos(source)
+        for remark in found.remarks:
+            logger.warning(f"{source}: {remark}")
+        photos = found.photos
         packed = next((photo.path for photo in photos if photo.offset is not None or photo.entry is not None), None)
         if packed is not None:
             raise FacegmError(f"{packed}: photos are read from files of their own; unpack it into a folder")

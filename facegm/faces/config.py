@@ -21,6 +21,8 @@ class FaceDataConfig:
     tree, a list, a tar file, an insightface `.rec` or an LMDB."""
     aligned: bool = field(default=False, metadata=FREE)
     """Whether `store` is no store, but holds faces on the usual five-point template; some are looked at."""
+    identity_level: int = field(default=1, metadata=FREE)
+    """Of faces that are no store: which folder of each names its identity, counted up from the face's own."""
     exclude_identities: list[str] = field(default_factory=list, metadata=FREE)
     """Identities to leave out, such as those that the evaluation set holds too."""
     jitter: float = 0.0
@@ -34,6 +36,7 @@ class FaceDataConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.jitter < 1, "jitter", self.jitter, "at least 0 and below 1")
+        require(self.identity_level >= 1, "identity_level", self.identity_level, "at least 1")
         require(self.workers >= 0, "workers", self.workers, "at least 0")
 
 

@@ -108,7 +108,9 @@ def open_training_faces(config: FaceRunConfig) -> LabelledFaces:
         FacegmError: there are none, or they cannot be trained on.
     """
     return LabelledFaces(
-        open_aligned_faces(config.data.store, is_aligned=config.data.aligned),
+        open_aligned_faces(
+            config.data.store, is_aligned=config.data.aligned, identity_level=config.data.identity_level
+        ),
         config.preprocessing,
         jitter=config.data.jitter,
         exclude_identities=config.data.exclude_identities,

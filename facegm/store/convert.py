@@ -87,6 +87,8 @@ def _read(folder: Path) -> tuple[list[dict[str, Any]], pa.Table]:
     """What is recorded of each photo, in the order of their keys, with the places of faces in tar files."""
     manifest = folder / _MANIFEST
     manifests = [manifest] if manifest.is_file() else sorted((folder / _SHARDS).glob("*.jsonl"))
+    if not manifests:
+        raise FacegmError(f"{manifest}: missing; bring it back, or align into another folder")
     rows = {row["key"]: row for path in manifests for row in _lines(path, "status")}
     for index in sorted((folder / FACES_FOLDER).glob("*.idx")):
         for entry in _lines(index, "offset", "length"):

@@ -12,6 +12,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 from facegm.errors import FacegmError
 
 JOURNALS = "journal*.jsonl"
+MAX_SHARDS = 512
+"""The last one to finish opens the journals of all."""
 SYNC_SECONDS = 5.0
 """Between two moments at which the disk is made to hold what was written."""
 
@@ -33,8 +36,8 @@ class Shard:
     """Number of jobs."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count <= 99_999:
-            raise ValueError(f"shard: {self.index}/{self.count}, must be from 0/N to N-1/N")
+        if not 0 <= self.index < self.count <= MAX_SHARDS:
+            raise ValueError(f"shard: {self.index}/{self.count}, must be from 0/N to N-1/N, N at most {MAX_SHARDS}")
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
@@ -81,8 +84,6 @@ class Journal:
                     f"{path.parent}: another `facegm align` is at work on this store; wait for its end"
                 ) from error
         self._synced = time.monotonic()
-        if path.stat().st_size:
-            self._file.write(b"\n")  # after a line that was torn
 
     @classmethod
     def begin(cls, folder: Path, shard: Shard | None) -> "Journal":
@@ -104,9 +105,11 @@ class Journal:
         return cls(folder / ("journal.jsonl" if shard is None else f"journal-{shard.name}.jsonl"))
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append a line."""
+        """Append a line; an end of line stands before it as well, lest it go on with one that was torn."""
         content = json.dumps(rows, separators=(",", ":")).encode("ascii")
-        self._file.write(b"%08x %b\n" % (zlib.crc32(content), content))
+        data = b"\n%08x %b\n" % (zlib.crc32(content), content)
+        while data:  # a disk that has become full takes less than it was given
+            data = data[self._file.write(data) :]
         if time.monotonic() > self._synced + SYNC_SECONDS:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
@@ -114,7 +117,7 @@ class Journal:
     def close(self) -> None:
         """Let others at it; one in which nothing stands goes."""
         if not self._file.closed:
-            if os.pread(self._file.fileno(), 2, 0) in (b"", b"\n"):
+            if not os.fstat(self._file.fileno()).st_size:
                 self.remove()
             self._file.close()
 
@@ -124,8 +127,8 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """What stands in the whole lines of a journal."""
-    with path.open("rb") as lines:
+    """What stands in the whole lines of a journal; nothing where its job has taken it away."""
+    with suppress(FileNotFoundError), path.open("rb") as lines:
         for line in lines:
             checksum, _, content = line.rstrip(b"\n").partition(b" ")
             if checksum == b"%08x" % zlib.crc32(content):

@@ -98,7 +98,8 @@ class FaceStore:
                     "each --shard that was interrupted or not begun"
                 )
             logger.warning(
-                f"{folder}: taken as it was before the last `facegm align`, which is not at its end; run it again"
+                f"{folder}: taken as it was before the last `facegm align`, which has not finished; where that has "
+                "begun to replace or remove faces, they are missing: wait for it, or run it again"
             )
 
     @property
@@ -113,9 +114,12 @@ class FaceStore:
             FacegmError: the manifest is missing or damaged.
         """
         if self.settings["format"] == FORMAT_BEFORE:
-            table = table_before(self.folder)
-            return table if columns is None else table.select(columns)
+            return self._table_before.select(columns or SCHEMA.names)
         return read_manifest(self.folder, columns)
+
+    @cached_property
+    def _table_before(self) -> pa.Table:
+        return table_before(self.folder)
 
     @cached_property
     def keys(self) -> Keys:
@@ -124,13 +128,10 @@ class FaceStore:
 
     def identities(self) -> tuple[Int64[np.ndarray, " photos"], Sequence[str]]:
         """Each photo's identity as its number, or `NO_FACE` or `NO_IDENTITY`; and their names, in any order."""
-        table = self.table(["identity", "status"])
-        identity = table["identity"]
-        if not pa.types.is_dictionary(identity.type):
-            identity = identity.dictionary_encode()
-        encoded = pa.chunked_array(identity).unify_dictionaries().combine_chunks()
+        # Read together with the keys: an alignment may put another manifest in the place of this one at any moment.
+        encoded = self._places["identity"].dictionary_encode()
         numbers = pc.fill_null(encoded.indices, NO_IDENTITY).to_numpy(zero_copy_only=False).astype(np.int64)
-        numbers[pc.equal(table["status"], "failed").to_numpy()] = NO_FACE
+        numbers[pc.equal(self._places["status"], "failed").to_numpy(zero_copy_only=False)] = NO_FACE
         return numbers, Keys(encoded.dictionary)
 
     def read_face(self, row: int) -> UInt8[np.ndarray, "size size 3"]:
@@ -174,7 +175,7 @@ class FaceStore:
 
     @cached_property
     def _places(self) -> dict[str, pa.Array]:
-        table = self.table(["key", "status", "part", "offset", "length", "checksum"])
+        table = self.table(["key", "identity", "status", "part", "offset", "length", "checksum"])
         places = {name: table[name].unify_dictionaries().combine_chunks() for name in table.column_names}
         del table
         pa.default_memory_pool().release_unused()  # else the system would not get back what reading took

@@ -8,7 +8,9 @@ at every face, and makes anew what is not whole.
 import errno
 import fcntl
 import hashlib
+import logging
 import os
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,11 +48,12 @@ from facegm.store.format import (
 from facegm.store.journal import JOURNALS, Journal, Shard, read_journal
 from facegm.store.reader import read_manifest
 
+logger = logging.getLogger(__name__)
 ROWS = 2**17
 """Of the manifest that are made and written together."""
 CHECKED = 64
 """Photos that a thread checks at a time."""
-FEW = 0.1
+MAX_MISSING_SHARE = 0.1
 """Share of a store's photos that may be gone from the source, or ten of them, before it looks like a mistake."""
 _STAMP = ["photo_bytes", "photo_modified_ns"]
 _STATE = ["key", "status", "faces", "digest", *_STAMP, "part", "offset", "length", "checksum"]
@@ -84,8 +87,8 @@ class StoreWriter:
         photos: all that the store shall hold, in order.
         settings: how they are aligned and kept; see `begin_store`.
         batch: photos that are looked at together.
-        shard: the job that this is, where several make the store. It has every so many-th batch and a journal of its
-            own; the last one to end writes the manifest.
+        shard: the job that this is, where several make the store. It has every `count`-th batch and a journal of its
+            own; the last one to finish writes the manifest.
         remove_missing: whether any number of photos may be gone from the source.
 
     Raises:
@@ -193,7 +196,7 @@ class StoreWriter:
             (gone, gone + int(recorded.sum())),
             (self.changes["gone"], int((recorded & self._mine).sum())),
         ):
-            if not remove_missing and missing > max(10, FEW * known):
+            if not remove_missing and missing > max(10, MAX_MISSING_SHARE * known):
                 raise FacegmError(
                     f"{self._folder}: {missing:,} of {known:,} photos of this store are no longer in the source, and "
                     "their faces would go; if that is meant, give --remove-missing"
@@ -206,10 +209,12 @@ class StoreWriter:
 
     def _check(self, table: pa.Table, rows: Int64[np.ndarray, " photos"], done: Bool[np.ndarray, " photos"]) -> None:
         """Compare what is recorded with the photos and faces that are there; what differs is not `done`."""
+        stop = threading.Event()
 
         def faults(span: Int64[np.ndarray, " some"]) -> list[str]:
             recorded = table.take(pa.array(rows[span])).to_pylist()
-            return [self._fault(number, row) for number, row in zip(span.tolist(), recorded, strict=True)]
+            checked = zip(span.tolist(), recorded, strict=True)
+            return ["" if stop.is_set() else self._fault(number, row) for number, row in checked]
 
         self._containers: dict[str, tuple[int, int] | None] = {}
         numbers = np.flatnonzero(self._mine & done)
@@ -221,7 +226,8 @@ class StoreWriter:
                     done[span] = [not fault for fault in found]
                     progress.update(len(span))
             except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)  # so that Ctrl-C waits for what is begun alone
+                stop.set()  # so that Ctrl-C waits for no more than a photo of each thread
+                threads.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def _fault(self, number: int, row: Mapping[str, Any]) -> str:
@@ -255,14 +261,23 @@ class StoreWriter:
             others = (path for path in self._folder.glob(JOURNALS) if path != self._journal.path)
             try:
                 journals += [held.enter_context(closing(Journal(path))) for path in others]
-            except FacegmError:  # that job is not at its end: it will do so
+            except FacegmError:  # that job has not finished: it will do so
+                logger.info(f"{self._folder}: another job is still at work, and finishes the store")
                 return
             table = _recorded(self._folder, SCHEMA.names)
             rows = _rows(table, self._keys)
-            if (rows >= 0).all():
-                self._write_manifest(table, rows)
-                for journal in journals:
-                    journal.remove()
+            if missing := int((rows < 0).sum()):
+                if self._shard is None:
+                    raise FacegmError(
+                        f"{self._folder}: {missing:,} photos are not recorded; run the same command again"
+                    )
+                logger.info(
+                    f"{self._folder}: {missing:,} photos are left to other --shard jobs; the last one finishes it"
+                )
+                return
+            self._write_manifest(table, rows)
+            for journal in journals:
+                journal.remove()
 
     def _write_manifest(self, table: pa.Table, rows: Int64[np.ndarray, " photos"]) -> None:
         final = table.select(["key", "status", "part", "offset", "length"]).take(pa.array(rows))
@@ -305,7 +320,8 @@ def _recorded(folder: Path, columns: list[str]) -> pa.Table:
         lines = (row for rows in read_journal(path) for row in rows)
         while rows := [*islice(lines, ROWS)]:
             tables.append(to_table(rows).select(columns))
-    return pa.concat_tables(tables)
+    # In one piece: of several, each `take` would make one again.
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _rows(table: pa.Table, keys: pa.Array) -> Int64[np.ndarray, " photos"]:

@@ -88,7 +88,8 @@ class Identities:
             yield f"{lie} below {parent}: {names}{self._hint()}"
 
     def _hint(self) -> str:
-        return f"; if the folder above is the person, say --identity-level={self._level + 1}"
+        level = self._level + 1
+        return f"; if the folder above is the person, say --identity-level={level} (in training data.identity_level)"
 
 
 def _have_photos(found: Sequence[object]) -> str:
