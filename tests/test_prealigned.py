@@ -65,22 +65,28 @@ def test_a_run_on_them_exports_an_embedder_for_photos(photos: Path, tmp_path: Pa
     assert FaceEmbedder.load(tmp_path / "run").dim == 16
 
 
-@pytest.mark.parametrize(
-    ("pixels", "cut", "message"),
-    [
-        ((112, 100, 3), None, "a/1.png: 100x112 pixels; a face that is aligned already is square"),
-        ((9, 9, 3), 60, "a/1"),
-    ],
-)
-def test_a_photo_that_cannot_be_used_is_named(
-    pixels: tuple[int, int, int], cut: int | None, message: str, tmp_path: Path
-) -> None:
-    done, data = cv2.imencode(".png", np.zeros(pixels, np.uint8))
-    assert done
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "1.png").write_bytes(data.tobytes()[:cut])
-    with pytest.raises(FacegmError, match=f"{tmp_path}: {message}.*with --aligned makes a store"):
-        open_aligned_faces(tmp_path, is_aligned=True).read_face(0)
+def test_a_photo_that_cannot_be_used_is_named(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    oblong, cut = (tmp_path / "photos/person_0" / name for name in ("a.png", "b.png"))
+    Image.new("RGB", (100, 112)).save(oblong)
+    cut.write_bytes((photos / "person_0/0.png").read_bytes()[:600])
+    faces = open_aligned_faces(tmp_path / "photos", is_aligned=True)
+    for path, message in {
+        oblong: "100x112 pixels; a face that is aligned already is square",
+        cut: "image file is truncated",
+    }.items():
+        key = f"person_0/{path.name}"
+        with pytest.raises(FacegmError, match=f"photos: {key}: .*{message}.*with --aligned makes a store"):
+            faces.read_face(list(faces.keys).index(key))
+
+
+def test_a_source_without_a_square_face_is_refused(tmp_path: Path) -> None:
+    """Protects from photos of another shape, which could only fail one by one."""
+    for number in range(6):
+        (tmp_path / "ann").mkdir(exist_ok=True)
+        Image.new("RGB", (180, 140)).save(tmp_path / f"ann/{number}.png")
+    with pytest.raises(FacegmError, match="none of the pictures that were looked at is a square face"):
+        open_aligned_faces(tmp_path, is_aligned=True)
 
 
 def test_neither_store_nor_photos(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_usual_sets_are_not_doubted(keys: list[str]) -> None:
 def test_albums_of_one_person_are_doubted_with_the_option_that_joins_them() -> None:
     found, doubts = _told(["ann/album1/1.jpg", "ann/album1/2.jpg", "ann/album2/3.jpg"])
     assert found == ["album1", "album1", "album2"]
-    hint = "if the folder above is the person, say --identity-level=2"
+    hint = "if the folder above is the person, say --identity-level=2 (in training data.identity_level)"
     assert doubts == [f"all 2 identities lie below ann: album1, album2; {hint}"]
     assert _told(["ann/album1/1.jpg", "ann/album2/3.jpg"], 2) == (["ann", "ann"], [])
 
@@ -94,7 +94,7 @@ def test_folders_of_one_name_below_several_persons_are_doubted() -> None:
     assert set(found) == {"2018", "2019", "old"}
     assert doubts == [
         "2 identities have photos in several folders of one name, ann/2018 and bob/2018; ann/2019 and bob/2019; "
-        "if the folder above is the person, say --identity-level=2"
+        "if the folder above is the person, say --identity-level=2 (in training data.identity_level)"
     ]
     assert _told(keys, 2)[1] == []
 

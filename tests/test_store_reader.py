@@ -252,7 +252,7 @@ def test_a_store_that_is_brought_up_to_date_is_read_as_it_was_with_a_warning(
         bring_up_to_date(store.folder, photos, stop_after=1)
     with caplog.at_level(logging.WARNING):
         again = FaceStore(store.folder)
-    assert "taken as it was before the last `facegm align`, which is not at its end; run it again" in caplog.text
+    assert "taken as it was before the last `facegm align`, which has not finished" in caplog.text
     assert [*again.keys] == keys
     assert faces_of(store.folder) == expected
     bring_up_to_date(store.folder, photos)

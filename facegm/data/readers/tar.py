@@ -116,7 +116,7 @@ def _members(shard: Path, file: BinaryIO) -> dict[str, Member]:
                     raise FacegmError(f"{shard}: holds {name} twice; pack it again without the older one")
                 in_one_piece = entry.isreg() and not entry.issparse()
                 members[name] = Member(offset=entry.offset_data, length=entry.size if in_one_piece else 0)
-                tar.members.clear()  # they take ten times the memory, and iterating goes on without them
+                tar.members.clear()  # type: ignore[attr-defined]  # they take ten times the memory, and iterating goes on without them
             end = tar.offset
     # tarfile lets all but the first pass where a damaged header tells a size beyond any file's.
     except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
