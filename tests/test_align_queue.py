@@ -96,7 +96,7 @@ def _failed(photo: Photo) -> FaceRecord:
 
 
 def _photos(count: int) -> list[Photo]:
-    return [Photo(path=f"{number}.jpg", key=f"{number:04}.jpg", identity="x") for number in range(count)]
+    return [Photo(path=__file__, key=f"{number:04}.jpg", identity="x") for number in range(count)]
 
 
 def _groups(count: int) -> list[list[Photo]]:

@@ -235,7 +235,7 @@ class StoreWriter:
         photo = self._photos[number]
         stamp = photo_stamp(photo, self._containers)
         if stamp is None:
-            return "" if row["status"] == "failed" else "gone"
+            return "changed" if row["status"] == "failed" else "gone"
         self._stamps[number] = stamp
         recorded = row["photo_bytes"], row["photo_modified_ns"]
         if stamp != recorded and not (row["digest"] is None and recorded == (None, None)):
