@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from facegm.data.names import escaped, unescaped
 from facegm.errors import FacegmError
 from facegm.store.format import (
     FORMAT,
@@ -30,12 +31,10 @@ from facegm.store.format import (
     count_statuses,
     decode_face,
     encode_face,
-    escaped,
     is_store,
     manifest_writer,
     read_settings,
     to_table,
-    unescaped,
 )
 from facegm.store.reader import FaceStore
 

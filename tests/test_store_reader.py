@@ -27,9 +27,10 @@ from store_runs import (
     plain_names,
 )
 
+from facegm.data.names import escaped
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
-from facegm.store.format import MANIFEST_FILE, encode_face, escaped
+from facegm.store.format import MANIFEST_FILE, encode_face
 from facegm.store.reader import NO_FACE, NO_IDENTITY, FaceStore, Keys
 
 pytestmark = pytest.mark.usefixtures("no_disk")

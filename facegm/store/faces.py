@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from facegm.data.files import replace_atomically
-from facegm.store.format import FACES_FOLDER, SUFFIXES, StoreFormat, numbers_of, unescaped
+from facegm.data.names import unescaped
+from facegm.store.format import FACES_FOLDER, SUFFIXES, StoreFormat, numbers_of
 
 _BLOCK = tarfile.BLOCKSIZE
 _REMOVED = ".removed"
@@ -70,32 +71,14 @@ def place_of(folder: Path, store_format: StoreFormat, key: str, part: str | None
     return Place(f"{folder}/{FACES_FOLDER}/{name}", offset, length)
 
 
-class FaceWriter(Protocol):
-    """Takes encoded faces one after the other, in one process at a time."""
-
-    def append(self, key: str, data: bytes) -> tuple[str | None, int]:
-        """Keep an encoded face; returns its part and offset."""
-
-    def finish(self) -> None:
-        """Bring the files to their finished form; they can be appended to again."""
-
-    def discard(self, gone: Iterable[str], left: pa.Table) -> None:
-        """Leave nothing of faces that do not count any more.
-
-        Args:
-            gone: keys of photos that had a face once, and have none now.
-            left: key, part, offset and length of the faces that count.
-        """
-
-
 class FolderWriter:
-    """One file a face; see `FaceWriter`."""
+    """Takes encoded faces one after the other, in one process at a time, and keeps each in a file of its own."""
 
     def __init__(self, folder: Path, store_format: StoreFormat) -> None:
         self._folder, self._format = folder, store_format
 
     def append(self, key: str, data: bytes) -> tuple[None, int]:
-        """Keep an encoded face."""
+        """Keep an encoded face; returns its part, of which there is none, and its offset."""
         path = self._path(key)
         try:
             replace_atomically(path, data)
@@ -108,7 +91,12 @@ class FolderWriter:
         """Nothing to do."""
 
     def discard(self, gone: Iterable[str], left: pa.Table) -> None:  # noqa: ARG002
-        """Delete faces, and folders in which nothing is left."""
+        """Delete faces that do not count any more, and folders in which nothing is left.
+
+        Args:
+            gone: keys of photos that had a face once, and have none now.
+            left: key, part, offset and length of the faces that count.
+        """
         for key in gone:
             path = self._path(key)
             path.unlink(missing_ok=True)
@@ -120,7 +108,7 @@ class FolderWriter:
 
 
 class TarWriter:
-    """All faces of a job in a tar file; see `FaceWriter`.
+    """Does as `FolderWriter`, but keeps all faces of a job in a tar file.
 
     Args:
         folder: the store.
@@ -162,6 +150,9 @@ class TarWriter:
                     for start in range(int(starts[number]), end, _LARGEST_REMOVED):
                         _blank(tar.fileno(), start, min(start + _LARGEST_REMOVED, end))
                 _end_archive(tar, int(starts[-1]))
+
+
+FaceWriter = FolderWriter | TarWriter
 
 
 def member_ends(

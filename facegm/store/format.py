@@ -10,8 +10,6 @@ does not.
 """
 
 import json
-import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
 
 from facegm.data.files import atomic_file, create_atomically
+from facegm.data.names import escaped
 from facegm.errors import FacegmError
 
 FORMAT = 2
@@ -193,24 +192,6 @@ def manifest_writer(folder: Path) -> Iterator[pq.ParquetWriter]:
         ) as manifest,
     ):
         yield manifest
-
-
-def escaped(name: str) -> str:
-    r"""A name as valid Unicode: bytes that are no UTF-8 as `\xNN`, and a `\x` that is there already as `\x5cx`."""
-    name = name.replace("\\x", "\\x5cx")
-    try:
-        content = name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can hold it
-        content = name.encode("utf-8", "surrogatepass")
-    return content.decode("utf-8", "backslashreplace")
-
-
-def unescaped(name: str) -> str:
-    """The name that was `escaped`."""
-    if "\\x" not in name:
-        return name
-    content = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), name.encode())
-    return os.fsdecode(content)
 
 
 def encode_face(face: UInt8[np.ndarray, "size size 3"], encoding: Encoding = "png") -> bytes:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt8
 
+from facegm.data.names import unescaped
 from facegm.errors import FacegmError
 from facegm.store.convert import table_before
 from facegm.store.faces import Place, place_of
@@ -25,7 +26,6 @@ from facegm.store.format import (
     StoreFormat,
     decode_face,
     read_settings,
-    unescaped,
 )
 from facegm.store.journal import JOURNALS
 

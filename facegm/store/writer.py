@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int64
 
+from facegm.data.names import escaped, unescaped
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import Photo, UnreadablePhotoError
 from facegm.data.readers.source import photo_stamp, read_photo_bytes
@@ -39,11 +40,9 @@ from facegm.store.format import (
     StoreFormat,
     begin_store,
     count_statuses,
-    escaped,
     manifest_writer,
     numbers_of,
     to_table,
-    unescaped,
 )
 from facegm.store.journal import JOURNALS, Journal, Shard, read_journal
 from facegm.store.reader import read_manifest

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from facegm.store.format import SCHEMA, FaceRecord, unescaped
+from facegm.data.names import unescaped
+from facegm.store.format import SCHEMA, FaceRecord
 from facegm.store.reader import FaceStore
 
 PLACE = ("part", "offset", "length", "checksum")
