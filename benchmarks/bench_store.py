@@ -1,7 +1,7 @@
 """Opening a store for training, for half a million and ten million photos; and a rerun of its alignment.
 
 Opening is measured in processes of their own: seconds, and memory beyond a Python that has loaded torch and this
-package (pyarrow is counted). A rerun finds all photos done, after a look at each photo and each face; faces are of 200 bytes.
+package (pyarrow is counted). A rerun finds all photos done, after a look at each photo and at each face of 200 bytes.
 """
 
 import json
