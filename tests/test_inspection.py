@@ -2,8 +2,6 @@
 
 import base64
 import io
-import random
-import statistics
 import struct
 import tarfile
 from collections import Counter, defaultdict
@@ -13,40 +11,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pytest
-from manifests import Row, colour_of, manifest_table, write_store
+from manifests import Row, colour_of, digest_of, face_row, quantiles_of, write_store
 
-from facegm.align.columns import UNKNOWN, codes
-from facegm.align.inspection import inspect_manifest
-from facegm.align.inspection_text import describe, identity_remarks
 from facegm.cli import main
 from facegm.data.names import printable
 
 ODD = "Ann\n</figure><script>/é.jpg"
 """A name with a line end and markup."""
-
-
-def _row(number: int, identity: str | None, **known: object) -> Row:
-    return {
-        "key": f"{identity}/{number:02}.jpg",
-        "identity": identity,
-        "status": "aligned",
-        "box": [10.0, 20.0, 50.0 + number, 80.0],
-        "probability": 0.9 + 0.002 * number,
-        "faces": 1 + (number % 4 == 0),
-        "residual": 1.0 + number * 7 % 20,
-        "profile": number * 3 % 20 / 20,
-        "sharpness": 10.0 + number * 11 % 20,
-        "contrast": 10.0 + number * 13 % 20,
-        "digest": _digest(number),
-        "perceptual_hash": np.random.default_rng(number).bytes(32),
-        **known,
-    }
-
-
-def _digest(number: int) -> bytes:
-    return number.to_bytes(32, "big")
 
 
 def _failed(key: str, reason: str, status: str = "failed") -> Row:
@@ -59,12 +31,12 @@ def _near(number: int) -> bytes:
 
 
 ROWS = (
-    *(_row(number, "Ann") for number in range(9)),
-    *(_row(number, "Bob") for number in range(9, 16)),
-    _row(16, "Bob", digest=_digest(2)),  # the photo Ann/02.jpg: a label error
-    _row(17, "Bob", perceptual_hash=_near(9)),
-    _row(18, "Cleo"),
-    _row(19, "Odd", key=ODD),
+    *(face_row(number, "Ann") for number in range(9)),
+    *(face_row(number, "Bob") for number in range(9, 16)),
+    face_row(16, "Bob", digest=digest_of(2)),  # the photo Ann/02.jpg: a label error
+    face_row(17, "Bob", perceptual_hash=_near(9)),
+    face_row(18, "Cleo"),
+    face_row(19, "Odd", key=ODD),
     _failed("Dan/1.jpg", "no face found"),
     _failed("Dan/2.jpg", "empty file"),
     _failed("Dan/3.jpg", "not an image: \x1b[2J<b>\n"),
@@ -158,7 +130,7 @@ def test_numbers_are_those_of_an_independent_count(store: Path, capsys: pytest.C
     values["face size"] = [float(min(40 + number, 60)) for number in range(20)]
     assert list(rows) == list(values)
     for name, numbers in values.items():
-        expected = _quantiles(numbers)
+        expected = quantiles_of(numbers)
         assert [float(cell) for cell in rows[name]] == pytest.approx(expected, rel=1e-3)
     assert lines[14:] == [
         "exact duplicates: 1 group, 2 photos",
@@ -218,8 +190,8 @@ def test_each_section_shows_what_its_title_says_with_its_picture(store: Path) ->
 
 
 def test_label_errors_are_shown_before_larger_groups_that_are_none(tmp_path: Path) -> None:
-    within = tuple(_row(number, "Ann", digest=_digest(1)) for number in range(10))
-    crossing = tuple(_row(number, f"Bob {number}", digest=_digest(2)) for number in (10, 11))
+    within = tuple(face_row(number, "Ann", digest=digest_of(1)) for number in range(10))
+    crossing = tuple(face_row(number, f"Bob {number}", digest=digest_of(2)) for number in (10, 11))
     page = _inspect(_make_store(tmp_path / "store", within + crossing))
     assert page.names("Exact duplicates") == [[row["key"] for row in group] for group in (crossing, within[:8])]
     assert "and 2 more" in page.text["Exact duplicates"]
@@ -351,128 +323,3 @@ def test_a_missing_face_is_named(store: Path, capsys: pytest.CaptureFixture[str]
     assert main(["inspect", str(store)]) == 1
     assert "02.jpg.png: missing or damaged face" in capsys.readouterr().err
     assert not store.with_name("store.html").exists()
-
-
-# ------------------------------------------------------------------------------------------ without a store
-
-
-class InMemory:
-    """A manifest that counts how often each column is read, and in how much company."""
-
-    def __init__(self, rows: Sequence[Row], cuts: Sequence[int] = ()) -> None:
-        self._table = manifest_table(rows, cuts=cuts)
-        self.read: list[Sequence[str]] = []
-
-    def table(self, columns: Sequence[str]) -> pa.Table:
-        self.read.append(columns)
-        return self._table.select(columns)
-
-
-def _quantiles(values: Sequence[float]) -> list[float]:
-    twentieths = statistics.quantiles(values, n=20, method="inclusive")
-    return [min(values), *(twentieths[cut] for cut in (0, 4, 9, 14, 18)), max(values)]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_random_manifests_are_counted_as_by_a_loop_over_their_rows(seed: int) -> None:
-    rng = random.Random(seed)
-    rows = []
-    for number in range(300):
-        row = dict(_row(number, rng.choice(["Ann", "Bob", "Cleo", "Dan", None])))
-        row["faces"] = rng.choice([0, 1, 2, 3, None])
-        row["status"] = rng.choice(["aligned", "aligned", "center-crop", "failed"])
-        row["reason"] = rng.choice(["empty", "torn"]) if row["status"] == "failed" else None
-        rows.append({name: value for name, value in row.items() if rng.random() < 0.9 or name == "status"})
-    manifest = InMemory(rows, cuts=[100, 100, 217])
-    found = inspect_manifest(manifest)
-
-    statuses: Counter[str] = Counter()
-    usable: Counter[object] = Counter()
-    several = 0
-    for row in rows:
-        statuses[str(row["status"])] += 1
-        if row["status"] == "failed":
-            statuses[f"failed: {row.get('reason')}"] += 1
-        usable[row.get("identity")] += row["status"] != "failed"
-        several += (row.get("faces") or 0) > 1
-    unknown = usable.pop(None)
-    assert found.statuses == statuses
-    assert found.several_faces == several
-    assert found.identities.identities == len(usable)
-    assert found.identities.unknown == unknown
-    assert found.identities.largest == usable.most_common(1)[0][0]
-    assert found.identities.quartiles == sorted(usable.values())[:1] + statistics.quantiles(
-        usable.values(), n=4, method="inclusive"
-    ) + [max(usable.values())]
-    for name in ("residual", "profile", "sharpness", "contrast", "probability"):
-        assert found.quantiles[name] == pytest.approx(_quantiles([row[name] for row in rows if name in row]))
-    boxes = [row["box"] for row in rows if "box" in row]
-    sizes = [min(right - left, bottom - top) for left, top, right, bottom in boxes]
-    assert found.quantiles["face size"] == pytest.approx(_quantiles(sizes))
-    assert max(map(len, manifest.read)) == 3, "few columns are in memory at a time"
-
-
-def test_columns_that_come_as_dictionaries_of_several_chunks_are_numbered_alike() -> None:
-    column = pa.chunked_array(
-        [pa.array(["Bob", None, "Ann"]).dictionary_encode(), pa.array(["Ann", "Cleo"]).dictionary_encode()]
-    )
-    numbers, values = codes(column)
-    assert (numbers.tolist(), values.to_pylist()) == ([0, UNKNOWN, 1, 1, 2], ["Bob", "Ann", "Cleo"])
-
-
-def test_groups_beyond_the_first_few_are_counted() -> None:
-    rows = [_row(0, "Ann", key=f"{group}/{photo}", digest=_digest(group)) for group in range(7) for photo in range(8)]
-    lines = describe(inspect_manifest(InMemory(rows)), lambda row: str(rows[row]["key"])).splitlines()
-    assert "exact duplicates: 7 groups, 56 photos" in lines
-    assert "    0/0 = 0/1 = 0/2 = 0/3 = 0/4 and 3 more" in lines
-    assert "    and 2 more groups" in lines
-
-
-@pytest.mark.parametrize("identity", ["Ann", None])
-def test_it_is_said_where_near_duplicates_may_be_missed(identity: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    remark = "  among more than 3 photos of an identity a few pairs may be missed"
-    monkeypatch.setattr("facegm.align.inspection_text.EXHAUSTIVE_SIZE", 3)
-    assert remark in _described(*[identity] * 4, "Bob")
-    assert remark not in _described(*[identity] * 3, "Bob")
-
-
-# ------------------------------------------------------------------------------------------------ identities
-
-
-def _described(*identities: str | None) -> list[str]:
-    rows = [_row(number, identity) for number, identity in enumerate(identities)]
-    return describe(inspect_manifest(InMemory(rows)), lambda row: str(rows[row]["key"])).splitlines()
-
-
-def test_photos_of_no_known_identity_are_counted_apart() -> None:
-    lines = _described("Ann", None, "Bob", None, "Bob", None)
-    assert lines[:3] == [
-        "2 identities, 1 of them with fewer than 2 usable photos",
-        "usable photos of an identity: at least 1, quartiles 1.25, 1.5, 1.75, at most 2 (Bob)",
-        "3 faces of no known identity, which count as none",
-    ]
-    assert _described(None, None)[:2] == ["0 identities", "2 faces of no known identity, which count as none"]
-
-
-@pytest.mark.parametrize(
-    ("identities", "faces", "unknown", "warning"),
-    [
-        (1, 500, 0, "warning: one identity alone"),
-        (1, 1, 0, "warning: one identity alone"),
-        (1, 500, 20, "warning: one identity alone"),
-        (40, 40, 0, "warning: 40 identities for 40 faces"),
-        (1234, 1200, 0, "warning: 1,234 identities for 1,200 faces"),
-        (40, 45, 5, "warning: 40 identities for 40 faces"),
-        (40, 41, 0, None),
-        (2, 4, 0, None),
-        (0, 5, 5, None),
-        (3, 0, 0, None),
-    ],
-)
-def test_an_odd_number_of_identities_is_doubted(identities: int, faces: int, unknown: int, warning: str | None) -> None:
-    lines = identity_remarks(identities=identities, faces=faces, unknown=unknown)
-    assert lines[0] == ("1 identity" if identities == 1 else f"{identities:,} identities")
-    warnings = [line for line in lines if line.startswith("warning")]
-    assert len(warnings) == (warning is not None)
-    assert all(line.startswith(str(warning)) for line in warnings)
-    assert (f"{unknown} faces of no known identity, which count as none" in lines) is (unknown > 0)

@@ -1,6 +1,7 @@
 """Manifests and stores of faces that were never aligned, to inspect."""
 
 import json
+import statistics
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -43,3 +44,33 @@ def write_store(folder: Path, rows: Sequence[Row], settings: Mapping[str, object
     folder.mkdir(exist_ok=True)
     pq.write_table(manifest_table(stored), folder / "manifest.parquet")
     (folder / "store.json").write_text(json.dumps({"format": 2, "size": 128, **settings}))
+
+
+def face_row(number: int, identity: str | None, **known: object) -> Row:
+    """A face whose measures follow from its number."""
+    return {
+        "key": f"{identity}/{number:02}.jpg",
+        "identity": identity,
+        "status": "aligned",
+        "box": [10.0, 20.0, 50.0 + number, 80.0],
+        "probability": 0.9 + 0.002 * number,
+        "faces": 1 + (number % 4 == 0),
+        "residual": 1.0 + number * 7 % 20,
+        "profile": number * 3 % 20 / 20,
+        "sharpness": 10.0 + number * 11 % 20,
+        "contrast": 10.0 + number * 13 % 20,
+        "digest": digest_of(number),
+        "perceptual_hash": np.random.default_rng(number).bytes(32),
+        **known,
+    }
+
+
+def digest_of(number: int) -> bytes:
+    """A digest of its own for each number."""
+    return number.to_bytes(32, "big")
+
+
+def quantiles_of(values: Sequence[float]) -> list[float]:
+    """As `facegm.align.inspection.QUANTILES`, by the standard library."""
+    twentieths = statistics.quantiles(values, n=20, method="inclusive")
+    return [min(values), *(twentieths[cut] for cut in (0, 4, 9, 14, 18)), max(values)]
