@@ -29,12 +29,6 @@ def known(column: pa.ChunkedArray) -> Bool[np.ndarray, " rows"]:
     return np.asarray(column.is_valid().to_numpy(), np.bool_)
 
 
-def has_face(status: pa.ChunkedArray) -> Bool[np.ndarray, " rows"]:
-    """Of which rows the store holds a face image, by their status."""
-    numbers, values = codes(status)
-    return np.asarray(np.array([value != "failed" for value in values.to_pylist()], np.bool_)[numbers])
-
-
 def words(column: pa.ChunkedArray) -> UInt64[np.ndarray, "4 rows"]:
     """A column of 32 bytes a row, as 64-bit words; those of a null row mean nothing."""
     found = np.zeros((HASH_WORDS, len(column)), np.uint64)

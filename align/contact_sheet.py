@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from facegm.align.columns import codes, has_face, known
+from facegm.align.columns import codes, known
 from facegm.align.duplicates import Groups
 from facegm.align.inspection import Inspection
 from facegm.align.source_photos import SourcePhotos
 from facegm.data.files import replace_atomically
 from facegm.data.pages import jpeg_uri, render_page
 from facegm.data.readers.photo import UnreadablePhotoError
+from facegm.store.format import has_face
 from facegm.store.reader import FaceStore
 
 GROUP_SHOWN = 8

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64, Int64
 
-from facegm.align.columns import codes, has_face
+from facegm.align.columns import codes
 from facegm.align.duplicates import Groups, exact_duplicates, near_duplicates
-from facegm.store.format import count_statuses
+from facegm.store.format import count_statuses, has_face
 
 QUANTILES = {"minimum": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "maximum": 1.0}
 MEASURES = ("residual", "profile", "sharpness", "contrast", "probability")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from stores import contents
 
 from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
@@ -68,11 +69,6 @@ def _make_photos(root: Path) -> None:
             image.save(root / os.fsdecode(b"%03d \xe9\n.png" % number))
 
 
-def _contents(store: Path) -> dict[str, bytes]:
-    paths = (path for path in store.rglob("*") if path.is_file())
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in paths}
-
-
 @needs_ray
 def test_ray_makes_the_same_store_in_silence_and_leaves_no_process(tmp_path: Path) -> None:
     _make_photos(tmp_path / "photos")
@@ -81,7 +77,7 @@ def test_ray_makes_the_same_store_in_silence_and_leaves_no_process(tmp_path: Pat
     assert all(line.startswith((str(tmp_path), "  ")) for line in stdout), stdout
 
     align_photos(tmp_path / "photos", tmp_path / "by workers", AlignConfig(workers=1))
-    assert _contents(tmp_path / "by ray") == _contents(tmp_path / "by workers")
+    assert contents(tmp_path / "by ray") == contents(tmp_path / "by workers")
 
 
 @needs_ray

@@ -8,7 +8,6 @@ from store_runs import (
     ODD_NAMES,
     UNREADABLE,
     bring_up_to_date,
-    contents,
     faces_expected,
     faces_of,
     make_photos,
@@ -16,6 +15,7 @@ from store_runs import (
     plain_names,
     row_of,
 )
+from stores import contents
 
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError

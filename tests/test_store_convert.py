@@ -21,7 +21,6 @@ from store_runs import (
     SIZE,
     UNREADABLE,
     bring_up_to_date,
-    contents,
     face_of,
     faces_expected,
     faces_of,
@@ -30,6 +29,7 @@ from store_runs import (
     photos_in,
     plain_names,
 )
+from stores import contents
 
 from facegm.cli import main
 from facegm.data.preprocessing import Preprocessing

@@ -19,7 +19,6 @@ from store_runs import (
     Run,
     StoppedError,
     bring_up_to_date,
-    contents,
     faces_expected,
     faces_of,
     killed_at_step,
@@ -28,6 +27,7 @@ from store_runs import (
     photos_in,
     plain_names,
 )
+from stores import contents
 
 from facegm.errors import FacegmError
 from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE

@@ -13,7 +13,6 @@ from store_runs import (
     ODD_NAMES,
     StoppedError,
     bring_up_to_date,
-    contents,
     faces_expected,
     faces_of,
     killed_at_step,
@@ -22,6 +21,7 @@ from store_runs import (
     plain_names,
     row_of,
 )
+from stores import contents
 
 from facegm.store.format import MANIFEST_FILE, SETTINGS_FILE
 from facegm.store.reader import FaceStore

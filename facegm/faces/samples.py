@@ -68,7 +68,8 @@ class LabelledFaces(Samples):
         exclude_identities: Collection[str] = (),
     ) -> None:
         self._store, self._preprocessing, self._jitter = store, preprocessing, jitter
-        numbers, names = store.identities()
+        numbers, of_store = store.identities()
+        names = list(of_store)
         number_of = {name: number for number, name in enumerate(names)} if exclude_identities else {}
         unknown = set(exclude_identities) - number_of.keys()
         if unknown:
@@ -76,7 +77,7 @@ class LabelledFaces(Samples):
         excluded = np.isin(numbers, [number_of[name] for name in exclude_identities])
         self._rows = np.flatnonzero((numbers >= 0) & ~excluded)
         found = np.flatnonzero(np.bincount(numbers[self._rows], minlength=len(names))).tolist()
-        found.sort(key=[*names].__getitem__)
+        found.sort(key=names.__getitem__)
         self.identities = tuple(names[number] for number in found)
         label_of = np.zeros(len(names), np.int64)
         label_of[found] = np.arange(len(found))

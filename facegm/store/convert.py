@@ -39,7 +39,7 @@ def table_before(folder: Path) -> pa.Table:
         raise FacegmError(
             f"{folder}: not all jobs that made this store were at their end; run `facegm convert {folder}`"
         )
-    return _read(folder)[1]
+    return _table(folder, _rows(folder))
 
 
 def convert_store(folder: Path) -> int:
@@ -56,7 +56,7 @@ def convert_store(folder: Path) -> int:
     """
     settings, missing = read_settings(folder), 0
     if settings["format"] == FORMAT_BEFORE:
-        store_format, (rows, _), kept = StoreFormat.of(settings), _read(folder), []
+        store_format, rows, kept = StoreFormat.of(settings), _rows(folder), []
         with Progress("convert", len(rows), "photos") as progress:
             for row in rows:
                 place = place_of(
@@ -73,7 +73,7 @@ def convert_store(folder: Path) -> int:
                     missing += 1
                 progress.update(1)
         with manifest_writer(folder) as manifest:
-            manifest.write_table(to_table(kept))
+            manifest.write_table(_table(folder, kept))
         content = json.dumps(settings | {"format": FORMAT}, indent=2) + "\n"
         with atomic_file(folder / SETTINGS_FILE, sync=True) as file:
             file.write(content.encode())
@@ -83,7 +83,7 @@ def convert_store(folder: Path) -> int:
     return missing
 
 
-def _read(folder: Path) -> tuple[list[dict[str, Any]], pa.Table]:
+def _rows(folder: Path) -> list[dict[str, Any]]:
     """What is recorded of each photo, in the order of their keys, with the places of faces in tar files."""
     manifest = folder / _MANIFEST
     manifests = [manifest] if manifest.is_file() else sorted((folder / _SHARDS).glob("*.jsonl"))
@@ -94,11 +94,14 @@ def _read(folder: Path) -> tuple[list[dict[str, Any]], pa.Table]:
         for entry in _lines(index, "offset", "length"):
             if entry["key"] in rows:
                 rows[entry["key"]] |= {"part": index.stem, "offset": entry["offset"], "length": entry["length"]}
-    ordered = sorted(rows.values(), key=lambda row: os.fsencode(row["key"]))
+    return sorted(rows.values(), key=lambda row: os.fsencode(row["key"]))
+
+
+def _table(folder: Path, rows: list[dict[str, Any]]) -> pa.Table:
     try:
-        return ordered, to_table(ordered)
+        return to_table(rows)
     except ValueError as error:
-        raise FacegmError(f"{manifest}: damaged ({error})") from error
+        raise FacegmError(f"{folder / _MANIFEST}: damaged ({error})") from error
 
 
 def _lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from facegm.data.files import atomic_file, create_atomically
 from facegm.data.names import escaped
@@ -149,13 +149,22 @@ class FaceRecord:
 def count_statuses(table: pa.Table) -> Counter[str]:
     """Count the photos of each status, and under `failed: <reason>` those that failed for each reason."""
     statuses = Counter({row["values"]: row["counts"] for row in table["status"].value_counts().to_pylist()})
-    failed = table.filter(pc.equal(table["status"], "failed"))["reason"]
+    failed = table["reason"].filter(pa.array(~has_face(table["status"])))
     reasons = {f"failed: {row['values']}": row["counts"] for row in failed.value_counts().to_pylist()}
     return statuses + Counter(reasons)
 
 
-def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+def has_face(status: pa.Array | pa.ChunkedArray) -> Bool[np.ndarray, " photos"]:
+    """Which photos the store holds a picture of, by their status."""
+    return np.asarray(pc.not_equal(status, "failed").to_numpy(zero_copy_only=False), np.bool_)
+
+
+def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
     """Rows of a manifest from the fields of `FaceRecord` and of the picture's place; fields that lack are null.
+
+    Args:
+        rows: the fields of each photo.
+        columns: those that are wanted.
 
     Raises:
         ValueError: a field is not what the schema says.
@@ -172,7 +181,7 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         return values
 
     try:
-        return pa.table({field.name: pa.array(column(field.name), field.type) for field in SCHEMA}, schema=SCHEMA)
+        return pa.table({name: pa.array(column(name), SCHEMA.field(name).type) for name in columns})
     except (pa.ArrowException, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
 

@@ -25,6 +25,7 @@ from facegm.store.format import (
     SCHEMA,
     StoreFormat,
     decode_face,
+    has_face,
     read_settings,
 )
 from facegm.store.journal import JOURNALS
@@ -131,7 +132,7 @@ class FaceStore:
         # Read together with the keys: an alignment may put another manifest in the place of this one at any moment.
         encoded = self._places["identity"].dictionary_encode()
         numbers = pc.fill_null(encoded.indices, NO_IDENTITY).to_numpy(zero_copy_only=False).astype(np.int64)
-        numbers[pc.equal(self._places["status"], "failed").to_numpy(zero_copy_only=False)] = NO_FACE
+        numbers[~has_face(self._places["status"])] = NO_FACE
         return numbers, Keys(encoded.dictionary)
 
     def read_face(self, row: int) -> UInt8[np.ndarray, "size size 3"]:

@@ -40,6 +40,7 @@ from facegm.store.format import (
     StoreFormat,
     begin_store,
     count_statuses,
+    has_face,
     manifest_writer,
     numbers_of,
     to_table,
@@ -116,9 +117,11 @@ class StoreWriter:
             self._journal = Journal.begin(folder, shard)
         try:
             done, end = self._done(remove_missing)
-            self._faces: FaceWriter = FolderWriter(folder, self._format)
-            if self._format.container == "tar":
-                self._faces = TarWriter(folder, self._format, self._part, end)
+            self._faces: FaceWriter = (
+                TarWriter(folder, self._format, self._part, end)
+                if self._format.container == "tar"
+                else FolderWriter(folder, self._format)
+            )
         except BaseException:
             self._journal.close()
             raise
@@ -148,7 +151,7 @@ class StoreWriter:
         table = _recorded(self._folder, ["key", "status", "reason"])
         rows = _rows(table, self._keys)[self._mine]
         table = table.take(rows[rows >= 0])
-        pictured = pc.not_equal(table["status"], "failed").to_numpy()
+        pictured = has_face(table["status"])
         identities = [self._photos[number].identity for number in np.flatnonzero(self._mine)[rows >= 0][pictured]]
         return StoreSummary(
             statuses=count_statuses(table),
@@ -181,7 +184,7 @@ class StoreWriter:
         """Which photos are done, and where in this job's tar file the faces end that count."""
         table = _recorded(self._folder, _STATE)
         rows = _rows(table, self._keys)
-        is_pictured = pc.not_equal(table["status"], "failed").to_numpy()
+        is_pictured = has_face(table["status"])
         recorded = rows >= 0
         done = recorded.copy()
         # Of a photo that could not be read, the number of faces is not known: it is tried again.
@@ -280,8 +283,8 @@ class StoreWriter:
 
     def _write_manifest(self, table: pa.Table, rows: Int64[np.ndarray, " photos"]) -> None:
         final = table.select(["key", "status", "part", "offset", "length"]).take(pa.array(rows))
-        pictured = final.filter(pc.not_equal(final["status"], "failed"))
-        had_face = table["key"].filter(pc.not_equal(table["status"], "failed"))
+        pictured = final.filter(pa.array(has_face(final["status"])))
+        had_face = table["key"].filter(pa.array(has_face(table["status"])))
         gone = had_face.filter(pc.invert(pc.is_in(had_face, value_set=pictured["key"])))
         # Before the manifest is written: a run that is killed in between finds that they are missing.
         self._faces.discard(map(unescaped, gone.unique().to_pylist()), pictured)
@@ -318,7 +321,7 @@ def _recorded(folder: Path, columns: list[str]) -> pa.Table:
     for path in sorted(folder.glob(JOURNALS)):
         lines = (row for rows in read_journal(path) for row in rows)
         while rows := [*islice(lines, ROWS)]:
-            tables.append(to_table(rows).select(columns))
+            tables.append(to_table(rows, columns))
     # In one piece: of several, each `take` would make one again.
     return pa.concat_tables(tables).combine_chunks()
 

@@ -116,11 +116,6 @@ def bring_up_to_date(
     return Run(looked_at, +writer.changes, summary.statuses)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files, by their paths."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def row_of(folder: Path, key: str) -> dict[str, Any]:
     """What a store's manifest says of a photo."""
     store = FaceStore(folder)
