@@ -4,9 +4,7 @@ Of msgpack this much is read: an array that begins with the image's bytes and en
 text (https://github.com/msgpack/msgpack/blob/master/spec.md). What lies between, such as features, is passed over.
 """
 
-import io
-import pickle
-from typing import Any
+from facegm.data.readers.pickles import Array, BadPickleError, load_pickle
 
 _BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 """msgpack's strings of bytes and of text, and how many bytes tell their length; older writers had but one kind."""
@@ -100,78 +98,19 @@ def _label(value: bytes | memoryview, start: int, fields: int) -> int | str:
 # ------------------------------------------------------------------------------------------------- pickle
 
 
-class _DType:
-    """A numpy dtype as pickles describe it; numpy itself would believe a description that breaks its memory."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
-
-
-class _Array:
-    """A numpy array or number, as its dtype and bytes."""
-
-    def __init__(self, dtype: _DType | None = None, data: bytes = b"") -> None:
-        self.dtype, self.data = dtype, data
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.dtype, self.data = state[-3], state[-1]
-
-    def integer(self) -> int:
-        """The value, if it is one whole number."""
-        code = self.dtype.code if self.dtype is not None else ""
-        if code not in {"i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"} or len(self.data) != int(code[1]):
-            raise NotAPairError("a label that is not one whole number")
-        is_big = self.dtype is not None and self.dtype.order == ">"
-        return int.from_bytes(self.data, "big" if is_big else "little", signed=code[0] == "i")
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    """As pickles of the oldest protocols hold bytes."""
-    if encoding != "latin1":
-        raise NotAPairError(f"bytes in {encoding}")
-    return text.encode("latin1")
-
-
-_CODECS: dict[str, Any] = {"encode": _encoded}
-_NUMPY: dict[str, Any] = {
-    "_reconstruct": lambda *_: _Array(),
-    "_frombuffer": lambda data, dtype, *_: _Array(dtype, bytes(data)),
-    "scalar": _Array,
-    "ndarray": _Array,
-    "dtype": _DType,
-}
-_KNOWN: dict[str, dict[str, Any]] = {"_codecs": _CODECS, "numpy": _NUMPY}
-_KNOWN |= {f"numpy.{core}.{name}": _NUMPY for core in ("core", "_core") for name in ("multiarray", "numeric")}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes plain values, and of numpy's what stands for them here."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = _KNOWN.get(module, {})
-        if name not in known:
-            raise NotAPairError(f"a pickle that asks for {module}.{name}, which may be code and is not run")
-        return known[name]
-
-
 def _of_pickle(value: bytes) -> tuple[bytes, int | str]:
     try:
-        pair = _Unpickler(io.BytesIO(value)).load()
-    except NotAPairError:
-        raise
-    except Exception as error:  # damaged pickles raise anything
-        raise NotAPairError(f"a damaged pickle: {type(error).__name__}: {error}") from error
-    if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
-        raise NotAPairError(f"a pickled {type(pair).__name__} where image and label should be")
-    image, label = pair[0], pair[-1]
-    # A DataLoader makes a list of one element of the one, and an array of the other.
-    while isinstance(image, tuple | list) and len(image) == 1:
-        image = image[0]
-    if isinstance(label, _Array):
-        label = label.integer()
+        pair = load_pickle(value)
+        if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
+            raise NotAPairError(f"a pickled {type(pair).__name__} where image and label should be")
+        image, label = pair[0], pair[-1]
+        # A DataLoader makes a list of one element of the one, and an array of the other.
+        while isinstance(image, tuple | list) and len(image) == 1:
+            image = image[0]
+        if isinstance(label, Array):
+            label = label.integer()
+    except BadPickleError as error:
+        raise NotAPairError(str(error)) from error
     if not isinstance(image, bytes):
         raise NotAPairError(f"a pickled {type(image).__name__} where an image's bytes should be")
     return image, _checked(label)
