@@ -127,9 +127,9 @@ def _check_places(data: bytes) -> None:
 
     The unpickler takes memory for all numbers up to the highest, so that one flipped bit could ask for 32 GiB.
     """
-    position = 0
-    for count, (operation, argument, position) in enumerate(pickletools.genops(data)):  # noqa: B007
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= count:
+    end: int | None = None
+    for count, (operation, argument, end) in enumerate(pickletools.genops(data)):  # noqa: B007, the last one is wanted
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument is None or not 0 <= argument <= count):
             raise BadPickleError("a damaged pickle: it remembers more than it holds")
-    if position + 1 != len(data):
+    if end != len(data) - 1:
         raise BadPickleError("a damaged pickle: more follows its end")
