@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from facegm.errors import UsageError
 from facegm.identity import dotted
@@ -71,8 +71,21 @@ def parse_config(path: Path, root: type[Root], overrides: Sequence[str] = ()) ->
             values = parser.parse_args(["--config", file.name, *_names_quoted(overrides, root)])
     except ArgumentError as error:
         raise UsageError(f"{path} or an option: {error}") from error
-    config: Root = _build(root, {name: values[name].as_dict() for name in get_type_hints(root)})
+    config: Root = _build(root, {name: _plain(values[name]) for name in get_type_hints(root)})
     return config
+
+
+def task_of(path: Path) -> str | None:
+    """What a configuration file says under `task`; None where it says nothing."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError):
+        return None  # what is wrong with it is said when it is parsed
+    return content.get("task") if isinstance(content, _Mapping) else None
+
+
+def _plain(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Namespace) else value
 
 
 def _build(section: type[Any], values: Mapping[str, Any], path: str = "") -> Any:

@@ -30,7 +30,7 @@ OPTIONS = {
     },
     "inspect": {"--output", "--samples"},
     "convert": set(),
-    "train": {"--config", "--output", "--resume", "--init", "--profile", "--print_config"},
+    "train": {"--config", "--output", "--resume", "--init", "--profile", "--download", "--print_config"},
     "doctor": {"--config", "--print_config"},
     "overfit": {"--config", "--print_config"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},

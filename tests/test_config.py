@@ -73,7 +73,7 @@ def test_overrides_and_numbers_as_yaml_writes_them(tmp_path: Path) -> None:
         ("data: {store: }\n", [], r"data\.store"),
         ("data: {store: x}\n---\ntrain: {epochs: 2}\n", [], "not a readable YAML file: expected a single document"),
         ("data: {store: x}\n", ["--train.epochs=three"], r"train\.epochs"),
-        ("data: {store: x}\ntrain: {epochs: 2.5}\n", [], r"train\.epochs"),
+        ("data: {store: x}\ntrain: {epochs: two}\n", [], r"train\.epochs"),
         (
             "data: {store: x}\nloss: {gm: {likelihood_weight: 0.5}}\n",
             [],

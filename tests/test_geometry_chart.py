@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from facegm.faces.geometry_chart import draw_geometry
+from facegm.training.geometry_chart import draw_geometry
 
 
 def test_the_chart_names_the_mean_distance_and_the_optimum(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from facegm.data.samples import Batch
 from facegm.errors import FacegmError
 from facegm.faces.config import FaceRunConfig
-from facegm.faces.run import check_loss, open_training_faces
+from facegm.faces.run import open_training_faces
 from facegm.faces.samples import few_faces, plain_batch
 from facegm.faces.task import FaceTask
 from facegm.models.face_resnet import FaceResNet27
@@ -22,6 +22,7 @@ from facegm.schedule import Progress
 from facegm.training.devices import autocast
 from facegm.training.distributed import Processes, join_processes
 from facegm.training.loop import Trainer
+from facegm.training.run import check_loss
 from facegm.training.task import evaluating
 
 IDENTITIES, FACES_EACH = 8, 8
@@ -113,7 +114,7 @@ def diagnose(history: Sequence[Observation], classes: int, wrong: Sequence[str])
 
 def _learn(config: FaceRunConfig, batch: Batch, keys: list[str], processes: Processes) -> Iterator[Observation]:
     classes = int(batch.labels.max()) + 1
-    check_loss(config, classes, processes)
+    check_loss(config.loss, classes, config.model.embedding_dim, processes)
     torch.manual_seed(config.train.seed)
     task = FaceTask(config.model, config.loss, config.preprocessing, classes)
     task.to(processes.device).to(memory_format=torch.channels_last)  # as in a run

@@ -18,10 +18,11 @@ from facegm.data.names import printable
 from facegm.data.residency import Residency
 from facegm.errors import FacegmError
 from facegm.faces.config import FaceRunConfig
-from facegm.faces.run import check_loss, draw_plan
+from facegm.faces.run import draw_plan
 from facegm.faces.samples import LabelledFaces
 from facegm.training.devices import autocast_dtype
 from facegm.training.distributed import join_processes
+from facegm.training.run import check_loss
 
 _LIMITS: dict[Limit, str] = {
     "network": "The network",
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
         data = open_training_data(config)
         here = circumstances(config, data, device)
         _show(f"data: {printable(str(config.data.store))}", _data(data, here))
-        check_loss(config, data.identities, processes)
+        check_loss(config.loss, data.identities, config.model.embedding_dim, processes)
         stages = measure_stages(config, data.faces, data.identities, device)
     whole = project(stages, config.data.workers, here)
     precision = str(autocast_dtype(config.train.precision, device) or torch.float32).removeprefix("torch.")

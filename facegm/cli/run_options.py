@@ -5,19 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jsonargparse import ArgumentParser
 
-from facegm.config import find_config, parse_config
+from facegm.config import find_config, parse_config, task_of
 from facegm.errors import UsageError
 from facegm.faces.config import FaceRunConfig
 
 
 def split_options(
-    arguments: Sequence[str], parser: Callable[[], ArgumentParser], own: Mapping[str, str | bool | None]
+    arguments: Sequence[str], own: Mapping[str, str | bool | None]
 ) -> tuple[argparse.Namespace, list[str]]:
     """A command's own options, and the dotted overrides of a configuration that are left.
 
     Args:
         arguments: those of the command line.
-        parser: the command's options, whose help is shown where it is asked for.
         own: the command's own options, such as `--config`, and their defaults; one of False is a switch.
 
     Raises:
@@ -30,18 +29,21 @@ def split_options(
         else:
             options.add_argument(name, default=default)
     try:
-        chosen, overrides = options.parse_known_args(arguments)
+        return options.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from error
+
+
+def show_help_if_asked(overrides: Sequence[str], parser: Callable[[], ArgumentParser]) -> None:
+    """Show a command's help, and end it, where the options that are left ask for it."""
     if "-h" in overrides or "--help" in overrides:
         parser().parse_args(["--help"])
-    return chosen, overrides
 
 
 def read_run_config(
     arguments: Sequence[str], parser: Callable[[], ArgumentParser], default: str | None = None
 ) -> FaceRunConfig:
-    """The configuration that `--config` and dotted overrides ask for.
+    """The configuration of a face network's run that `--config` and dotted overrides ask for.
 
     Args:
         arguments: those of the command line.
@@ -49,9 +51,13 @@ def read_run_config(
         default: the configuration where none is named; None if one must be.
 
     Raises:
-        UsageError: none is named, there is no such file, or a key or value is wrong.
+        UsageError: none is named, there is no such file, it is of another kind of run, or a key or value is wrong.
     """
-    chosen, overrides = split_options(arguments, parser, {"--config": default})
+    chosen, overrides = split_options(arguments, {"--config": default})
+    show_help_if_asked(overrides, parser)
     if chosen.config is None:
         raise UsageError("give --config CONFIG: a file, or the name of a shipped configuration")
-    return parse_config(find_config(chosen.config), FaceRunConfig, overrides)
+    path = find_config(chosen.config)
+    if task_of(path) is not None:
+        raise UsageError(f"{path}: of a classifier; this command looks at runs of face networks")
+    return parse_config(path, FaceRunConfig, overrides)

@@ -1,27 +1,31 @@
-"""`facegm train`: aligned faces to a run folder with an embedder."""
+"""`facegm train`: aligned faces to a run folder with an embedder, or images of classes to one with a classifier."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from facegm.cli.run_options import split_options
-from facegm.config import add_config_arguments, find_config, parse_config
+from facegm.classification.config import ImageRunConfig
+from facegm.cli.run_options import show_help_if_asked, split_options
+from facegm.config import add_config_arguments, find_config, parse_config, task_of
 from facegm.data.samples import Samples
 from facegm.errors import FacegmError, UsageError
 from facegm.faces.config import FaceRunConfig
-from facegm.faces.run import train_run
 from facegm.training.config import to_yaml
 from facegm.training.run_folder import CONFIG_FILE, require_same_configuration
 
+RunConfig = FaceRunConfig | ImageRunConfig
 
-def parser() -> ArgumentParser:
-    """The options of the command."""
+
+def parser(root: type[RunConfig] = FaceRunConfig) -> ArgumentParser:
+    """The options of the command, with the keys of one kind of run."""
     options = ArgumentParser(
         prog="facegm train",
-        description="Train ResNet-27 on a store of aligned faces, with the GM loss or another. On several GPUs or "
-        "machines: "
-        "torchrun --nproc_per_node=N --no-python facegm train ...",
+        description="Train ResNet-27 on a store of aligned faces, or a classifier on images, with the GM loss or "
+        "another. On several GPUs or machines: torchrun --nproc_per_node=N --no-python facegm train ... The keys below "
+        "are those of a face network's run; facegm train --config mnist.yaml --help shows a classifier's."
+        if root is FaceRunConfig
+        else "Train a classifier on images, with the GM loss or another.",
         allow_abbrev=False,
     )
     options.add_argument(
@@ -35,14 +39,27 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--profile", action="store_true", help="record a few steps by torch.profiler, into the run folder's profile"
     )
-    add_config_arguments(options, FaceRunConfig)
+    options.add_argument(
+        "--download", action="store_true", help="have torchvision fetch MNIST or CIFAR into data.folder before"
+    )
+    add_config_arguments(options, root)
     return options
 
 
 def run(arguments: Sequence[str]) -> None:
     """Train a new run, or go on with one."""
-    own = {"--config": None, "--output": None, "--resume": None, "--init": None, "--profile": False}
-    chosen, overrides = split_options(arguments, parser, own)
+    own = {
+        "--config": None,
+        "--output": None,
+        "--resume": None,
+        "--init": None,
+        "--profile": False,
+        "--download": False,
+    }
+    chosen, overrides = split_options(arguments, own)
+    path = find_config(chosen.config) if chosen.config else Path(chosen.resume or "", CONFIG_FILE)
+    root: type[RunConfig] = FaceRunConfig if task_of(path) is None else ImageRunConfig
+    show_help_if_asked(overrides, lambda: parser(root))
     if chosen.init:
         overrides.append(f"--train.init={chosen.init}")
     if (chosen.config is None) == (chosen.resume is None) or (chosen.resume and chosen.output):
@@ -52,19 +69,41 @@ def run(arguments: Sequence[str]) -> None:
         if overrides:
             raise UsageError(
                 f"--resume goes by the run's own configuration, not {' '.join(overrides)}; what may change, such as "
-                f"data.store or train.log_every, is to be edited in {folder / CONFIG_FILE}"
+                f"data.store or train.log_every, is to be edited in {path}"
             )
-        if not (folder / CONFIG_FILE).is_file():
+        if not path.is_file():
             raise FacegmError(f"{folder}: not a run folder (no {CONFIG_FILE})")
-        config = parse_config(folder / CONFIG_FILE, FaceRunConfig)
+        config: RunConfig = parse_config(path, root)
     else:
-        path = find_config(chosen.config)
         folder = Path(chosen.output) if chosen.output else Path("runs", path.stem)
-        config = parse_config(path, FaceRunConfig, overrides)
+        config = parse_config(path, root, overrides)
         if (folder / CONFIG_FILE).is_file():
-            stored = parse_config(folder / CONFIG_FILE, FaceRunConfig)
+            stored = parse_config(folder / CONFIG_FILE, root)
             require_same_configuration(folder, to_yaml(stored), to_yaml(config))
-    train_run(config, folder, _validation(config), is_profiled=chosen.profile)
+    _train(config, folder, is_profiled=chosen.profile, is_downloaded=chosen.download)
+
+
+def _train(config: RunConfig, folder: Path, *, is_profiled: bool, is_downloaded: bool) -> None:
+    if isinstance(config, ImageRunConfig):
+        from facegm.classification.run import train_run as train_classifier
+
+        if is_downloaded:
+            _download(config)
+        train_classifier(config, folder, is_profiled=is_profiled)
+        return
+    from facegm.faces.run import train_run as train_face_network
+
+    if is_downloaded:
+        raise UsageError("--download: there is nothing to fetch for a face network; give a store of your faces")
+    train_face_network(config, folder, _validation(config), is_profiled=is_profiled)
+
+
+def _download(config: ImageRunConfig) -> None:
+    from facegm.classification.download import download
+
+    if config.data.set == "folder":
+        raise UsageError("--download: photos of data.set=folder are your own; there is nothing to fetch")
+    download(config.data.set, config.data.folder)
 
 
 def _validation(config: FaceRunConfig) -> Samples | None:

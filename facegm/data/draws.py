@@ -24,7 +24,7 @@ class DrawPlan:
     """Class of each sample of the data set, 0 to classes - 1; of a face, its identity."""
     batch_size: int
     """Samples in a step, over all processes."""
-    epochs: int
+    epochs: float
     seed: int
     balanced: bool = False
     """Draw all classes equally often, however many samples each has."""
@@ -43,8 +43,8 @@ class DrawPlan:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
+        """Steps of the whole run, one at least."""
+        return max(1, round(self.epochs * self.steps_per_epoch))
 
 
 class StepSampler(Sampler[DrawnSamples]):

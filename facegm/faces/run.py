@@ -1,29 +1,21 @@
 """A face network's run: from its configuration to what the loop is given, in all processes that `torchrun` started."""
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from facegm.align.prealigned import open_aligned_faces
-from facegm.data.draws import DrawPlan, StepSampler
+from facegm.data.draws import DrawPlan
 from facegm.data.samples import Samples
 from facegm.embedding.model_file import MODEL_FILE, save_embedder
-from facegm.errors import FacegmError
 from facegm.faces.config import FaceRunConfig
-from facegm.faces.geometry_chart import CHART_FILE, draw_geometry
 from facegm.faces.projector import Projector
 from facegm.faces.samples import LabelledFaces
 from facegm.faces.task import FaceTask
-from facegm.losses.engine import choose_engine
-from facegm.losses.gm_module import GMLossConfig
-from facegm.losses.shard import Shard
 from facegm.models.face_resnet import FaceResNet27
-from facegm.training.checkpoint import load_newest_checkpoint
-from facegm.training.config import to_yaml
-from facegm.training.distributed import Processes, join_processes
-from facegm.training.loop import train
-from facegm.training.run_folder import create_run_folder, is_run, locked
+from facegm.training.distributed import Processes
+from facegm.training.run import check_loss, train_in_folder
+from facegm.training.run_folder import is_run
 from facegm.training.setup import TrainingSetup
 from facegm.training.task import Task
 
@@ -49,19 +41,12 @@ def train_run(
     """
     is_run(folder)
     faces = open_training_faces(config)
-    with join_processes() as processes, ExitStack() as stack:
-        plan = draw_plan(config, faces)
-        _check_division(plan, faces, config.train.accumulate, processes.world_size)
-        check_loss(config, len(faces.identities), processes)
-        processes.require_equal("data or configuration", f"{to_yaml(config)} {faces.fingerprint}")
-        with processes.together():
-            if processes.is_main:
-                stack.enter_context(locked(folder))
-                if not is_run(folder):
-                    create_run_folder(folder, to_yaml(config))
-        train(face_setup(config, faces, plan, folder, validation), folder, processes, is_profiled=is_profiled)
-        if processes.is_main and config.loss.name == "gm":
-            _draw_geometry(config.loss.gm, folder)
+
+    def build(processes: Processes) -> TrainingSetup[FaceResNet27]:
+        check_loss(config.loss, len(faces.identities), config.model.embedding_dim, processes)
+        return face_setup(config, faces, draw_plan(config, faces), folder, validation)
+
+    train_in_folder(folder, build, is_profiled=is_profiled)
 
 
 def face_setup(
@@ -115,41 +100,6 @@ def open_training_faces(config: FaceRunConfig) -> LabelledFaces:
         jitter=config.data.jitter,
         exclude_identities=config.data.exclude_identities,
     )
-
-
-def _check_division(plan: DrawPlan, faces: LabelledFaces, accumulate: int, processes: int) -> None:
-    """Refuse a batch that does not fall into equal parts, before anything is written."""
-    StepSampler(plan, faces, world_size=processes)
-    if plan.batch_size // processes % accumulate:
-        raise FacegmError(
-            f"train.batch_size: {plan.batch_size} on {processes} process(es) does not divide into "
-            f"train.accumulate: {accumulate} parts"
-        )
-
-
-def _draw_geometry(loss: GMLossConfig, folder: Path) -> None:
-    """Draw the distances between means, all of which the checkpoint holds also where the processes share them."""
-    state = load_newest_checkpoint(folder)
-    assert state is not None
-    weight = loss.likelihood_weight if loss.regularizer == "mixture" else 0.0
-    draw_geometry(folder / CHART_FILE, state["task"]["loss.means"], weight)
-
-
-def check_loss(config: FaceRunConfig, identities: int, processes: Processes) -> None:
-    """Refuse what the loss cannot do with these identities, processes or this device.
-
-    Raises:
-        FacegmError: the means cannot be split, or the implementation that is asked for cannot run here.
-    """
-    if config.loss.name != "gm":
-        return
-    features = torch.empty(1, config.model.embedding_dim, device=processes.device)
-    try:
-        choose_engine(config.loss.gm.implementation, features, identities)
-        if config.loss.gm.shard_means:
-            Shard.of_rank(identities, processes.rank, processes.world_size)
-    except ValueError as error:
-        raise FacegmError(f"loss.gm: {error}") from error
 
 
 def draw_plan(config: FaceRunConfig, faces: LabelledFaces) -> DrawPlan:

@@ -60,7 +60,9 @@ class OptimizerConfig:
     schedule: Literal["step", "cosine"] = "step"
     """Fall by steps at the milestones, or along half a cosine to 0 at the end."""
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.7, 0.8])
-    """Shares of the run at which the step schedule divides the learning rate by 10."""
+    """Shares of the run at which the step schedule lowers the learning rate."""
+    decay: float = 0.1
+    """What the step schedule multiplies it by at each of them."""
     clip_gradient: float = 2.0
     """Largest L2 norm of the gradient, network and means together; .inf for no clipping. A network without
     normalisation layers needs one: single steep batches have thrown runs at learning rate 0.1 off for good."""
@@ -70,6 +72,7 @@ class OptimizerConfig:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "at least 0 and below 1")
+        require(0 < self.decay <= 1, "decay", self.decay, "above 0 and at most 1")
         require(self.clip_gradient > 0, "clip_gradient", self.clip_gradient, "above 0")
         wanted = not self.nesterov or (self.name == "sgd" and self.momentum > 0)
         require(wanted, "nesterov", self.nesterov, "false without SGD and momentum")
@@ -79,7 +82,7 @@ class OptimizerConfig:
     def rate(self, progress: Progress) -> float:
         """The learning rate at a point of the run."""
         share = progress.share
-        decay = cosine_decay(share) if self.schedule == "cosine" else step_decay(share, self.milestones)
+        decay = cosine_decay(share) if self.schedule == "cosine" else step_decay(share, self.milestones, self.decay)
         return self.learning_rate * decay * linear_warmup(share, start=0.01, fraction=self.warmup_fraction)
 
 
@@ -87,8 +90,8 @@ class OptimizerConfig:
 class TrainConfig:
     """The course of the run."""
 
-    epochs: int = 20
-    """Passes over the data."""
+    epochs: float = 20
+    """Passes over the data; the last may be a part of one."""
     batch_size: int = 256
     """Images in a step, over all processes together."""
     seed: int = 0
@@ -123,7 +126,8 @@ class TrainConfig:
     """Newest checkpoints that are kept."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
+        require(0 < self.epochs < math.inf, "epochs", self.epochs, "above 0")
+        for name in ("batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")

@@ -1,0 +1,144 @@
+"""A classifier of images, network and class vectors, and its file, whose metadata says how images are prepared."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from facegm.classification.preprocessing import ImagePreprocessing, Normalization
+from facegm.data.files import replace_atomically
+from facegm.errors import FacegmError
+from facegm.losses.config import LossConfig, build_loss
+from facegm.models.image_network import ImageModelConfig, build_image_network
+
+FORMAT = 1
+MODEL_FILE = "classifier.safetensors"
+"""Name of the exported classifier in a run folder."""
+BEST_FILE = "classifier-best.safetensors"
+"""That of the epoch with the best accuracy on the test images."""
+_KEY = "facegm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a classifier is of."""
+
+    model: ImageModelConfig
+    loss: LossConfig
+    """What it is trained with; its name decides what a feature is compared with."""
+    preprocessing: ImagePreprocessing
+    """From images to the network's input."""
+    classes: Sequence[str]
+    """Their names."""
+    channels: int
+    """Of an image: 1 for grey, 3 for RGB."""
+    side: int
+    """Of an image, in pixels."""
+
+
+class ImageClassifier(nn.Module):
+    """A network with its class vectors: images on a scale of 0 to 1 to logits, differentiable.
+
+    Args:
+        description: what it is of.
+
+    Raises:
+        FacegmError: the network does not take such images, or is of a library that is not installed.
+    """
+
+    def __init__(self, description: Description) -> None:
+        super().__init__()
+        d = description
+        if d.model.input_side not in (None, d.side):
+            raise FacegmError(
+                f"model.name: {d.model.name} takes images of {d.model.input_side} pixels, and these have {d.side}"
+            )
+        try:
+            self.network, self.feature_dim = build_image_network(d.model, d.channels)
+        except (ValueError, ImportError) as error:
+            raise FacegmError(f"model.{error}") from error
+        self.loss = build_loss(d.loss, len(d.classes), self.feature_dim)
+        self.normalization = Normalization(d.preprocessing)
+        self.description = d
+
+    def features(self, images: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch dim"]:
+        """What the network makes of images of 0 to 1, which is what the loss compares with its class vectors."""
+        features: Tensor = self.network(self.normalization(images))
+        return features
+
+    def forward(self, images: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch classes"]:
+        """Logits, without margin; the largest is the predicted class."""
+        logits: Tensor = self.loss.logits(self.features(images))
+        return logits
+
+
+def save_classifier(path: Path, d: Description, weights: dict[str, Tensor]) -> None:
+    """Export a trained classifier.
+
+    Args:
+        path: the file to write.
+        d: what it is of.
+        weights: those of its network and loss, by their names in it.
+    """
+    description = {
+        "format": FORMAT,
+        "architecture": "ImageClassifier",
+        "model": asdict(d.model),
+        "loss": {"name": d.loss.name, "settings": {} if d.loss.chosen is None else asdict(d.loss.chosen)},
+        "preprocessing": asdict(d.preprocessing),
+        "classes": list(d.classes),
+        "channels": d.channels,
+        "side": d.side,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    replace_atomically(path, save(tensors, metadata={_KEY: json.dumps(description)}))
+
+
+def load_classifier(path: Path) -> ImageClassifier:
+    """Read an exported classifier, in evaluation mode on the CPU.
+
+    Args:
+        path: the file, or the run folder that holds it.
+
+    Raises:
+        FacegmError: no such file, not a classifier of this program, or damaged.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise FacegmError(f"{file}: no such classifier; `facegm train` writes one at the end of a run")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise FacegmError(f"{file}: damaged or not a safetensors file ({error})") from error
+    try:
+        found = json.loads(metadata[_KEY])
+        if (found["format"], found["architecture"]) != (FORMAT, "ImageClassifier"):
+            raise ValueError(f"format {found['format']} of {found['architecture']}")
+        name, settings = found["loss"]["name"], found["loss"]["settings"]
+        loss = LossConfig(name=name)
+        if loss.chosen is not None:
+            loss = LossConfig(name=name, **{name: type(loss.chosen)(**settings)})
+        description = Description(
+            model=ImageModelConfig(**found["model"]),
+            loss=loss,
+            preprocessing=ImagePreprocessing(**found["preprocessing"]),
+            classes=tuple(found["classes"]),
+            channels=found["channels"],
+            side=found["side"],
+        )
+        classifier = ImageClassifier(description)
+        classifier.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FacegmError(f"{file}: not a classifier that this facegm can use ({error})") from error
+    unsound = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if unsound:
+        raise FacegmError(f"{file}: weights that are not finite in {', '.join(unsound[:3])}")
+    return classifier.eval()
