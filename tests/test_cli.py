@@ -34,6 +34,16 @@ OPTIONS = {
     "doctor": {"--config", "--print_config"},
     "overfit": {"--config", "--print_config"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
+    "reproduce": {
+        "--data",
+        "--output",
+        "--config",
+        "--budget",
+        "--filter",
+        "--array",
+        "--jobs",
+        "--dry-run",
+    },
     "demo": {"--output", "--seed"},
 }
 
@@ -43,7 +53,7 @@ def test_verbs_and_options_are_these() -> None:
     for verb, expected in OPTIONS.items():
         parser = importlib.import_module(f"facegm.cli.{verb.replace('-', '_')}").parser()
         options = {name for action in parser._actions for name in action.option_strings}
-        sections = {f"--{field.name}" for field in fields(FaceRunConfig)} if "--config" in expected else set()
+        sections = {f"--{field.name}" for field in fields(FaceRunConfig)} if "--print_config" in expected else set()
         keys = {name for name in options if "." in name}
         assert options - keys - sections - {"-h", "--help"} == expected
 

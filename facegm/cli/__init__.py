@@ -12,10 +12,11 @@ VERBS = {
     "align": "find and align the faces of a data set of photos",
     "inspect": "count and show what a store of aligned faces holds: failures, poor faces, duplicates",
     "convert": "bring a store that a version before has made up to date",
-    "train": "train a face network with the GM loss, or with one of those it is compared with",
+    "train": "train a face network or a classifier with the GM loss, or with one of those it is compared with",
     "doctor": "say what this machine has, how fast it would train, and what limits that",
     "overfit": "learn one batch by heart: a minute's check that network, loss and optimiser work",
     "verify-lfw": "verify the pairs of LFW, or of a set laid out like it, and write a report",
+    "reproduce": "make a table or figure of the paper again, by a grid of runs",
     "demo": "walk the whole road on synthetic identities: align, train, verify",
 }
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, FacegmError.exit_code, UsageError.exit_code, StoppedError.exit_code

@@ -26,6 +26,10 @@ _LOCK_FILE = ".lock"
 _PACKAGES = ("facegm", "torch", "torchvision", "facenet-pytorch", "numpy", "scikit-learn")
 
 
+class LockedRunError(FacegmError):
+    """Another process trains in the run folder."""
+
+
 def is_run(run: Path) -> bool:
     """Whether a folder is a run's, to be gone on with; not if it is yet to be made.
 
@@ -48,14 +52,15 @@ def locked(run: Path) -> Iterator[None]:
     """Keep other processes out of a run folder, which is made when missing, while this context lasts.
 
     Raises:
-        FacegmError: another process is in it, or a file that was to be written there has no room.
+        LockedRunError: another process is in it.
+        FacegmError: a file that was to be written there has no room.
     """
     with _named_want_of_room(run), _lock_file(run) as lock:
         try:
             # Unlike that of flock, it is not shared by worker processes, which outlive a main one that is killed.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            raise FacegmError(
+            raise LockedRunError(
                 f"{run}: another process is training in this folder; wait for its end, or give another --output"
             ) from error
         yield
@@ -64,6 +69,18 @@ def locked(run: Path) -> Iterator[None]:
 def _lock_file(run: Path) -> IO[str]:
     run.mkdir(parents=True, exist_ok=True)
     return (run / _LOCK_FILE).open("w")
+
+
+def is_locked(run: Path) -> bool:
+    """Whether another process is in a run folder at the moment."""
+    try:
+        with (run / _LOCK_FILE).open("r+") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except (BlockingIOError, PermissionError):
+        return True
+    return False
 
 
 @contextmanager

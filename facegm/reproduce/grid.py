@@ -1,0 +1,118 @@
+"""Does the cells of a grid side by side, each in a process of its own; several commands and machines may share one."""
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Sequence
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+from facegm.errors import FacegmError, StoppedError
+from facegm.reproduce.cells import LOCKED_EXIT_CODE, Cell, train_cell
+from facegm.training.interruption import StopSignals
+from facegm.training.run_folder import is_locked
+
+logger = logging.getLogger(__name__)
+LOOK_EVERY = 2.0
+"""Seconds between two looks at cells that others are working on."""
+
+
+class Job(NamedTuple):
+    """A cell that is being trained."""
+
+    cell: Cell
+    process: BaseProcess
+    slot: int
+    """Which of the jobs side by side."""
+
+
+class Grid:
+    """The cells of a grid that are to be done, and their processes.
+
+    Args:
+        cells: each with a title for the log.
+        folder: of all cells, made when missing.
+        jobs: processes side by side.
+        gpus: how many there are; the processes take turns at them. Without any each has one core.
+    """
+
+    def __init__(self, cells: dict[Cell, str], folder: Path, *, jobs: int, gpus: int) -> None:
+        self._titles, self._folder, self._slots, self._gpus = cells, folder, list(range(jobs)), gpus
+        self._waiting, self._running, self._failed = list(cells), list[Job](), list[Cell]()
+        self._context = multiprocessing.get_context("spawn")  # a fork would inherit this process's threads and signals
+
+    def run(self) -> None:
+        """Do all cells that are not finished, and wait for those that others are working on.
+
+        Raises:
+            FacegmError: cells have failed; the others are done.
+            StoppedError: SIGTERM, SIGHUP or Ctrl-C came; what was begun is saved.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with StopSignals(is_alone=True) as signals:
+            try:
+                while self._waiting or self._running:
+                    self._start()
+                    self._wait()
+                    if signals.received:
+                        raise StoppedError(f"stopped by {signals.received}; the same command goes on with what is left")
+            finally:
+                self._stop()
+        if self._failed:
+            logs = ", ".join(str(self._log(cell)) for cell in self._failed[:3])
+            raise FacegmError(f"{len(self._failed)} of {len(self._titles)} cells have failed; see {logs}")
+
+    def _start(self) -> None:
+        """Begin with cells that nobody has begun with, as long as there is room for another process."""
+        for cell in list(self._waiting):
+            if cell.result(self._folder) is not None:
+                self._waiting.remove(cell)
+            elif self._slots and not is_locked(self._folder / cell.name):
+                self._waiting.remove(cell)
+                slot = self._slots.pop(0)
+                gpu = slot % self._gpus if self._gpus else None
+                process = self._context.Process(target=train_cell, args=(cell, self._folder, self._log(cell), gpu))
+                process.start()
+                self._running.append(Job(cell, process, slot))
+                logger.info(f"begins  {cell.name}  {self._titles[cell]}")
+
+    def _wait(self) -> None:
+        """Until a process ends, or it is time to look again at what others do."""
+        if not self._running:
+            if self._waiting:
+                time.sleep(LOOK_EVERY)
+            return
+        connection.wait([job.process.sentinel for job in self._running], timeout=LOOK_EVERY)
+        for job in [job for job in self._running if job.process.exitcode is not None]:
+            self._running.remove(job)
+            self._slots.append(job.slot)
+            self._conclude(job)
+
+    def _conclude(self, job: Job) -> None:
+        result = job.cell.result(self._folder)
+        if result is not None:
+            left = len(self._waiting) + len(self._running)
+            numbers = ", ".join(f"{name} {result[name]:.2f}" for name in ("error", "lfw_accuracy") if name in result)
+            logger.info(f"done    {job.cell.name}  {self._titles[job.cell]}: {numbers}; {left} cells are left")
+        elif job.process.exitcode == LOCKED_EXIT_CODE:
+            self._waiting.append(job.cell)
+        else:
+            self._failed.append(job.cell)
+            logger.error(f"failed  {job.cell.name}  {self._titles[job.cell]}; see {self._log(job.cell)}")
+
+    def _stop(self) -> None:
+        """End what runs, each with a checkpoint."""
+        for job in self._running:
+            job.process.terminate()
+        for job in self._running:
+            job.process.join()
+
+    def _log(self, cell: Cell) -> Path:
+        return self._folder / f"{cell.name}.log"
+
+
+def share_of(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
+    """One of `count` parts of the cells, by its number, from 1 on: of every `count` cells one."""
+    return list(cells[number - 1 :: count])
