@@ -1,10 +1,8 @@
 """Does the cells of a grid side by side, each in a process of its own; several commands and machines may share one."""
 
 import logging
-import multiprocessing
 import time
-from collections.abc import Sequence
-from multiprocessing import connection
+from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +39,7 @@ class Grid:
     def __init__(self, cells: dict[Cell, str], folder: Path, *, jobs: int, gpus: int) -> None:
         self._titles, self._folder, self._slots, self._gpus = cells, folder, list(range(jobs)), gpus
         self._waiting, self._running, self._failed = list(cells), list[Job](), list[Cell]()
-        self._context = multiprocessing.get_context("spawn")  # a fork would inherit this process's threads and signals
+        self._context = get_context("spawn")  # a fork would inherit this process's threads and signals
 
     def run(self) -> None:
         """Do all cells that are not finished, and wait for those that others are working on.
@@ -111,8 +109,3 @@ class Grid:
 
     def _log(self, cell: Cell) -> Path:
         return self._folder / f"{cell.name}.log"
-
-
-def share_of(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
-    """One of `count` parts of the cells, by its number, from 1 on: of every `count` cells one."""
-    return list(cells[number - 1 :: count])

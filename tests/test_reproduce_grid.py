@@ -1,0 +1,157 @@
+"""Protects a grid's work: no finished cell is done again whatever is killed, and commands that share one share it."""
+
+import csv
+import random
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from facegm_commands import Command
+from image_sets import alternating, write_mnist
+
+from facegm.reproduce.cells import RESULT_FILE
+from facegm.reproduce.reproduction import Options, Reproduction
+
+FORKED = """
+import multiprocessing
+import facegm.reproduce.grid
+facegm.reproduce.grid.get_context = lambda _: multiprocessing.get_context("fork")
+facegm.reproduce.grid.LOOK_EVERY = 0.2
+"""
+"""Cells begin at once, in processes that have torch already."""
+ARGUMENTS = ["reproduce", "fig1", "--data=data", "--output=out", "--budget=3epochs", "--config=small.yaml"]
+SMALL = """
+task: classification
+data: {set: mnist, folder: unused}
+preprocessing: {mean: [0.1307], std: [0.3081]}
+model: {name: lenet_plus_plus}
+optimizer: {learning_rate: 0.01, clip_gradient: 5}
+train: {epochs: 6, batch_size: 32, precision: float32, compile: false, checkpoint_every: 2, log_every: 2}
+"""
+CELLS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits and a configuration, and in `whole` what an undisturbed command makes of them."""
+    folder = tmp_path_factory.mktemp("grid")
+    write_mnist(folder / "data" / "small", alternating(128, 10), alternating(40, 10))
+    (folder / "small.yaml").write_text(SMALL)
+    command = begin(folder, "--output=whole", "--jobs=2")
+    assert command.wait(200) == 0, command.output
+    return folder
+
+
+def begin(folder: Path, *options: str, name: str = "output.txt") -> Command:
+    return Command([*ARGUMENTS, *options], folder, code=FORKED, name=name)
+
+
+def begun(text: str) -> list[str]:
+    return re.findall(r"^begins  (\w+)", text, flags=re.MULTILINE)
+
+
+def finished(output: Path) -> dict[str, int]:
+    """The finished cells and when they were."""
+    return {file.parent.name: file.stat().st_mtime_ns for file in output.glob(f"cells/*/{RESULT_FILE}")}
+
+
+def table(output: Path) -> str:
+    return (output / "fig1-3epochs.csv").read_text()
+
+
+def rows_of(output: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(table(output).splitlines()))
+
+
+def test_every_cell_is_done_once_and_stands_in_the_table(folder: Path) -> None:
+    rows = rows_of(folder / "whole")
+    assert [row["row"] for row in rows] == [
+        "center",
+        "L-Softmax",
+        "softmax",
+        "GM alpha=0",
+        "GM alpha=0.3",
+        "GM alpha=1",
+    ]
+    assert {row["column"] for row in rows} == {"2-D"}
+    assert {(row["epochs"], row["of_epochs"]) for row in rows} == {("3", "6")}
+    assert {row["cell"] for row in rows} == set(finished(folder / "whole"))
+    assert all(0 <= float(row["best_epoch_value"]) <= float(row["value"]) <= 100 for row in rows)
+    output = (folder / "output.txt").read_text()
+    assert sorted(begun(output)) == sorted(finished(folder / "whole"))
+    assert "shortened: 3 of 6 epochs" in output
+
+
+def test_a_second_command_does_nothing_again(folder: Path) -> None:
+    before, text = finished(folder / "whole"), table(folder / "whole")
+    command = begin(folder, "--output=whole", name="again.txt")
+    assert command.wait() == 0, command.output
+    assert begun(command.output) == []
+    assert finished(folder / "whole") == before
+    assert table(folder / "whole") == text
+
+
+def kill_and_go_on(folder: Path, output: str, moments: Sequence[float]) -> None:
+    """Kill the command after so many seconds each, then let it end; no finished cell is touched again."""
+    for number, seconds in enumerate(moments):
+        command = begin(folder, f"--output={output}", "--jobs=2", name=f"{output}-{number}.txt")
+        time.sleep(seconds)
+        was_running = command.poll() is None
+        command.kill()
+        command.wait()
+        before = finished(folder / output)
+        print(f"killed after {seconds:.1f} s, running: {was_running}, {len(before)} cells finished")
+    last = begin(folder, f"--output={output}", "--jobs=2", name=f"{output}-last.txt")
+    assert last.wait(300) == 0, last.output
+    after = finished(folder / output)
+    assert before.items() <= after.items()
+    assert not set(begun(last.output)) & set(before)
+    assert len(after) == CELLS
+    assert table(folder / output) == table(folder / "whole")
+
+
+def test_killed_it_repeats_no_finished_cell_and_ends_in_the_same_table(folder: Path) -> None:
+    kill_and_go_on(folder, "killed", [1.5, 4.0])
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments_likewise(folder: Path) -> None:
+    rng = random.Random(5)
+    kill_and_go_on(folder, "killed-often", [rng.uniform(0.2, 6) for _ in range(5)])
+
+
+def test_two_commands_at_once_share_the_work(folder: Path) -> None:
+    commands = [begin(folder, "--output=shared", "--jobs=1", name=f"shared-{number}.txt") for number in range(2)]
+    for command in commands:
+        assert command.wait(300) == 0, command.output
+    done = [set(re.findall(r"^done    (\w+)", command.output, flags=re.MULTILINE)) for command in commands]
+    assert all(done), "one has done all"
+    assert done[0] | done[1] == set(finished(folder / "shared"))
+    assert not done[0] & done[1]
+    assert table(folder / "shared") == table(folder / "whole")
+
+
+def test_a_cell_that_fails_costs_no_other_and_is_named(folder: Path) -> None:
+    """The cell of L-Softmax finds a folder of something else in its place."""
+    whole = {row["row"]: row["cell"] for row in rows_of(folder / "whole")}
+    spoilt = folder / "spoilt" / "cells" / whole["L-Softmax"]
+    spoilt.mkdir(parents=True)
+    (spoilt / "holiday.jpg").touch()
+    command = begin(folder, "--output=spoilt", "--jobs=2", name="spoilt.txt")
+    assert command.wait(200) == 1
+    assert f"1 of 6 cells have failed; see spoilt/cells/{whole['L-Softmax']}.log" in command.output
+    assert "is not a run folder" in spoilt.with_suffix(".log").read_text()
+    assert len(finished(folder / "spoilt")) == CELLS - 1
+    assert [row["row"] for row in rows_of(folder / "spoilt")] == [name for name in whole if name != "L-Softmax"]
+
+
+def test_parts_of_an_array_are_all_cells_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    options = {"name": "table1", "config": "small.yaml"}
+    whole = [p.cell.name for p in Reproduction(Options(**options)).chosen]
+    parts = [[p.cell.name for p in Reproduction(Options(**options, part=(i, 5))).chosen] for i in range(1, 6)]
+    assert len(whole) == len(set(whole)) == 36
+    assert sorted(name for part in parts for name in part) == sorted(whole)
+    assert {len(part) for part in parts} == {7, 8}
