@@ -59,6 +59,17 @@ def shared_data() -> Path:
     return DATA
 
 
+@pytest.fixture(scope="session")
+def unpacked_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with CIFAR-10 in its binary layout, 180 MB; the test is skipped where the real data is absent."""
+    script = DATA / "unpack_cifar10.py"
+    if not script.is_file():
+        pytest.skip(f"{WANT_OF_DATA} at {DATA}; set FACEGM_DATA")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, str(script), str(folder)], check=True)
+    return folder
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say in one line what was skipped for want of real data, in whichever process."""
     skipped = terminalreporter.getreports("skipped")

@@ -37,11 +37,12 @@ def find_together(folder: Path, layouts: Iterable[Sequence[Sequence[Path]]], wha
     """
     lacking: list[Path] = []
     for files in layouts:
-        found = [path for paths in files for path in [path for path in paths if os.path.isfile(path)][:1]]
-        if len(found) == len(files):
-            return found
-        if found and not lacking:
-            lacking = [paths[0] for paths in files if not any(os.path.isfile(path) for path in paths)]
+        found = [next(filter(os.path.isfile, paths), None) for paths in files]
+        there = [path for path in found if path is not None]
+        if len(there) == len(files):
+            return there
+        if there and not lacking:
+            lacking = [paths[0] for paths, path in zip(files, found, strict=True) if path is None]
     if lacking:
         names = ", ".join(path.name for path in lacking)
         raise FacegmError(f"{lacking[0].parent}: {names} missing; lay there what belongs to the files that are there")

@@ -37,10 +37,11 @@ class Array:
     """A numpy array or number, as its shape, dtype and bytes; numpy itself would believe a pickle that breaks it."""
 
     def __init__(self, dtype: object = None, data: object = b"", shape: object = (), order: object = "C") -> None:
-        self.dtype, self.data, self.shape, self.is_fortran = dtype, data, shape, order == "F"
+        self.dtype, self.data, self.shape, self.has_rows = dtype, data, shape, order == "C"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.shape, self.dtype, self.is_fortran, self.data = state[-4:]
+        self.shape, self.dtype, is_fortran, self.data = state[-4:]
+        self.has_rows = not is_fortran
 
     def integer(self) -> int:
         """The value, if it is one whole number.
@@ -61,13 +62,13 @@ class Array:
             BadPickleError: it is not, or its shape does not fit its bytes.
         """
         shape, data = self.shape, self._bytes()
-        if self._code() != "u1":
-            raise BadPickleError("an array of other numbers than uint8")
+        if self._code() != "u1" or not self.has_rows:
+            raise BadPickleError("an array of other numbers than uint8, or not row by row")
         if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
             raise BadPickleError("an array whose shape is none")
         if math.prod(shape) != len(data):
             raise BadPickleError(f"an array of shape {shape} with {len(data)} bytes")
-        return np.frombuffer(data, np.uint8).reshape(shape, order="F" if self.is_fortran else "C")
+        return np.frombuffer(data, np.uint8).reshape(shape)
 
     def _code(self) -> str:
         return self.dtype.code if isinstance(self.dtype, _DType) else ""
