@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-gather bench-inspect bench-store bench-train install clean
+.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-classify bench-gather bench-inspect bench-store bench-train install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -36,6 +36,9 @@ bench-loss: install  ## the GM loss alone: time and memory against other ways to
 
 bench-align: install  ## the alignment alone, on LFW's photos, against facenet-pytorch's detector
 	$(BIN)/python benchmarks/bench_align.py
+
+bench-classify: install  ## training of small classifiers against a plain loop
+	$(BIN)/python benchmarks/bench_classify.py
 
 bench-gather: install  ## a batch out of decoded faces in the host's memory
 	$(BIN)/python benchmarks/bench_gather.py
