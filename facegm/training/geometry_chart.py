@@ -1,5 +1,6 @@
 """The distances between the means that a run with the GM loss has reached, drawn like Fig. 2 of Wan et al."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,29 @@ MOST_CLASSES = 1_000
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "facegm"}  # text stays text; same means, same bytes
 
 
+@dataclass(frozen=True)
+class GeometryNumbers:
+    """The distances (not squared) between every two of the means that are drawn."""
+
+    average: float
+    deviation: float
+    """Standard deviation."""
+    smallest: float
+    largest: float
+    optimum: float | None
+    """What Eq. 16 expects; None without a lambda, where there is none."""
+
+    @property
+    def relative_difference(self) -> float | None:
+        """How far the average lies above the optimum, as a share of it; below it is negative."""
+        return None if not self.optimum else self.average / self.optimum - 1
+
+
+def geometry_numbers(means: Float[Tensor, "classes dim"], likelihood_weight: float) -> GeometryNumbers:
+    """What `draw_geometry` draws, in numbers; its arguments are the same."""
+    return _numbers(_distances(means), len(means), likelihood_weight)
+
+
 def draw_geometry(path: Path, means: Float[Tensor, "classes dim"], likelihood_weight: float) -> None:
     """Write the grid of the distances between means, and their histogram beside the optimum of Eq. 16, as SVG.
 
@@ -28,20 +52,41 @@ def draw_geometry(path: Path, means: Float[Tensor, "classes dim"], likelihood_we
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    some = means[torch.linspace(0, len(means) - 1, min(len(means), MOST_CLASSES)).long()].double().cpu()
-    grid = torch.cdist(some, some).numpy()
-    distances = grid[np.triu_indices(len(grid), k=1)]
+    grid = _distances(means)
+    numbers = _numbers(grid, len(means), likelihood_weight)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         figure.colorbar(left.imshow(grid), ax=left, label="distance")
-        left.set(xlabel="class", ylabel="class", title=f"{len(some)} of {len(means)} means")
-        right.hist(distances, bins=60, color="#2f8fd0")
-        right.axvline(distances.mean(), color="black", linestyle="--", label=f"mean {distances.mean():.3f}")
-        if likelihood_weight > 0:
-            optimum = optimal_distance(len(means), likelihood_weight)
-            right.axvline(optimum, color="#3a9e4f", label=f"optimum of Eq. 16: {optimum:.3f}")
+        left.set(xlabel="class", ylabel="class", title=f"{len(grid)} of {len(means)} means")
+        right.hist(_of_pairs(grid), bins=60, color="#2f8fd0")
+        right.axvline(numbers.average, color="black", linestyle="--", label=f"mean {numbers.average:.3f}")
+        if numbers.optimum is not None:
+            right.axvline(numbers.optimum, color="#3a9e4f", label=f"optimum of Eq. 16: {numbers.optimum:.3f}")
         right.set(xlabel="distance", ylabel="pairs of classes")
         right.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         with atomic_file(path) as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def _distances(means: Float[Tensor, "classes dim"]) -> Float[np.ndarray, "some some"]:
+    """Of each two of the means that are drawn."""
+    some = means[torch.linspace(0, len(means) - 1, min(len(means), MOST_CLASSES)).long()].double().cpu()
+    distances: Float[np.ndarray, "some some"] = torch.cdist(some, some).numpy()
+    return distances
+
+
+def _of_pairs(grid: Float[np.ndarray, "some some"]) -> Float[np.ndarray, " pairs"]:
+    """Each pair once."""
+    return grid[np.triu_indices(len(grid), k=1)]
+
+
+def _numbers(grid: Float[np.ndarray, "some some"], classes: int, likelihood_weight: float) -> GeometryNumbers:
+    pairs = _of_pairs(grid)
+    return GeometryNumbers(
+        average=float(pairs.mean()),
+        deviation=float(pairs.std()),
+        smallest=float(pairs.min()),
+        largest=float(pairs.max()),
+        optimum=optimal_distance(classes, likelihood_weight) if likelihood_weight > 0 else None,
+    )

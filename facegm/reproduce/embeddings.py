@@ -1,0 +1,189 @@
+"""What a classifier makes of its set: features of the training images, their density, and test images under FGSM."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from facegm.classification.classifier import ImageClassifier
+from facegm.classification.data import LabelledImages
+from facegm.classification.preprocessing import unit_images
+from facegm.data.draws import load
+from facegm.data.samples import DrawnSamples
+from facegm.losses.center import CenterLoss
+from facegm.losses.gm_module import GMLoss
+from facegm.losses.linear import ClassVectorLoss
+
+BANDWIDTH = 1.0
+"""Standard deviation of the kernels: the covariance that the GM loss assumes of a class."""
+EPSILON = 0.1
+"""What FGSM changes of each pixel, of a range of 1 (section 4.4)."""
+_BATCH = 500
+_CHUNK = 32  # points whose kernels are in memory together: 15 MB with MNIST's training images as centers
+
+
+class Embeddings(NamedTuple):
+    """What a classifier makes of images, on the CPU."""
+
+    features: Float[Tensor, "samples dim"]
+    labels: Int64[Tensor, " samples"]
+    logits: Float[Tensor, "samples classes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The features of one classifier."""
+
+    title: str
+    """The loss and its test error."""
+    features: Float[Tensor, "samples 2"] = field(repr=False)
+    labels: Int64[Tensor, " samples"] = field(repr=False)
+    class_vectors: Float[Tensor, "classes 2"] = field(repr=False)
+    """What the loss keeps of each class."""
+    are_points: bool
+    """Whether class vectors are points among the features, means or centers; else only their directions count."""
+    classes: Sequence[str]
+    """Names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityPanel:
+    """Where a classifier's training features lie dense, and where its test images are found before and after FGSM."""
+
+    title: str
+    """The classifier."""
+    training: Float[Tensor, "samples 2"] = field(repr=False)
+    clean: Float[Tensor, "tested 2"] = field(repr=False)
+    adversarial: Float[Tensor, "tested 2"] = field(repr=False)
+
+    def medians(self) -> tuple[float, float]:
+        """Median log density of the clean images and of the adversarial ones, in nats."""
+        clean, adversarial = (log_density(found, self.training) for found in (self.clean, self.adversarial))
+        return float(np.median(clean.numpy())), float(np.median(adversarial.numpy()))
+
+
+def embed_training_images(
+    classifier: ImageClassifier, images: LabelledImages, count: int, device: torch.device
+) -> Embeddings:
+    """Embed images without augmentation.
+
+    Args:
+        classifier: in evaluation mode, on the device.
+        images: the set.
+        count: how many at most, evenly spaced among all.
+        device: where to compute.
+    """
+    found = []
+    with torch.no_grad():
+        for pixels, labels in _batches(images, count, device):
+            features = classifier.features(pixels)
+            found.append((features.cpu(), labels.cpu(), classifier.loss.logits(features).cpu()))
+    return Embeddings(*map(torch.cat, zip(*found, strict=True)))
+
+
+def embedding_panel(
+    title: str, classifier: ImageClassifier, images: LabelledImages, count: int, device: torch.device
+) -> Panel:
+    """The features of training images, and the class vectors of the classifier's loss; see `embed_training_images`."""
+    embeddings, loss = embed_training_images(classifier, images, count, device), classifier.loss
+    if isinstance(loss, GMLoss | CenterLoss):
+        class_vectors = loss.means if isinstance(loss, GMLoss) else loss.centers
+    elif isinstance(loss, ClassVectorLoss):
+        class_vectors = loss.weight
+    else:
+        raise TypeError(f"{type(loss).__name__} has no class vectors")
+    return Panel(
+        title=title,
+        features=embeddings.features,
+        labels=embeddings.labels,
+        class_vectors=class_vectors.detach().cpu(),
+        are_points=isinstance(loss, GMLoss | CenterLoss),
+        classes=images.classes,
+    )
+
+
+def density_panel(
+    title: str,
+    classifier: ImageClassifier,
+    training: Float[Tensor, "samples 2"],
+    test: LabelledImages,
+    count: int,
+    device: torch.device,
+) -> DensityPanel:
+    """Attack test images by FGSM, each towards a random other class.
+
+    Args:
+        title: the classifier.
+        classifier: in evaluation mode, on the device.
+        training: its features of the training images.
+        test: images that it was not trained on; those that it classifies wrong are left out.
+        count: how many at most, evenly spaced among all.
+        device: where to compute.
+    """
+    generator = torch.Generator().manual_seed(0)
+    clean, adversarial = [], []
+    for images, labels in _batches(test, count, device):
+        targets = random_other_classes(labels, len(test.classes), generator)
+        attacked = fgsm(classifier, images, targets, EPSILON)
+        with torch.no_grad():
+            features = classifier.features(images)
+            is_right = classifier.loss.logits(features).argmax(dim=1) == labels
+            clean.append(features[is_right].cpu())
+            adversarial.append(classifier.features(attacked)[is_right].cpu())
+    return DensityPanel(title=title, training=training, clean=torch.cat(clean), adversarial=torch.cat(adversarial))
+
+
+def random_other_classes(labels: Int64[Tensor, " batch"], classes: int, generator: torch.Generator) -> Tensor:
+    """For each label a class that is not its own, all others being equally likely; drawn on the CPU."""
+    return (labels + torch.randint(1, classes, labels.shape, generator=generator).to(labels)) % classes
+
+
+def fgsm(
+    classifier: ImageClassifier,
+    images: Float[Tensor, "batch channels side side"],
+    targets: Int64[Tensor, " batch"],
+    epsilon: float,
+) -> Float[Tensor, "batch channels side side"]:
+    """Targeted fast gradient sign method: x - epsilon sign(d CE(x, target) / dx), clipped to the range of images.
+
+    Args:
+        classifier: in evaluation mode.
+        images: 0 to 1.
+        targets: the class that each is to be taken for.
+        epsilon: the change of a pixel.
+    """
+    images = images.detach().requires_grad_()
+    cross_entropy = torch.nn.functional.cross_entropy(classifier(images), targets, reduction="sum")
+    (gradient,) = torch.autograd.grad(cross_entropy, images)
+    return (images - epsilon * gradient.sign()).clamp(0, 1).detach()
+
+
+def log_density(
+    points: Float[Tensor, "points dim"], centers: Float[Tensor, "centers dim"], bandwidth: float = BANDWIDTH
+) -> Float[Tensor, " points"]:
+    """Log of the kernel density, a Gaussian of covariance bandwidth^2 I around each center, in nats; in float64."""
+    points, centers = points.double() / bandwidth, centers.double() / bandwidth
+    own = -0.5 * centers.square().sum(dim=1)
+    sums = [
+        torch.addmm(own, some, centers.T).logsumexp(dim=1) - 0.5 * some.square().sum(dim=1)
+        for some in points.split(_CHUNK)
+    ]
+    dim = points.shape[1]
+    return torch.cat(sums) - math.log(len(centers)) - dim * math.log(bandwidth) - dim / 2 * math.log(2 * math.pi)
+
+
+def _batches(
+    images: LabelledImages, count: int, device: torch.device
+) -> Iterator[tuple[Float[Tensor, "batch channels side side"], Int64[Tensor, " batch"]]]:
+    """Images of 0 to 1 and their labels on a device: `count` at most, evenly spaced."""
+    samples = images.samples
+    numbers = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(np.int64)
+    parts = [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
+    for batch in load(samples, [DrawnSamples(part, samples.draw(part, None)) for part in parts], workers=0):
+        batch = batch.to(device)
+        yield unit_images(batch.images if images.crop is None else images.crop.cut(batch)), batch.labels
