@@ -135,18 +135,15 @@ def measure(run: Path) -> dict[str, float]:
 
 def _geometry(run: Path) -> dict[str, float]:
     """Distances between the means of a classifier that was trained with the GM loss."""
-    import torch
-
     from facegm.classification.classifier import load_classifier
-    from facegm.losses.geometry import optimal_distance
     from facegm.losses.gm_module import GMLoss
+    from facegm.training.geometry_chart import geometry_numbers
 
     classifier = load_classifier(run)
     if not isinstance(classifier.loss, GMLoss):
         return {}
-    distances = torch.pdist(classifier.loss.means.detach().double())
-    numbers = {"mean_distance": float(distances.mean()), "distance_deviation": float(distances.std(correction=0))}
     settings = classifier.description.loss.gm
-    if settings.regularizer == "mixture" and settings.likelihood_weight > 0:
-        numbers["optimal_distance"] = optimal_distance(classifier.loss.classes, settings.likelihood_weight)
-    return numbers
+    weight = settings.likelihood_weight if settings.regularizer == "mixture" else 0.0
+    found = geometry_numbers(classifier.loss.means.detach(), weight)
+    numbers = {"mean_distance": found.average, "distance_deviation": found.deviation}
+    return numbers if found.optimum is None else numbers | {"optimal_distance": found.optimum}

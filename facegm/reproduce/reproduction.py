@@ -1,7 +1,8 @@
 """A table or figure made again: its cells done or gone on with, and the results beside what was published."""
 
-import logging
-from collections.abc import Sequence
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +16,9 @@ from facegm.reproduce.budget import Budget, seconds_of, share_of_budget, shorten
 from facegm.reproduce.cells import Cell
 from facegm.reproduce.experiments import EXPERIMENTS, changed
 from facegm.reproduce.grid import Grid
+from facegm.reproduce.presentation import write_page
 from facegm.reproduce.table import Place, Results, to_csv, to_text
 from facegm.training.run_folder import is_locked
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +74,24 @@ class Reproduction:
         self.chosen = [by_name[name] for name in names[number - 1 :: count]]
 
     def run(self) -> str:
-        """Do what is not done; the results as text, whether or not the cells of others are done.
+        """Do what is not done, and write table and page; the results as text, with those two files.
 
         Raises:
             FacegmError: cells have failed; what is done stands in the results.
             StoppedError: a signal came; likewise.
         """
-        o = self._options
+        titles = {p.cell: p.title for p in self.chosen}
         try:
-            titles = {p.cell: p.title for p in self.chosen}
-            Grid(titles, self.cells_folder, jobs=o.jobs, gpus=o.gpus).run()
+            Grid(titles, self.cells_folder, jobs=self._options.jobs, gpus=self._options.gpus).run()
         finally:
             results = self.results()
-            if results:
-                replace_atomically(self.stem.with_suffix(".csv"), to_csv(self.places, results).encode())
-        return to_text(self.experiment, self.places, results)
+            with self._alone():
+                table = self.stem.with_name(f"{self.stem.name}.csv")
+                replace_atomically(table, to_csv(self.places, results).encode())
+        with self._alone():
+            name = self._options.name
+            page = write_page(name, self.experiment, self.places, results, self.cells_folder, self.stem)
+        return f"{to_text(self.experiment, self.places, results)}\n\n{table}\n{page}"
 
     def results(self) -> Results:
         """The numbers of all cells that are finished."""
@@ -113,6 +116,13 @@ class Reproduction:
         lines.append(f"{len(self.chosen)} cells, {total} with {self._options.jobs} side by side, by steps not compiled")
         return "\n".join(lines)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other command that shares the output folder writes results."""
+        with (self._options.output / ".lock").open("w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            yield
+
     def _places(self) -> list[Place]:
         experiment, o = self.experiment, self._options
         bases = {row.config: self._base(row.config or o.config or experiment.config) for row in experiment.rows}
@@ -123,7 +133,7 @@ class Reproduction:
         share = 1.0
         if o.budget is not None:
             distinct = {Cell(config).name: config for *_, config in whole}
-            file = self.stem.with_suffix(".json")
+            file = self.stem.with_name(f"{self.stem.name}.json")
             share = share_of_budget(o.budget, list(distinct.values()), file, jobs=o.jobs)
         places = []
         for row, column, seed, config in whole:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from facegm.errors import FacegmError
 
+Value = TypeVar("Value")
 _PORT = "facegm/port"
 _PATIENCE = timedelta(minutes=10)
 
@@ -59,7 +60,7 @@ class Processes:
         if len(set(self.gather(value))) > 1:
             raise FacegmError(f"the processes of this run differ in {name}; give all the same data and configuration")
 
-    def gather(self, value: str) -> list[str]:
+    def gather(self, value: Value) -> list[Value]:
         """What each process says, in the order of their ranks."""
         values = [value] * self.world_size
         if self.world_size > 1:
@@ -73,14 +74,14 @@ class Processes:
         Raises:
             FacegmError: that of the first process that had one.
         """
-        error = ""
+        error: FacegmError | None = None
         try:
             yield
         except FacegmError as found:
-            error = str(found)
-        errors = [found for found in self.gather(error) if found]
+            error = found
+        errors = [found for found in self.gather(error) if found is not None]
         if errors:
-            raise FacegmError(errors[0])
+            raise errors[0]
 
     def wait(self) -> None:
         """Wait until all processes are here."""
