@@ -12,9 +12,10 @@ VERBS = {
     "align": "find and align the faces of a data set of photos",
     "inspect": "count and show what a store of aligned faces holds: failures, poor faces, duplicates",
     "convert": "bring a store that a version before has made up to date",
-    "train": "train a face network with the GM loss, or with one of those it is compared with",
+    "train": "train a face network or a classifier with the GM loss, or with one of those it is compared with",
     "doctor": "say what this machine has, how fast it would train, and what limits that",
     "overfit": "learn one batch by heart: a minute's check that network, loss and optimiser work",
+    "evaluate": "classify the images of a classifier's run, or your own, and write a report",
     "verify-lfw": "verify the pairs of LFW, or of a set laid out like it, and write a report",
     "demo": "walk the whole road on synthetic identities: align, train, verify",
 }
