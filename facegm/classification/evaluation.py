@@ -63,7 +63,7 @@ class Evaluation:
     right: int
     """Images whose class has the largest logit."""
     interval: tuple[float, float]
-    """Exact (Clopper-Pearson) 95 % interval of the accuracy, for the chance in which images were evaluated."""
+    """Exact (Clopper-Pearson) 95 % interval of the accuracy, for the chance in the images, not that in training."""
     top5: float | None
     """Share of images whose class is among the five likeliest; None where there are no more than five classes."""
     cross_entropy: float

@@ -59,5 +59,5 @@ def score_chart(score: str, names: Sequence[str], histograms: Histograms) -> str
                 label=name,
             )
         axes.set(xlabel=score, ylabel="share of the images")
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
         return svg(figure, f"Histogram of the {score} of images of the classes and of others")
