@@ -63,7 +63,8 @@ def evaluate(*arguments: str | Path) -> dict[str, Any]:
     """The command's numbers, which have to be in the folder `output` or of the run."""
     assert main(["evaluate", *map(str, arguments)]) == 0
     given = list(map(str, arguments))
-    output = Path(given[given.index("--output") + 1]) if "--output" in given else Path(given[0]) / "evaluation"
+    usual = Path(given[0]) / ("evaluation-best" if "--best" in given else "evaluation")
+    output = Path(given[given.index("--output") + 1]) if "--output" in given else usual
     assert sorted(path.name for path in output.iterdir()) == ["evaluation.html", "evaluation.json"]
     Page.of((output / "evaluation.html").read_text("utf-8"))
 
@@ -83,7 +84,7 @@ def by_hand(run: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logits, and log-likelihood of the GM loss, in float64."""
     classifier = load_classifier(run).double()
     features = classifier.features(torch.from_numpy(images)[:, None].double() / 255).numpy()
-    means = classifier.loss.means.numpy()  # type: ignore[operator, union-attr]
+    means = classifier.loss.means.numpy()  # type: ignore[operator]
     half_squares = np.square(features[:, None] - means).sum(axis=2) / 2
     likelihood = logsumexp(-half_squares, axis=1) - np.log(len(means)) - means.shape[1] / 2 * np.log(2 * np.pi)
     return -half_squares, likelihood
@@ -169,8 +170,9 @@ def test_sets_that_the_user_names(run: Path, tmp_path: Path, capsys: pytest.Capt
         Image.new("RGB", (60, 40), (number, 200, 30)).save(tmp_path / "cats" / f"{number}.jpg")
     for part in ("train", "t10k"):
         write_idx(tmp_path / "letters", part, np.full((7, 20, 20), 90, np.uint8), np.arange(7))
-    sources = ["--outside", tmp_path / "cats", "--outside", tmp_path / "letters"]
-    found = evaluate(run, *sources, "--output", tmp_path / "report")
+    found = evaluate(
+        run, "--outside", tmp_path / "cats", "--outside", tmp_path / "letters", "--output", tmp_path / "report"
+    )
     assert [(row["name"], row["images"]) for row in found["outside"]][3:] == [("cats", 3), ("letters", 7)]
     assert "cats: " in capsys.readouterr().out
 
@@ -184,7 +186,7 @@ def test_a_run_of_photos_and_its_file_alone(photo_run: Path, tmp_path: Path) -> 
     shutil.copy(photo_run / "classifier.safetensors", file)
     again = evaluate(file, "--data", photo_run.parent / "val", "--output", tmp_path / "report")
     assert figures(again) == figures(found), "how photos are cropped travels with the weights"
-    best = evaluate(photo_run, "--best", "--output", photo_run / "evaluation-best")
+    best = evaluate(photo_run, "--best")
     assert best["facts"]["classifier"].endswith("classifier-best.safetensors")
 
 
