@@ -33,6 +33,7 @@ OPTIONS = {
     "train": {"--config", "--output", "--resume", "--init", "--profile", "--download", "--print_config"},
     "doctor": {"--config", "--print_config"},
     "overfit": {"--config", "--print_config"},
+    "evaluate": {"--data", "--outside", "--best", "--output"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
     "reproduce": {
         "--data",
@@ -92,6 +93,10 @@ def test_verbs_and_options_are_these() -> None:
         (["overfit"], 2, "give --config CONFIG"),
         (["overfit", "--config", "demo.yaml", "--train.epoch=1"], 2, "did you mean train.epochs?"),
         (["overfit", "--config", "demo.yaml", "--data.store=empty"], 1, "not a store of aligned faces; make one by"),
+        (["evaluate"], 2, "required: run"),
+        (["evaluate", "empty"], 1, "empty: not a run folder"),
+        (["evaluate", "missing.safetensors"], 1, "missing.safetensors: no such classifier"),
+        (["evaluate", "missing.safetensors", "--best"], 2, "--best: takes a run folder"),
         (["verify-lfw", "empty", "--lfw", "empty"], 1, "is it a run folder"),
         (["demo", "--seed", "-1"], 2, "--seed: -1, must be a whole number, at least 0"),
         (["align", "empty", "--output", "store", "--workers", "two"], 2, "two, must be a whole number"),

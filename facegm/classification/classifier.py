@@ -40,6 +40,8 @@ class Description:
     """Of an image: 1 for grey, 3 for RGB."""
     side: int
     """Of an image, in pixels."""
+    resize: int | None = None
+    """Of photos: what the shorter side is brought to before the middle is taken out of it, for an evaluation."""
 
 
 class ImageClassifier(nn.Module):
@@ -95,6 +97,7 @@ def save_classifier(path: Path, d: Description, weights: dict[str, Tensor]) -> N
         "classes": list(d.classes),
         "channels": d.channels,
         "side": d.side,
+        "resize": d.resize,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     replace_atomically(path, save(tensors, metadata={_KEY: json.dumps(description)}))
@@ -133,6 +136,7 @@ def load_classifier(path: Path) -> ImageClassifier:
             classes=tuple(found["classes"]),
             channels=found["channels"],
             side=found["side"],
+            resize=found.get("resize"),
         )
         classifier = ImageClassifier(description)
         classifier.load_state_dict(weights)

@@ -59,6 +59,7 @@ def image_setup(
         classes=images.classes,
         channels=images.channels,
         side=images.side,
+        resize=config.data.resize if config.data.set == "folder" else None,
     )
     classifier = ImageClassifier(description)
     check_loss(config.loss, len(images.classes), classifier.feature_dim, processes)

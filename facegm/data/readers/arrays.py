@@ -13,6 +13,10 @@ from facegm.errors import FacegmError
 Part = Literal["train", "test"]
 
 
+class NoSuchSetError(FacegmError):
+    """A folder holds no file of the set that is looked for, and so perhaps another one."""
+
+
 class LabelledArrays(NamedTuple):
     """The images of one part of a set, in the order of its files."""
 
@@ -33,7 +37,8 @@ def find_together(folder: Path, layouts: Iterable[Sequence[Sequence[Path]]], wha
         what: the set, and how to come by it, for the same purpose.
 
     Raises:
-        FacegmError: no layout has any of its files, or those that have some lack others.
+        NoSuchSetError: no layout has any of its files.
+        FacegmError: those that have some lack others.
     """
     lacking: list[Path] = []
     for files in layouts:
@@ -46,4 +51,4 @@ def find_together(folder: Path, layouts: Iterable[Sequence[Sequence[Path]]], wha
     if lacking:
         names = ", ".join(path.name for path in lacking)
         raise FacegmError(f"{lacking[0].parent}: {names} missing; lay there what belongs to the files that are there")
-    raise FacegmError(f"{folder}: no files of {what}")
+    raise NoSuchSetError(f"{folder}: no files of {what}")
