@@ -1,11 +1,14 @@
 """A cell of a grid: a run in a folder named by the hash of its configuration, and the numbers that it ended with."""
 
+import fcntl
 import hashlib
 import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import connection, parent_process
@@ -20,7 +23,7 @@ from facegm.training.log import VALIDATION
 from facegm.training.run_folder import LockedRunError, read_metrics
 
 RESULT_FILE = "result.json"
-LOCKED_EXIT_CODE = 75
+TAKEN_EXIT_CODE = 75
 """Of a process that found its cell taken by another one."""
 
 
@@ -53,6 +56,26 @@ class Cell:
             return None
         return found
 
+    def is_taken(self, cells: Path) -> bool:
+        """Whether another process is at work on it, of this command or another one."""
+        with self.claimed(cells) as is_mine:
+            return not is_mine
+
+    @contextmanager
+    def claimed(self, cells: Path) -> Iterator[bool]:
+        """Keep other processes from it while this context lasts; whether that was possible.
+
+        Args:
+            cells: the folder of all cells.
+        """
+        with (cells / f"{self.name}.lock").open("a") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                yield False
+            else:
+                yield True
+
 
 def train_cell(cell: Cell, cells: Path, log: Path, gpu: int | None) -> None:
     """Train a cell to its end, from where it stands, in a process of its own; ends the process by an exit code.
@@ -78,30 +101,31 @@ def train_cell(cell: Cell, cells: Path, log: Path, gpu: int | None) -> None:
         os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    run = cells / cell.name
     try:
-        if isinstance(cell.config, ImageRunConfig):
-            from facegm.classification.run import train_run
-
-            train_run(cell.config, run)
-        else:
-            _train_and_verify(cell, run)
-        replace_atomically(run / RESULT_FILE, (json.dumps(measure(run), indent=1) + "\n").encode())
+        with cell.claimed(cells) as is_mine:
+            if not is_mine or cell.result(cells) is not None:
+                sys.exit(TAKEN_EXIT_CODE)
+            _train(cell, cells / cell.name)
     except LockedRunError:
-        sys.exit(LOCKED_EXIT_CODE)
+        sys.exit(TAKEN_EXIT_CODE)
     except FacegmError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
 
-def _train_and_verify(cell: Cell, run: Path) -> None:
-    from facegm.eval.verify_lfw import verify_lfw
-    from facegm.faces.run import train_run
+def _train(cell: Cell, run: Path) -> None:
+    if isinstance(cell.config, ImageRunConfig):
+        from facegm.classification.run import train_run as train_classifier
 
-    assert isinstance(cell.config, FaceRunConfig)
-    assert cell.lfw is not None
-    train_run(cell.config, run)
-    verify_lfw(run, cell.lfw, run / "lfw", workers=1)
+        train_classifier(cell.config, run)
+    else:
+        from facegm.eval.verify_lfw import verify_lfw
+        from facegm.faces.run import train_run as train_face_network
+
+        assert cell.lfw is not None
+        train_face_network(cell.config, run)
+        verify_lfw(run, cell.lfw, run / "lfw", workers=1)
+    replace_atomically(run / RESULT_FILE, (json.dumps(measure(run), indent=1) + "\n").encode())
 
 
 def _stop_with_parent() -> None:

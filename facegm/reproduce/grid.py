@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facegm.errors import FacegmError, StoppedError
-from facegm.reproduce.cells import LOCKED_EXIT_CODE, Cell, train_cell
+from facegm.reproduce.cells import TAKEN_EXIT_CODE, Cell, train_cell
 from facegm.training.interruption import StopSignals
-from facegm.training.run_folder import is_locked
 
 logger = logging.getLogger(__name__)
 LOOK_EVERY = 2.0
@@ -67,7 +66,7 @@ class Grid:
         for cell in list(self._waiting):
             if cell.result(self._folder) is not None:
                 self._waiting.remove(cell)
-            elif self._slots and not is_locked(self._folder / cell.name):
+            elif self._slots and not cell.is_taken(self._folder):
                 self._waiting.remove(cell)
                 slot = self._slots.pop(0)
                 gpu = slot % self._gpus if self._gpus else None
@@ -90,12 +89,12 @@ class Grid:
 
     def _conclude(self, job: Job) -> None:
         result = job.cell.result(self._folder)
-        if result is not None:
+        if job.process.exitcode == TAKEN_EXIT_CODE:
+            self._waiting.append(job.cell)
+        elif result is not None:
             left = len(self._waiting) + len(self._running)
             numbers = ", ".join(f"{name} {result[name]:.2f}" for name in ("error", "lfw_accuracy") if name in result)
             logger.info(f"done    {job.cell.name}  {self._titles[job.cell]}: {numbers}; {left} cells are left")
-        elif job.process.exitcode == LOCKED_EXIT_CODE:
-            self._waiting.append(job.cell)
         else:
             self._failed.append(job.cell)
             logger.error(f"failed  {job.cell.name}  {self._titles[job.cell]}; see {self._log(job.cell)}")

@@ -18,7 +18,6 @@ from facegm.reproduce.experiments import EXPERIMENTS, changed
 from facegm.reproduce.grid import Grid
 from facegm.reproduce.presentation import write_page
 from facegm.reproduce.table import Place, Results, to_csv, to_text
-from facegm.training.run_folder import is_locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ class Reproduction:
             state = "to do"
             if name in results:
                 state, seconds = "done", 0.0
-            elif is_locked(self.cells_folder / name):
+            elif self.cells_folder.is_dir() and place.cell.is_taken(self.cells_folder):
                 state = "in work"
             left += seconds
             time = timedelta(seconds=round(seconds))

@@ -71,18 +71,6 @@ def _lock_file(run: Path) -> IO[str]:
     return (run / _LOCK_FILE).open("w")
 
 
-def is_locked(run: Path) -> bool:
-    """Whether another process is in a run folder at the moment."""
-    try:
-        with (run / _LOCK_FILE).open("r+") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except (BlockingIOError, PermissionError):
-        return True
-    return False
-
-
 @contextmanager
 def _named_want_of_room(run: Path) -> Iterator[None]:
     """Say so where a disk is full, for whatever file that was to be written.
