@@ -15,6 +15,7 @@ from facegm.classification.classifier import Description, ImageClassifier
 from facegm.classification.data import LabelledImages
 from facegm.classification.preprocessing import ImagePreprocessing
 from facegm.data.resident_images import PaddedCrop, ResidentImages
+from facegm.losses.center import CenterLoss
 from facegm.losses.config import LossConfig, LossName
 from facegm.models.image_network import ImageModelConfig
 from facegm.reproduce.embedding_figure import COLORS, draw_embeddings
@@ -89,6 +90,7 @@ def test_images_are_embedded_as_they_are_and_evenly_spaced() -> None:
 def test_a_panel_has_the_class_vectors_of_its_loss(loss: LossName, vectors: str, are_points: bool) -> None:
     classifier = classifier_of(loss)
     if loss == "center":
+        assert isinstance(classifier.loss, CenterLoss)
         classifier.loss.centers.copy_(torch.randn(4, 2))
     panel = embedding_panel("t", classifier, images_of(noise(4), np.arange(4)), 4, CPU)
     assert torch.equal(panel.class_vectors, classifier.state_dict()[f"loss.{vectors}"])

@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
@@ -69,7 +70,7 @@ def test_the_average_is_dashed_and_black_and_the_optimum_solid_and_green(
     red, green, blue = to_rgb(optimum.get_color())
     assert green > max(red, blue)
     for line, value in ((average, numbers.average), (optimum, numbers.optimum)):
-        assert list(line.get_xdata()) == [value, value]
+        assert np.array_equal(line.get_xdata(), [value, value])
     shown = grid.images[0].get_array()
     assert shown is not None
     assert shown[2, 5] == pytest.approx(math.dist(means[2].tolist(), means[5].tolist()))

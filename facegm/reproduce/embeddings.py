@@ -97,10 +97,9 @@ def embedding_panel(
     embeddings, loss = embed_training_images(classifier, images, count, device), classifier.loss
     if isinstance(loss, GMLoss | CenterLoss):
         class_vectors = loss.means if isinstance(loss, GMLoss) else loss.centers
-    elif isinstance(loss, ClassVectorLoss):
-        class_vectors = loss.weight
     else:
-        raise TypeError(f"{type(loss).__name__} has no class vectors")
+        assert isinstance(loss, ClassVectorLoss)
+        class_vectors = loss.weight
     return Panel(
         title=title,
         features=embeddings.features,
