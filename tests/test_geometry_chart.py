@@ -70,6 +70,7 @@ def test_the_average_is_dashed_and_black_and_the_optimum_solid_and_green(
     red, green, blue = to_rgb(optimum.get_color())
     assert green > max(red, blue)
     for line, value in ((average, numbers.average), (optimum, numbers.optimum)):
+        assert value is not None
         assert np.array_equal(line.get_xdata(), [value, value])
     shown = grid.images[0].get_array()
     assert shown is not None
