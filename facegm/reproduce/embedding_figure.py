@@ -99,7 +99,7 @@ def _draw_density(axes: "Axes", density: DensityPanel) -> None:
     low, high = every.min(dim=0).values, every.max(dim=0).values
     middle, half = (low + high) / 2, 0.55 * (high - low).max().item()  # a square
     x, y = (torch.linspace(center - half, center + half, _GRID, dtype=torch.float64) for center in middle.tolist())
-    values = log_density(torch.cartesian_prod(x, y), density.training).view(_GRID, _GRID).T.numpy()
+    values = log_density(torch.cartesian_prod(x, y), density.training, density.bandwidth).view(_GRID, _GRID).T.numpy()
     step = (x[1] - x[0]).item() / 2  # the values are those of the pixels' middles
     extent = (x[0].item() - step, x[-1].item() + step, y[0].item() - step, y[-1].item() + step)
     highest = float(values.max())
@@ -107,10 +107,11 @@ def _draw_density(axes: "Axes", density: DensityPanel) -> None:
         values, origin="lower", extent=extent, cmap="inferno", vmin=max(highest - DARKEST, float(values.min())),
         vmax=highest, interpolation="bilinear",
     )  # fmt: skip
-    axes.figure.colorbar(image, ax=axes, label="log density (nats)", shrink=0.85)
+    axes.figure.colorbar(image, ax=axes, label=f"log density (nats), bandwidth {density.bandwidth:.2g}", shrink=0.85)
     attacked, (clean, adversarial) = density.adversarial.numpy(), density.medians()
-    axes.scatter(attacked[:, 0], attacked[:, 1], s=9, c="#5ee7ff", edgecolors="black", linewidths=0.4)
-    axes.set_xlabel(f"median log density: test images {clean:.2f}, by FGSM (dots) {adversarial:.2f}")
+    axes.scatter(attacked[:, 0], attacked[:, 1], s=7, c="#5ee7ff", edgecolors="black", linewidths=0.4)
+    text = f"median log density: test images {clean:.2f}, by FGSM (dots) {adversarial:.2f}"
+    axes.set_xlabel(text.replace("-", "\N{MINUS SIGN}"))
     _square(axes)
 
 

@@ -19,8 +19,8 @@ from facegm.losses.center import CenterLoss
 from facegm.losses.gm_module import GMLoss
 from facegm.losses.linear import ClassVectorLoss
 
-BANDWIDTH = 1.0
-"""Standard deviation of the kernels: the covariance that the GM loss assumes of a class."""
+BANDWIDTHS = tuple(0.01 * 10 ** (step / 10) for step in range(31))
+"""Standard deviations of the kernels among which the likeliest is chosen: 0.01 to 10, ten a decade."""
 EPSILON = 0.1
 """What FGSM changes of each pixel, of a range of 1 (section 4.4)."""
 _BATCH = 500
@@ -60,10 +60,14 @@ class DensityPanel:
     training: Float[Tensor, "samples 2"] = field(repr=False)
     clean: Float[Tensor, "tested 2"] = field(repr=False)
     adversarial: Float[Tensor, "tested 2"] = field(repr=False)
+    bandwidth: float
+    """Standard deviation of the kernels; 1 is what the GM loss assumes of a class."""
 
     def medians(self) -> tuple[float, float]:
         """Median log density of the clean images and of the adversarial ones, in nats."""
-        clean, adversarial = (log_density(found, self.training) for found in (self.clean, self.adversarial))
+        clean, adversarial = (
+            log_density(found, self.training, self.bandwidth) for found in (self.clean, self.adversarial)
+        )
         return float(np.median(clean.numpy())), float(np.median(adversarial.numpy()))
 
 
@@ -93,10 +97,9 @@ def embedding_panel(
     embeddings, loss = embed_training_images(classifier, images, count, device), classifier.loss
     if isinstance(loss, GMLoss | CenterLoss):
         class_vectors = loss.means if isinstance(loss, GMLoss) else loss.centers
-    elif isinstance(loss, ClassVectorLoss):
-        class_vectors = loss.weight
     else:
-        raise TypeError(f"{type(loss).__name__} has no class vectors")
+        assert isinstance(loss, ClassVectorLoss)
+        class_vectors = loss.weight
     return Panel(
         title=title,
         features=embeddings.features,
@@ -115,7 +118,7 @@ def density_panel(
     count: int,
     device: torch.device,
 ) -> DensityPanel:
-    """Attack test images by FGSM, each towards a random other class.
+    """Attack test images by FGSM, each towards a random other class; the density has the likeliest bandwidth.
 
     Args:
         title: the classifier.
@@ -135,7 +138,13 @@ def density_panel(
             is_right = classifier.loss.logits(features).argmax(dim=1) == labels
             clean.append(features[is_right].cpu())
             adversarial.append(classifier.features(attacked)[is_right].cpu())
-    return DensityPanel(title=title, training=training, clean=torch.cat(clean), adversarial=torch.cat(adversarial))
+    return DensityPanel(
+        title=title,
+        training=training,
+        clean=torch.cat(clean),
+        adversarial=torch.cat(adversarial),
+        bandwidth=likeliest_bandwidth(training),
+    )
 
 
 def random_other_classes(labels: Int64[Tensor, " batch"], classes: int, generator: torch.Generator) -> Tensor:
@@ -164,7 +173,7 @@ def fgsm(
 
 
 def log_density(
-    points: Float[Tensor, "points dim"], centers: Float[Tensor, "centers dim"], bandwidth: float = BANDWIDTH
+    points: Float[Tensor, "points dim"], centers: Float[Tensor, "centers dim"], bandwidth: float
 ) -> Float[Tensor, " points"]:
     """Log of the kernel density, a Gaussian of covariance bandwidth^2 I around each center, in nats; in float64."""
     points, centers = points.double() / bandwidth, centers.double() / bandwidth
@@ -175,6 +184,16 @@ def log_density(
     ]
     dim = points.shape[1]
     return torch.cat(sums) - math.log(len(centers)) - dim * math.log(bandwidth) - dim / 2 * math.log(2 * math.pi)
+
+
+def likeliest_bandwidth(features: Float[Tensor, "samples dim"]) -> float:
+    """That of `BANDWIDTHS` by which features are likeliest under the density of others; no attack is looked at.
+
+    Args:
+        features: of images in a random order; at most 1,000 are held out, and 10,000 of the others are centers.
+    """
+    held_out, others = features[::5][:1_000], features[torch.arange(len(features)) % 5 != 0][:10_000]
+    return max(BANDWIDTHS, key=lambda bandwidth: log_density(held_out, others, bandwidth).mean().item())
 
 
 def _batches(

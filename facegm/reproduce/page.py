@@ -17,7 +17,7 @@ class PageCell:
     ours: str
     """As it came out here, such as `0.41 ± 0.02 (3 seeds)`; `-` where it was not run."""
     paper: str
-    """As the paper prints it."""
+    """As the paper prints it; empty where it has none."""
     peer: str = ""
     """What others found by a like recipe, with its source; empty where nobody is known to."""
 
