@@ -74,7 +74,7 @@ def test_the_numbers_of_the_store_and_the_limit_are_named(
         "  pictures      png in a folder\n"
         "  memory        0.5 MB when decoded: kept in the host's memory\n"
         "\n"
-        "images per second, each stage alone (network of width 0.1 in float32 on the processor)\n"
+        "images per second, each stage alone (resnet27 of width 0.1 in float32 on the processor)\n"
         "  decode, one core              2,500\n"
         "  decode, 4 worker(s)           5,000\n"
         "  crop and augmentation        10,000\n"

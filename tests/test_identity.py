@@ -144,7 +144,7 @@ def in_format_3(state: dict[str, Any], config: FaceRunConfig) -> dict[str, Any]:
     }
     keys = ("nesterov: false\n", "decay_all: false\n", "freeze: []\n", "sync_batch_norm: false\n")
     text = to_yaml(config)
-    for line in (*keys, "capture: false\n", "init: null\n"):  # which there were not
+    for line in (*keys, "capture: false\n", "init: null\n", "name: resnet27\n"):  # which there were not
         assert line in text
         text = text.replace(f"  {line}", "")
     return {

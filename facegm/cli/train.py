@@ -19,7 +19,7 @@ def parser() -> ArgumentParser:
     """The options of the command."""
     options = ArgumentParser(
         prog="facegm train",
-        description="Train ResNet-27 on a store of aligned faces, with the GM loss or another. On several GPUs or "
+        description="Train a face network on a store of aligned faces, with the GM loss or another. On several GPUs or "
         "machines: "
         "torchrun --nproc_per_node=N --no-python facegm train ...",
         allow_abbrev=False,

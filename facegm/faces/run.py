@@ -18,7 +18,8 @@ from facegm.faces.task import FaceTask
 from facegm.losses.engine import choose_engine
 from facegm.losses.gm_module import GMLossConfig
 from facegm.losses.shard import Shard
-from facegm.models.face_resnet import FaceResNet27
+from facegm.models.face_base import FaceNetwork
+from facegm.models.face_network import network_class
 from facegm.training.checkpoint import load_newest_checkpoint
 from facegm.training.config import to_yaml
 from facegm.training.distributed import Processes, join_processes
@@ -51,7 +52,8 @@ def train_run(
     faces = open_training_faces(config)
     with join_processes() as processes, ExitStack() as stack:
         plan = draw_plan(config, faces)
-        _check_division(plan, faces, config.train.accumulate, processes.world_size)
+        is_normalised = network_class(config.model).has_batch_norm and not config.train.sync_batch_norm
+        _check_division(plan, faces, config.train.accumulate, processes.world_size, is_normalised=is_normalised)
         check_loss(config, len(faces.identities), processes)
         processes.require_equal("data or configuration", f"{to_yaml(config)} {faces.fingerprint}")
         with processes.together():
@@ -66,7 +68,7 @@ def train_run(
 
 def face_setup(
     config: FaceRunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, validation: Samples | None
-) -> TrainingSetup[FaceResNet27]:
+) -> TrainingSetup[FaceNetwork]:
     """What the loop is given: a new network, and the embedder to be exported into the run folder.
 
     Args:
@@ -78,7 +80,7 @@ def face_setup(
     """
     torch.manual_seed(config.train.seed)
 
-    def export(task: Task[FaceResNet27], is_best: bool) -> Path:
+    def export(task: Task[FaceNetwork], is_best: bool) -> Path:
         file = run / (BEST_FILE if is_best else MODEL_FILE)
         save_embedder(file, task.network, config.model, config.preprocessing, faces.alignment)
         return file
@@ -117,13 +119,20 @@ def open_training_faces(config: FaceRunConfig) -> LabelledFaces:
     )
 
 
-def _check_division(plan: DrawPlan, faces: LabelledFaces, accumulate: int, processes: int) -> None:
+def _check_division(
+    plan: DrawPlan, faces: LabelledFaces, accumulate: int, processes: int, *, is_normalised: bool
+) -> None:
     """Refuse a batch that does not fall into equal parts, before anything is written."""
     StepSampler(plan, faces, world_size=processes)
     if plan.batch_size // processes % accumulate:
         raise FacegmError(
             f"train.batch_size: {plan.batch_size} on {processes} process(es) does not divide into "
             f"train.accumulate: {accumulate} parts"
+        )
+    if plan.batch_size // processes // accumulate == 1 and is_normalised:
+        raise FacegmError(
+            f"train.batch_size: {plan.batch_size} on {processes} process(es) in {accumulate} part(s) is one face at a "
+            "time, of which batch normalisation has no statistics; take a larger batch, or train.sync_batch_norm=true"
         )
 
 
