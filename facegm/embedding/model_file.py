@@ -13,7 +13,7 @@ from facegm.data.files import replace_atomically
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
-from facegm.models.face_network import FaceModelConfig, build_face_network, network_class
+from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_face_network, network_class
 
 FORMAT = 1
 MODEL_FILE = "embedder.safetensors"
@@ -70,12 +70,13 @@ def load_embedder(path: Path) -> tuple[FaceNetwork, Preprocessing, dict[str, Any
         raise FacegmError(f"{path}: a safetensors file, but not a facegm embedder")
     try:
         description = json.loads(metadata[_KEY])
-        model = FaceModelConfig(**description["model"])  # older ones have no name, and are of the network of then
-        if description["format"] != FORMAT or description["architecture"] != network_class(model).__name__:
+        name = ARCHITECTURES.get(description["architecture"])
+        if description["format"] != FORMAT or name is None:
             raise ValueError(f"format {description['format']} of {description['architecture']}")
         if description["pixels"] != {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE}:
             raise ValueError(f"pixels {description['pixels']}")
         preprocessing = Preprocessing(**description["preprocessing"])
+        model = FaceModelConfig(**description["model"] | {"name": name})  # before there were names it had none
         network = build_face_network(model, preprocessing.crop_size)
         network.load_state_dict(tensors)
         alignment = dict(description["alignment"])

@@ -16,6 +16,9 @@ _NETWORKS: dict[FaceModelName, type[FaceNetwork]] = {
     "mobilefacenet": MobileFaceNet,
 }
 
+ARCHITECTURES: dict[str, FaceModelName] = {network.__name__: name for name, network in _NETWORKS.items()}
+"""What exported embedders call the networks, and their names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FaceModelConfig:
@@ -32,8 +35,6 @@ class FaceModelConfig:
     """Share of the last layer's inputs that are set to 0 at random while training."""
 
     def __post_init__(self) -> None:
-        if self.name not in _NETWORKS:
-            raise ValueError(f"name: {self.name}, must be one of {', '.join(_NETWORKS)}")
         if not 0 < self.width <= 8:
             raise ValueError(f"width: {self.width}, must be above 0 and at most 8")
         if self.embedding_dim < 1:
