@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -224,7 +224,7 @@ def test_an_input_that_is_too_small_is_refused_by_the_key_to_change(name: FaceMo
         )
 
 
-def run_config(store: Path, name: FaceModelName, **course: int) -> FaceRunConfig:
+def run_config(store: Path, name: FaceModelName, **course: Any) -> FaceRunConfig:
     return FaceRunConfig(
         data=FaceDataConfig(store=store),
         preprocessing=Preprocessing(face_size=56, crop_size=48),

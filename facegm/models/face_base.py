@@ -76,7 +76,7 @@ def scaled(channels: int, width: float) -> int:
 
 def halved(side: int, times: int) -> int:
     """The side of a feature map after so many padded convolutions of stride 2, which round up."""
-    return -(-side // 2**times)
+    return -(-side // (1 << times))
 
 
 def conv_norm(incoming: int, outgoing: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -26,7 +26,7 @@ class IResNet(FaceNetwork):
 
     def _build_trunk(self, width: float) -> tuple[nn.Sequential, int]:
         channels = [scaled(c, width) for c in CHANNELS]
-        layers = [conv_norm_prelu(3, channels[0], 3)]
+        layers: list[nn.Module] = [conv_norm_prelu(3, channels[0], 3)]
         for incoming, outgoing, units in zip([channels[0], *channels], channels, self.units, strict=False):
             layers += [IResidualUnit(incoming if i == 0 else outgoing, outgoing, first=i == 0) for i in range(units)]
         return nn.Sequential(*layers, nn.BatchNorm2d(channels[-1])), channels[-1] * halved(self.input_size, 4) ** 2
