@@ -17,7 +17,7 @@ from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.faces.run import train_run
 from facegm.losses.config import LossConfig
 from facegm.losses.gm_module import GMLossConfig
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig
 from facegm.schedule import Progress
 from facegm.training.capture import EAGER_STEPS, CapturedStep
 from facegm.training.checkpoint import load_newest_checkpoint
@@ -102,7 +102,7 @@ def config(store: Path, **train: Any) -> FaceRunConfig:
     return FaceRunConfig(
         data=FaceDataConfig(store=store, jitter=0.2),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.1, embedding_dim=16),
+        model=FaceModelConfig(width=0.1, embedding_dim=16),
         loss=LossConfig(gm=GMLossConfig(warmup_fraction=0.3, means_learning_rate_factor=2.0)),
         optimizer=OptimizerConfig(warmup_fraction=0.1, schedule="cosine"),
         train=TrainConfig(epochs=10, batch_size=24, precision="float32", log_every=1, ema_decay=0.9, **train),

@@ -10,12 +10,12 @@ import pytest
 from facegm.data.preprocessing import Preprocessing
 from facegm.errors import FacegmError
 from facegm.faces.config import FaceDataConfig, FaceRunConfig
-from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig, build_face_network
 from facegm.training.compilation import WORTH_IT, Compilation, compile_network
 from facegm.training.config import TrainConfig, to_yaml
 from facegm.training.run_folder import read_metrics
 
-SMALL = FaceResNetConfig(width=0.1, embedding_dim=16)
+SMALL = FaceModelConfig(width=0.1, embedding_dim=16)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_it_is_compiled_where_asked_or_where_it_pays(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("CXX", compiler)  # anything that is there
-    network = FaceResNet27(SMALL, 48)
+    network = build_face_network(SMALL, 48)
     with caplog.at_level(logging.INFO):
         compile_network(network, asked, steps, say=True)
     assert (network._compiled_call_impl is not None) is compiled
@@ -49,7 +49,7 @@ def test_without_a_compiler_what_is_asked_for_is_refused(monkeypatch: pytest.Mon
     with pytest.raises(
         FacegmError, match=r"needs the compiler no-such-compiler; install it, or set train\.compile=false"
     ):
-        compile_network(FaceResNet27(SMALL, 48), True, 1, say=True)
+        compile_network(build_face_network(SMALL, 48), True, 1, say=True)
 
 
 @pytest.mark.slow

@@ -55,6 +55,16 @@ def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path / "tiny.yaml"
 
 
+@pytest.mark.parametrize("name", ["iresnet50", "iresnet100", "mobilefacenet"])
+def test_the_stages_of_each_network_are_timed(
+    name: str, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Protects batch normalisation from the batch of a single face that a slow network would be timed on."""
+    monkeypatch.setattr(stages, "BATCH_SECONDS", 0.0)
+    said = run_doctor(capsys, f"--model.name={name}", "--data.workers=0")
+    assert f"each stage alone ({name} of width 0.1 in float32" in said
+
+
 def run_doctor(capsys: pytest.CaptureFixture[str], *settings: str) -> str:
     assert main(["doctor", "--config", "tiny.yaml", *settings]) == 0
     return capsys.readouterr().out
@@ -74,7 +84,7 @@ def test_the_numbers_of_the_store_and_the_limit_are_named(
         "  pictures      png in a folder\n"
         "  memory        0.5 MB when decoded: kept in the host's memory\n"
         "\n"
-        "images per second, each stage alone (network of width 0.1 in float32 on the processor)\n"
+        "images per second, each stage alone (resnet27 of width 0.1 in float32 on the processor)\n"
         "  decode, one core              2,500\n"
         "  decode, 4 worker(s)           5,000\n"
         "  crop and augmentation        10,000\n"

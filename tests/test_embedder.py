@@ -18,10 +18,10 @@ from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.embedding.model_file import load_embedder, save_embedder
 from facegm.errors import FacegmError
-from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig, build_face_network
 
 ALIGNMENT = {"size": 128, "template": TEMPLATE.tolist(), "detector": "facenet-pytorch MTCNN"}
-CONFIG = FaceResNetConfig(width=0.1, embedding_dim=24)
+CONFIG = FaceModelConfig(width=0.1, embedding_dim=24)
 PREPROCESSING = Preprocessing(face_size=64, crop_size=48)
 
 
@@ -29,7 +29,7 @@ PREPROCESSING = Preprocessing(face_size=64, crop_size=48)
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "embedder.safetensors"
-    save_embedder(path, FaceResNet27(CONFIG, 48), CONFIG, PREPROCESSING, ALIGNMENT)
+    save_embedder(path, build_face_network(CONFIG, 48), CONFIG, PREPROCESSING, ALIGNMENT)
     return path
 
 
@@ -58,7 +58,7 @@ def test_what_the_network_was_trained_with_travels_in_the_file(model_file: Path)
     assert description["preprocessing"] == {"face_size": 64, "crop_size": 48, "mirror": True}
     assert description["pixels"] == {"color": "RGB", "center": 127.5, "scale": 128.0}
     assert description["alignment"]["template"] == TEMPLATE.tolist()
-    assert description["model"] == {"width": 0.1, "embedding_dim": 24, "dropout": 0.0}
+    assert description["model"] == {"name": "resnet27", "width": 0.1, "embedding_dim": 24, "dropout": 0.0}
     network, preprocessing, alignment = load_embedder(model_file)
     assert (preprocessing, alignment) == (PREPROCESSING, ALIGNMENT)
     assert not network.training
@@ -138,12 +138,14 @@ def test_unusable_model_files_are_refused(model_file: Path, tmp_path: Path) -> N
 
 def test_other_weights_or_another_template_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_embedder(path, FaceResNet27(CONFIG, 60), CONFIG, PREPROCESSING, ALIGNMENT)  # saved for another input size
+    save_embedder(
+        path, build_face_network(CONFIG, 60), CONFIG, PREPROCESSING, ALIGNMENT
+    )  # saved for another input size
     load_embedder(path)  # 48 and 60 pixels happen to share their shapes
-    save_embedder(path, FaceResNet27(CONFIG, 120), CONFIG, PREPROCESSING, ALIGNMENT)
+    save_embedder(path, build_face_network(CONFIG, 120), CONFIG, PREPROCESSING, ALIGNMENT)
     with pytest.raises(FacegmError, match=r"(?s)cannot use the embedder .*size mismatch"):
         load_embedder(path)
-    network = FaceResNet27(CONFIG, 48)
+    network = build_face_network(CONFIG, 48)
     save_embedder(path, network, CONFIG, PREPROCESSING, ALIGNMENT | {"template": (TEMPLATE + 8).tolist()})
     with pytest.raises(FacegmError, match="another alignment template"):
         FaceEmbedder.load(path)

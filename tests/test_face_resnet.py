@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from facegm.losses.gm_module import GMLoss
-from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig, ResidualUnit
+from facegm.models.face_network import FaceModelConfig
+from facegm.models.face_resnet import FaceResNet27, ResidualUnit
 from facegm.schedule import Progress
 
 
 def test_paper_network_has_27_convolutions_and_28847520_parameters() -> None:
-    network = FaceResNet27(FaceResNetConfig(), input_size=120)
+    network = FaceResNet27(input_size=120)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     slopes = [module.weight for module in network.modules() if isinstance(module, nn.PReLU)]
     assert len(convolutions) == 27
@@ -24,7 +25,7 @@ def test_paper_network_has_27_convolutions_and_28847520_parameters() -> None:
 
 
 def test_sides_of_the_feature_maps_at_120_pixels() -> None:
-    network = FaceResNet27(FaceResNetConfig(width=0.1), input_size=120)
+    network = FaceResNet27(input_size=120, width=0.1)
     sides = []
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
@@ -37,7 +38,7 @@ def test_initial_classification_loss_is_log_classes() -> None:
     # Any other initialisation of this network without normalisation starts tens or hundreds of nats higher.
     torch.manual_seed(0)
     smooth = nn.functional.interpolate(torch.rand(8, 3, 8, 8), size=120, mode="bicubic").clamp(0, 1) * 2 - 1
-    network, loss = FaceResNet27(FaceResNetConfig(), input_size=120), GMLoss(10_575, 512)
+    network, loss = FaceResNet27(input_size=120), GMLoss(10_575, 512)
     with torch.no_grad():
         terms = loss(network(smooth), torch.arange(8), Progress(0, 100))  # alpha and lambda are at their lowest
     assert terms.classification.item() == pytest.approx(math.log(10_575), rel=0.05)
@@ -56,9 +57,9 @@ def test_residual_unit_adds_to_its_input() -> None:
 
 
 def test_width_and_size_are_parameters() -> None:
-    network = FaceResNet27(FaceResNetConfig(width=0.375, embedding_dim=64), input_size=60)
+    network = FaceResNet27(input_size=60, width=0.375, embedding_dim=64)
     assert network(torch.zeros(2, 3, 60, 60)).shape == (2, 64)
     with pytest.raises(ValueError, match="at least 48"):
-        FaceResNet27(FaceResNetConfig(), input_size=47)
+        FaceResNet27(input_size=47)
     with pytest.raises(ValueError, match="width"):
-        FaceResNetConfig(width=0.0)
+        FaceModelConfig(width=0.0)

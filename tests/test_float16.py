@@ -20,7 +20,7 @@ from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.faces.run import train_run
 from facegm.losses.config import LossConfig
 from facegm.losses.softmax import SoftmaxLoss
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig
 from facegm.schedule import Progress
 from facegm.training import optimizer
 from facegm.training.checkpoint import checkpoints, load_checkpoint
@@ -78,7 +78,7 @@ def config(store: Path, optimizer_config: OptimizerConfig) -> FaceRunConfig:
     return FaceRunConfig(
         data=FaceDataConfig(store=store),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.1, embedding_dim=16),
+        model=FaceModelConfig(width=0.1, embedding_dim=16),
         loss=LossConfig(name="arcface"),
         optimizer=optimizer_config,
         train=TrainConfig(epochs=STEPS // 6, batch_size=8, precision="float16", log_every=1),

@@ -16,7 +16,7 @@ from facegm.faces.task import FaceTask
 from facegm.losses.engine import Implementation
 from facegm.losses.gm import gm_loss
 from facegm.losses.softmax import softmax_loss
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig
 from facegm.schedule import Progress
 from facegm.store.reader import FaceStore
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
@@ -97,7 +97,7 @@ def test_a_run_on_the_device_learns(small_store: Path, tmp_path: Path) -> None:
     config = FaceRunConfig(
         data=FaceDataConfig(store=small_store),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.25, embedding_dim=32),
+        model=FaceModelConfig(width=0.25, embedding_dim=32),
         train=TrainConfig(epochs=20, batch_size=24, log_every=1),
     )
     train_run(config, tmp_path / "run")
@@ -114,7 +114,7 @@ def test_in_steps_without_a_log_the_host_never_waits(small_store: Path, tmp_path
     config = FaceRunConfig(
         data=FaceDataConfig(store=small_store, jitter=0.2),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.1, embedding_dim=16, dropout=0.2),
+        model=FaceModelConfig(width=0.1, embedding_dim=16, dropout=0.2),
         train=TrainConfig(epochs=5, batch_size=24, accumulate=2, ema_decay=0.9, precision=precision),  # type: ignore[arg-type]
     )
     faces = LabelledFaces(FaceStore(small_store), config.preprocessing, jitter=config.data.jitter)
@@ -141,7 +141,7 @@ def test_a_checkpoint_of_a_cpu_goes_on_scaled_on_the_device(
     config = FaceRunConfig(
         data=FaceDataConfig(store=small_store),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.1, embedding_dim=16),
+        model=FaceModelConfig(width=0.1, embedding_dim=16),
         train=train,
     )
     with monkeypatch.context() as patch:
@@ -159,7 +159,7 @@ def test_the_log_says_how_much_of_the_device_is_used(small_store: Path, tmp_path
     config = FaceRunConfig(
         data=FaceDataConfig(store=small_store),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.25, embedding_dim=32),
+        model=FaceModelConfig(width=0.25, embedding_dim=32),
         train=TrainConfig(epochs=2, batch_size=24, log_every=2),
     )
     train_run(config, tmp_path)

@@ -112,6 +112,15 @@ def test_settings_of_a_loss_that_is_not_in_use_do_not_matter() -> None:
     assert differences(saved, arcface) == ["loss.name was gm, now arcface", "loss.arcface.margin was 0.5, now 0.3"]
 
 
+def test_a_run_from_before_networks_had_names_is_one_of_a_resnet27() -> None:
+    config = FaceRunConfig(data=FaceDataConfig(store=Path("x")))
+    saved = identity_of(config)
+    assert saved.pop("model.name") == "resnet27"
+    assert differences(saved, config) == []
+    other = replace(config, model=replace(config.model, name="mobilefacenet"))
+    assert differences(saved, other) == ["model.name was resnet27, now mobilefacenet"]
+
+
 # ------------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -144,7 +153,7 @@ def in_format_3(state: dict[str, Any], config: FaceRunConfig) -> dict[str, Any]:
     }
     keys = ("nesterov: false\n", "decay_all: false\n", "freeze: []\n", "sync_batch_norm: false\n")
     text = to_yaml(config)
-    for line in (*keys, "capture: false\n", "init: null\n"):  # which there were not
+    for line in (*keys, "capture: false\n", "init: null\n", "name: resnet27\n"):  # which there were not
         assert line in text
         text = text.replace(f"  {line}", "")
     return {

@@ -41,6 +41,13 @@ def test_each_loss_learns_the_batch(loss: str, config: Path, capsys: pytest.Capt
     assert len({line.index("lr") for line in lines}) == 1, "the columns are aligned"
 
 
+@pytest.mark.parametrize("network", ["iresnet50", "iresnet100", "mobilefacenet"])
+def test_each_network_learns_the_batch(network: str, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects evaluation by running statistics, which have to come near those of the batch in so few steps."""
+    assert main(["overfit", "--config", str(config), f"--model.name={network}"]) == 0
+    assert "zero error after" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

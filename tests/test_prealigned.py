@@ -20,7 +20,7 @@ from facegm.errors import FacegmError
 from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.faces.run import train_run
 from facegm.faces.samples import LabelledFaces
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig
 from facegm.store.reader import FaceStore
 from facegm.training.config import TrainConfig
 
@@ -58,7 +58,7 @@ def test_a_run_on_them_exports_an_embedder_for_photos(photos: Path, tmp_path: Pa
     config = FaceRunConfig(
         data=data,
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.1, embedding_dim=16),
+        model=FaceModelConfig(width=0.1, embedding_dim=16),
         train=TrainConfig(epochs=1, batch_size=6),
     )
     train_run(config, tmp_path / "run")

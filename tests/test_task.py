@@ -24,7 +24,7 @@ from facegm.errors import FacegmError
 from facegm.faces.task import FaceTask
 from facegm.losses.config import LossConfig
 from facegm.losses.gm_module import GMLoss, GMLossConfig
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig
 from facegm.schedule import Progress
 from facegm.training.config import OptimizerConfig, TrainConfig
 from facegm.training.distributed import Processes, join_processes
@@ -288,7 +288,7 @@ def test_decay_is_for_weights_alone_unless_all_is_asked_for(name: str, decay_all
     gm = GMLossConfig(means_learning_rate_factor=5.0, means_weight_decay=0.25)
     loss = LossConfig(name=name, gm=gm)  # type: ignore[arg-type]
     preprocessing = Preprocessing(face_size=56, crop_size=48)
-    task = FaceTask(FaceResNetConfig(width=0.1, embedding_dim=16), loss, preprocessing, classes=3)
+    task = FaceTask(FaceModelConfig(width=0.1, embedding_dim=16), loss, preprocessing, classes=3)
     decays, factors = {}, {}
     groups = task.parameter_groups(OptimizerConfig(weight_decay=0.5, decay_all=decay_all))
     for group in groups:

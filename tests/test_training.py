@@ -30,7 +30,7 @@ from facegm.faces.samples import LabelledFaces
 from facegm.losses.config import LossConfig, LossName
 from facegm.losses.geometry import optimal_distance
 from facegm.losses.gm_module import GMLossConfig
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
 from facegm.training.config import OptimizerConfig, TrainConfig, to_yaml
 from facegm.training.run_folder import read_metrics
@@ -50,7 +50,7 @@ def small_config(store: Path, **train: Any) -> FaceRunConfig:
     return FaceRunConfig(
         data=FaceDataConfig(store=store, jitter=0.2),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.1, embedding_dim=16),
+        model=FaceModelConfig(width=0.1, embedding_dim=16),
         optimizer=OptimizerConfig(warmup_fraction=0.1),
         train=TrainConfig(**(course | train)),
     )

@@ -20,7 +20,7 @@ from facegm.errors import StoppedError
 from facegm.faces import run as face_run
 from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.faces.run import train_run
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig
 from facegm.training import checkpoint, log, loop, run_folder
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
 from facegm.training.config import OptimizerConfig, TrainConfig, to_yaml
@@ -45,7 +45,7 @@ def everything_on(store: Path, *, epochs: int = 5, **train: Any) -> FaceRunConfi
     return FaceRunConfig(
         data=FaceDataConfig(store=store, jitter=0.2, balanced=True),
         preprocessing=Preprocessing(face_size=56, crop_size=48),
-        model=FaceResNetConfig(width=0.1, embedding_dim=16, dropout=0.2),
+        model=FaceModelConfig(width=0.1, embedding_dim=16, dropout=0.2),
         optimizer=OptimizerConfig(warmup_fraction=0.1, schedule="cosine"),
         train=TrainConfig(epochs=epochs, **(course | train)),
     )

@@ -19,7 +19,7 @@ from facegm.embedding.model_file import save_embedder
 from facegm.errors import FacegmError
 from facegm.eval.pairs import read_pairs
 from facegm.eval.verify_lfw import verify_lfw
-from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig, build_face_network
 
 pytestmark = pytest.mark.usefixtures("quick_workers")
 
@@ -29,9 +29,11 @@ PEOPLE, PHOTOS = range(6), 3
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config, preprocessing = FaceResNetConfig(width=0.1, embedding_dim=16), Preprocessing(face_size=64, crop_size=48)
+    config, preprocessing = FaceModelConfig(width=0.1, embedding_dim=16), Preprocessing(face_size=64, crop_size=48)
     path = tmp_path_factory.mktemp("model") / "embedder.safetensors"
-    save_embedder(path, FaceResNet27(config, 48), config, preprocessing, {"size": 128, "template": TEMPLATE.tolist()})
+    save_embedder(
+        path, build_face_network(config, 48), config, preprocessing, {"size": 128, "template": TEMPLATE.tolist()}
+    )
     return path
 
 

@@ -17,7 +17,7 @@ from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import open_training_faces
 from facegm.faces.samples import few_faces, plain_batch
 from facegm.faces.task import FaceTask
-from facegm.models.face_resnet import FaceResNet27
+from facegm.models.face_base import FaceNetwork
 from facegm.schedule import Progress
 from facegm.training.devices import autocast
 from facegm.training.distributed import Processes, join_processes
@@ -166,7 +166,7 @@ def _check_finite(step: int, values: dict[str, float]) -> None:
 
 
 @torch.no_grad()
-def _errors(trainer: Trainer[FaceResNet27], batch: Batch) -> Bool[Tensor, " batch"]:
+def _errors(trainer: Trainer[FaceNetwork], batch: Batch) -> Bool[Tensor, " batch"]:
     """Which faces the network takes for another identity when it is not training."""
     task = trainer.task
     with evaluating(task):

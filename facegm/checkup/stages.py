@@ -25,6 +25,8 @@ DECODE_BATCH = 32
 FIRST_BATCH = 8
 """Faces with which the network is tried on a processor, to choose a batch that takes about `BATCH_SECONDS`."""
 BATCH_SECONDS = 0.2
+LEAST_BATCH = 2
+"""Batch normalisation needs as many."""
 SECONDS = 1.0
 """How long it is timed, after a warm-up; longer where that is not enough for `REPEATS` measurements."""
 REPEATS = 3
@@ -70,7 +72,8 @@ def _measure(
     if device.type == "cpu":
         trial = _repeated(some, min(FIRST_BATCH, size))
         seconds = median_seconds(network.forward, device, lambda: task.inputs(trial))
-        network_size = min(size, max(1, round(len(trial.labels) * BATCH_SECONDS / seconds)))
+        wanted = round(len(trial.labels) * BATCH_SECONDS / seconds)
+        network_size = min(size, max(LEAST_BATCH, wanted))
     else:
         network_size = size
     batch = _repeated(some, network_size).to(device)
@@ -113,7 +116,7 @@ def _transfer_seconds(batch: Batch, device: torch.device) -> float:
 
 def _loss_seconds(task: FaceTask, size: int, classes: int, device: torch.device) -> float:
     """Of a batch: forward, and backward to features and class vectors."""
-    dim = task.network.embedding.out_features
+    dim = task.network.embedding_dim
     features = torch.randn(size, dim, device=device, requires_grad=True)
     labels = torch.randint(classes, (size,), device=device)
 

@@ -67,8 +67,9 @@ def run(arguments: Sequence[str]) -> None:
     whole = project(stages, config.data.workers, here)
     precision = str(autocast_dtype(config.train.precision, device) or torch.float32).removeprefix("torch.")
     place = "GPU" if here.is_gpu else "processor"
+    network = f"{config.model.name} of width {config.model.width:g} in {precision} on the {place}"
     _show(
-        f"images per second, each stage alone (network of width {config.model.width:g} in {precision} on the {place})",
+        f"images per second, each stage alone ({network})",
         _speeds(stages, whole, config, data.identities),
     )
     print(f"{_LIMITS[whole.limit]} limits: {whole.share:.0%} of the time of a step.")

@@ -21,7 +21,7 @@ def parser(root: type[RunConfig] = FaceRunConfig) -> ArgumentParser:
     """The options of the command, with the keys of one kind of run."""
     options = ArgumentParser(
         prog="facegm train",
-        description="Train ResNet-27 on a store of aligned faces, or a classifier on images, with the GM loss or "
+        description="Train a face network on a store of aligned faces, or a classifier on images, with the GM loss or "
         "another. On several GPUs or machines: torchrun --nproc_per_node=N --no-python facegm train ... The keys below "
         "are those of a face network's run; facegm train --config mnist.yaml --help shows a classifier's."
         if root is FaceRunConfig

@@ -18,7 +18,7 @@ from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.model_file import MODEL_FILE, load_embedder
 from facegm.embedding.network import embed_faces
 from facegm.errors import FacegmError
-from facegm.models.face_resnet import FaceResNet27
+from facegm.models.face_base import FaceNetwork
 
 BATCH = 64
 """Faces that go through the network at a time."""
@@ -45,7 +45,7 @@ class FaceEmbedder:
         (2, 512)
     """
 
-    def __init__(self, network: FaceResNet27, preprocessing: Preprocessing) -> None:
+    def __init__(self, network: FaceNetwork, preprocessing: Preprocessing) -> None:
         self._network, self._preprocessing = network, preprocessing
         self._detector: FaceDetector | None = None
 
@@ -73,15 +73,15 @@ class FaceEmbedder:
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self._network.embedding.out_features
+        return self._network.embedding_dim
 
     def describe(self) -> str:
         """One line on the network and how it sees faces, for reports."""
         parameters = sum(parameter.numel() for parameter in self._network.parameters())
         p = self._preprocessing
         return (
-            f"ResNet-27, {parameters:,} parameters, {self.dim} dimensions, {p.crop_size}x{p.crop_size} pixels of "
-            f"{p.face_size}x{p.face_size}, mirror: {'sum' if p.mirror else 'none'}"
+            f"{self._network.label}, {parameters:,} parameters, {self.dim} dimensions, {p.crop_size}x{p.crop_size} "
+            f"pixels of {p.face_size}x{p.face_size}, mirror: {'sum' if p.mirror else 'none'}"
         )
 
     def embed(

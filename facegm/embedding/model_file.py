@@ -12,7 +12,8 @@ from safetensors.torch import save
 from facegm.data.files import replace_atomically
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.errors import FacegmError
-from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.models.face_base import FaceNetwork
+from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_face_network, network_class
 
 FORMAT = 1
 MODEL_FILE = "embedder.safetensors"
@@ -22,8 +23,8 @@ _KEY = "facegm"
 
 def save_embedder(
     path: Path,
-    network: FaceResNet27,
-    model: FaceResNetConfig,
+    network: FaceNetwork,
+    model: FaceModelConfig,
     preprocessing: Preprocessing,
     alignment: dict[str, Any],
 ) -> None:
@@ -32,13 +33,13 @@ def save_embedder(
     Args:
         path: the file to write.
         network: the trained network.
-        model: its shape.
+        model: which it is, and its shape.
         preprocessing: from aligned faces to its input.
         alignment: how the faces it was trained with were found and aligned: the settings of their store.
     """
     description = {
         "format": FORMAT,
-        "architecture": "FaceResNet27",
+        "architecture": network_class(model).__name__,
         "model": asdict(model),
         "preprocessing": asdict(preprocessing),
         "pixels": {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE},
@@ -48,7 +49,7 @@ def save_embedder(
     replace_atomically(path, save(tensors, metadata={_KEY: json.dumps(description)}))
 
 
-def load_embedder(path: Path) -> tuple[FaceResNet27, Preprocessing, dict[str, Any]]:
+def load_embedder(path: Path) -> tuple[FaceNetwork, Preprocessing, dict[str, Any]]:
     """Read an exported embedder.
 
     Returns:
@@ -69,12 +70,14 @@ def load_embedder(path: Path) -> tuple[FaceResNet27, Preprocessing, dict[str, An
         raise FacegmError(f"{path}: a safetensors file, but not a facegm embedder")
     try:
         description = json.loads(metadata[_KEY])
-        if description["format"] != FORMAT or description["architecture"] != "FaceResNet27":
+        name = ARCHITECTURES.get(description["architecture"])
+        if description["format"] != FORMAT or name is None:
             raise ValueError(f"format {description['format']} of {description['architecture']}")
         if description["pixels"] != {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE}:
             raise ValueError(f"pixels {description['pixels']}")
         preprocessing = Preprocessing(**description["preprocessing"])
-        network = FaceResNet27(FaceResNetConfig(**description["model"]), preprocessing.crop_size)
+        model = FaceModelConfig(**description["model"] | {"name": name})  # before there were names it had none
+        network = build_face_network(model, preprocessing.crop_size)
         network.load_state_dict(tensors)
         alignment = dict(description["alignment"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -6,12 +6,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from facegm.data.preprocessing import Preprocessing, network_input
-from facegm.models.face_resnet import FaceResNet27
+from facegm.models.face_base import FaceNetwork
 
 
 @torch.inference_mode()
 def embed_faces(
-    network: FaceResNet27, preprocessing: Preprocessing, faces: UInt8[np.ndarray, "batch side side 3"]
+    network: FaceNetwork, preprocessing: Preprocessing, faces: UInt8[np.ndarray, "batch side side 3"]
 ) -> Float[np.ndarray, "batch dim"]:
     """Embed aligned RGB faces, 0 to 255: f(face) + f(mirrored face), not normalised, in float32.
 
@@ -23,7 +23,7 @@ def embed_faces(
 
 
 def embed(
-    network: FaceResNet27, images: Float[Tensor, "batch 3 side side"], *, mirror: bool
+    network: FaceNetwork, images: Float[Tensor, "batch 3 side side"], *, mirror: bool
 ) -> Float[Tensor, "batch dim"]:
     """f(image), or with `mirror` f(image) + f(mirrored image), not normalised, of a network's input."""
     # Not by calling it: a network that torch.compile has taken for its training would be compiled anew for this.

@@ -8,7 +8,7 @@ from facegm.data.preprocessing import Preprocessing
 from facegm.data.residency import Residency
 from facegm.identity import FREE
 from facegm.losses.config import LossConfig
-from facegm.models.face_resnet import MINIMUM_INPUT, FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig, network_class
 from facegm.training.config import OptimizerConfig, TrainConfig, require
 
 
@@ -64,7 +64,7 @@ class FaceRunConfig:
     """The faces to train on."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """From aligned faces to the network's input."""
-    model: FaceResNetConfig = field(default_factory=FaceResNetConfig)
+    model: FaceModelConfig = field(default_factory=FaceModelConfig)
     """The network."""
     loss: LossConfig = field(default_factory=LossConfig)
     """The loss."""
@@ -76,7 +76,10 @@ class FaceRunConfig:
     """Verification while training."""
 
     def __post_init__(self) -> None:
-        if self.preprocessing.crop_size < MINIMUM_INPUT:
-            raise ValueError(
-                f"preprocessing.crop_size: {self.preprocessing.crop_size}, the network needs at least {MINIMUM_INPUT}"
+        network = network_class(self.model)
+        network.require_input(self.preprocessing.crop_size)
+        if network.has_batch_norm:
+            at_once = self.train.batch_size // self.train.accumulate
+            require(
+                at_once != 1, "train.batch_size / train.accumulate", at_once, f"at least 2 faces for {network.label}"
             )

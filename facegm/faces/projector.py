@@ -6,7 +6,7 @@ from torch import nn
 from facegm.data.names import printable
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE
 from facegm.faces.samples import LabelledFaces, few_faces, plain_batch
-from facegm.models.face_resnet import FaceResNet27
+from facegm.models.face_base import FaceNetwork
 from facegm.training.log import Projection
 from facegm.training.task import Task, evaluating
 
@@ -28,7 +28,7 @@ class Projector:
         self._numbers = few_faces(faces.labels, identities=IDENTITIES, each=FACES_EACH)
 
     @torch.no_grad()
-    def embed(self, task: Task[FaceResNet27]) -> Projection:
+    def embed(self, task: Task[FaceNetwork]) -> Projection:
         """Embed the faces by a task's network."""
         images = task.inputs(plain_batch(self._faces, self._numbers).to(task.device))
         with evaluating(task):

@@ -12,7 +12,7 @@ from facegm.faces.config import FaceRunConfig
 from facegm.faces.projector import Projector
 from facegm.faces.samples import LabelledFaces
 from facegm.faces.task import FaceTask
-from facegm.models.face_resnet import FaceResNet27
+from facegm.models.face_base import FaceNetwork
 from facegm.training.distributed import Processes
 from facegm.training.run import check_loss, train_in_folder
 from facegm.training.run_folder import is_run
@@ -42,7 +42,7 @@ def train_run(
     is_run(folder)
     faces = open_training_faces(config)
 
-    def build(processes: Processes) -> TrainingSetup[FaceResNet27]:
+    def build(processes: Processes) -> TrainingSetup[FaceNetwork]:
         check_loss(config.loss, len(faces.identities), config.model.embedding_dim, processes)
         return face_setup(config, faces, draw_plan(config, faces), folder, validation)
 
@@ -51,7 +51,7 @@ def train_run(
 
 def face_setup(
     config: FaceRunConfig, faces: LabelledFaces, plan: DrawPlan, run: Path, validation: Samples | None
-) -> TrainingSetup[FaceResNet27]:
+) -> TrainingSetup[FaceNetwork]:
     """What the loop is given: a new network, and the embedder to be exported into the run folder.
 
     Args:
@@ -63,7 +63,7 @@ def face_setup(
     """
     torch.manual_seed(config.train.seed)
 
-    def export(task: Task[FaceResNet27], is_best: bool) -> Path:
+    def export(task: Task[FaceNetwork], is_best: bool) -> Path:
         file = run / (BEST_FILE if is_best else MODEL_FILE)
         save_embedder(file, task.network, config.model, config.preprocessing, faces.alignment)
         return file

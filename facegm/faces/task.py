@@ -1,4 +1,4 @@
-"""The training of a face network: ResNet-27 and any of the losses, evaluated by verification."""
+"""The training of a face network: any of the networks and any of the losses, evaluated by verification."""
 
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
@@ -15,7 +15,8 @@ from facegm.embedding.network import embed
 from facegm.faces.samples import augmented_input
 from facegm.losses.collectives import world_size
 from facegm.losses.config import LossConfig, build_loss
-from facegm.models.face_resnet import FaceResNet27, FaceResNetConfig
+from facegm.models.face_base import FaceNetwork
+from facegm.models.face_network import FaceModelConfig, build_face_network
 from facegm.training.task import Task
 
 
@@ -27,18 +28,18 @@ class Verification(Protocol):
         """Named numbers that say how good embeddings are, `accuracy` among them."""
 
 
-class FaceTask(Task[FaceResNet27]):
-    """ResNet-27 trained with a loss.
+class FaceTask(Task[FaceNetwork]):
+    """A face network trained with a loss.
 
     Args:
-        model: shape of the network.
+        model: which network, and its shape.
         loss: which loss, and its settings.
         preprocessing: from aligned faces to the network's input.
         classes: number of identities.
     """
 
-    def __init__(self, model: FaceResNetConfig, loss: LossConfig, preprocessing: Preprocessing, classes: int) -> None:
-        network = FaceResNet27(model, preprocessing.crop_size)
+    def __init__(self, model: FaceModelConfig, loss: LossConfig, preprocessing: Preprocessing, classes: int) -> None:
+        network = build_face_network(model, preprocessing.crop_size)
         super().__init__(network, build_loss(loss, classes, model.embedding_dim))
         self._mirror = preprocessing.mirror
 
@@ -50,7 +51,7 @@ class FaceTask(Task[FaceResNet27]):
         """Of faces to verify, the score of their embeddings; of others, the accuracy of classification."""
         if not isinstance(samples, Verification):
             return super().judge(samples, batches)
-        embeddings = torch.zeros(len(samples), self.network.embedding.out_features, device=self.device)
+        embeddings = torch.zeros(len(samples), self.network.embedding_dim, device=self.device)
         for drawn, batch in batches:
             found = embed(self.network, self.inputs(batch.to(self.device)), mirror=self._mirror)
             embeddings[torch.from_numpy(drawn.numbers)] = found.to(embeddings.dtype)

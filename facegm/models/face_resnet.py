@@ -1,74 +1,39 @@
 """ResNet-27 with PReLU for faces: the network of Wen et al.'s center loss, used by the GM loss paper (section 4.3)."""
 
-from dataclasses import dataclass
-
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from facegm.models.face_base import FaceNetwork, scaled
 
 STAGES = ((64, 1), (128, 2), (256, 5), (512, 3))
 """Channels of each stage's convolution at full width, and the number of residual units behind it."""
 STEM_CHANNELS = 32
-MINIMUM_INPUT = 48
-"""Side in pixels of the smallest input that survives the four poolings."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FaceResNetConfig:
-    """The shape of the network."""
-
-    width: float = 1.0
-    """Multiplies all channels; 1 is the paper's network."""
-    embedding_dim: int = 512
-    """Length of the embedding."""
-    dropout: float = 0.0
-    """Share of the last layer's inputs that are set to 0 at random while training."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.width <= 8:
-            raise ValueError(f"width: {self.width}, must be above 0 and at most 8")
-        if self.embedding_dim < 1:
-            raise ValueError(f"embedding_dim: {self.embedding_dim}, must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: {self.dropout}, must be at least 0 and below 1")
-
-
-class FaceResNet27(nn.Module):
+class FaceResNet27(FaceNetwork):
     """27 convolutions of 3x3 without batch normalisation, a PReLU after each, and one linear layer to the embedding.
 
     The convolution in front of each stage has no padding and a bias; those of the residual units have padding and no
     bias. At full width and 120x120 input it has 28,847,520 parameters.
-
-    Args:
-        config: width and length of the embedding.
-        input_size: side of the square input in pixels; 48 at least.
-
-    Raises:
-        ValueError: the input is too small for the four poolings.
     """
 
-    def __init__(self, config: FaceResNetConfig, input_size: int) -> None:
-        super().__init__()
-        self.input_size = input_size
-        stem, *channels = (max(1, round(c * config.width)) for c in (STEM_CHANNELS, *(c for c, _ in STAGES)))
+    label = "ResNet-27"
+    minimum_input = 48
+    """The smallest that survives the four poolings."""
+    has_batch_norm = False
+
+    def _build_trunk(self, width: float) -> tuple[nn.Sequential, int]:
+        stem, *channels = (scaled(c, width) for c in (STEM_CHANNELS, *(c for c, _ in STAGES)))
         layers: list[nn.Module] = [_conv(3, stem), nn.PReLU(stem)]
-        if input_size < MINIMUM_INPUT:
-            raise ValueError(
-                f"input size {input_size} is too small: the face network needs at least {MINIMUM_INPUT} pixels"
-            )
-        side = input_size - 2
+        side = self.input_size - 2
         for incoming, outgoing, (_, units) in zip([stem, *channels], channels, STAGES, strict=False):
             layers += [_conv(incoming, outgoing), nn.PReLU(outgoing), nn.MaxPool2d(2)]
             layers += [ResidualUnit(outgoing) for _ in range(units)]
             side = (side - 2) // 2
-        self.trunk = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(config.dropout)
-        self.embedding = nn.Linear(channels[-1] * side * side, config.embedding_dim)
-        _xavier_(self.embedding)
+        return nn.Sequential(*layers), channels[-1] * side * side
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Embed square faces, scaled as `facegm.data.preprocessing` says; the embedding is not normalised."""
-        embedding: Tensor = self.embedding(self.dropout(self.trunk(images).flatten(1)))
-        return embedding
+    def _start(self, embedding: nn.Linear) -> None:
+        _xavier_(embedding)
 
 
 class ResidualUnit(nn.Module):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from facegm.data.draws import StepSampler
 from facegm.errors import FacegmError
@@ -81,6 +82,12 @@ def _check_division(setup: TrainingSetup[Any], processes: int) -> None:
         raise FacegmError(
             f"train.batch_size: {plan.batch_size} on {processes} process(es) does not divide into "
             f"train.accumulate: {accumulate} parts"
+        )
+    is_normalised = any(isinstance(part, _BatchNorm) for part in setup.task.network.modules())
+    if plan.batch_size // processes // accumulate == 1 and is_normalised and not setup.train.sync_batch_norm:
+        raise FacegmError(
+            f"train.batch_size: {plan.batch_size} on {processes} process(es) in {accumulate} part(s) is one image at a "
+            "time, of which batch normalisation has no statistics; take a larger batch, or train.sync_batch_norm=true"
         )
 
 

@@ -8,11 +8,11 @@ import torch
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import load_embedder
 from facegm.faces.config import FaceDataConfig, FaceRunConfig
-from facegm.models.face_resnet import FaceResNetConfig
+from facegm.models.face_network import FaceModelConfig
 from facegm.training.config import TrainConfig, to_yaml
 
 SMALL = Preprocessing(face_size=56, crop_size=48)
-MODEL = FaceResNetConfig(width=0.1, embedding_dim=16)
+MODEL = FaceModelConfig(width=0.1, embedding_dim=16)
 
 
 def small_config(store: Path, *, workers: int = 0, **train: Any) -> FaceRunConfig:
