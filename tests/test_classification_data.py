@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_sets import (
     CIFAR10_CLASSES,
-    alternating,
     idx,
     pictures,
     touch_photos,
@@ -25,7 +24,7 @@ from facegm.classification.config import ImageDataConfig
 from facegm.classification.data import LabelledImages, open_images, open_left_out
 from facegm.data.photo_samples import LabelledPhotos
 from facegm.data.readers.arrays import Part
-from facegm.data.resident_images import PaddedCrop, ResidentImages
+from facegm.data.resident_images import CropDraws, PaddedCrop, ResidentImages
 from facegm.data.samples import DrawnSamples
 from facegm.errors import FacegmError
 
@@ -101,6 +100,7 @@ def test_the_augmentation_is_that_of_the_configuration(tmp_path: Path) -> None:
     images = open_images(config_of(tmp_path, "cifar10", **options), "train")
     assert images.crop == PaddedCrop(side=32, **options)
     draws = images.samples.draw(np.arange(12).repeat(50), np.random.default_rng(0))
+    assert isinstance(draws, CropDraws)
     assert (draws.top.min(), draws.top.max(), draws.left.min(), draws.left.max()) == (-3, 3, -3, 3)
     assert draws.mirrored.any()
 

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
@@ -56,7 +57,7 @@ def cifar_size(units: int, channels: int = 3) -> int:
 
 def vgg_size(channels: int = 3) -> int:
     widths = [channels, *[96] * 5, *[192] * 4, *[384] * 4]
-    return sum(normalized_size(*pair) for pair in zip(widths, widths[1:], strict=False))
+    return sum(normalized_size(*pair) for pair in pairwise(widths))
 
 
 def resnet18_size() -> int:
@@ -271,7 +272,7 @@ def test_networks_for_photos_refuse_grey_images(name: ImageNetworkName) -> None:
 
 
 def test_a_feature_has_a_length() -> None:
-    with pytest.raises(ValueError, match="^feature_dim: 0, must be at least 1"):
+    with pytest.raises(ValueError, match=r"^feature_dim: 0, must be at least 1"):
         ImageModelConfig(feature_dim=0)
 
 

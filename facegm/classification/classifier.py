@@ -140,7 +140,16 @@ def load_classifier(path: Path) -> ImageClassifier:
     return classifier.eval()
 
 
-_UNUSABLE = (FacegmError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+_UNUSABLE = (
+    FacegmError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What a description raises that is not of this format, or of weights that are not in the file."""
 
 

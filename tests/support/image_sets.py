@@ -74,7 +74,9 @@ def write_cifar100(folder: Path, train: Sequence[int], test: Sequence[int], name
     folder.mkdir(parents=True)
     for seed, (part, labels) in enumerate({"train": train, "test": test}.items()):
         fine = np.array(labels, np.uint8)[:, None]
-        (folder / f"{part}.bin").write_bytes(np.concatenate([fine // 5, fine, _records(labels, seed)], axis=1).tobytes())
+        (folder / f"{part}.bin").write_bytes(
+            np.concatenate([fine // 5, fine, _records(labels, seed)], axis=1).tobytes()
+        )
     if names:
         (folder / "fine_label_names.txt").write_text("\n".join(names) + "\n")
 
