@@ -5,6 +5,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,9 +152,9 @@ def test_a_cell_that_fails_costs_no_other_and_is_named(folder: Path) -> None:
 
 def test_parts_of_an_array_are_all_cells_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    options = {"name": "table1", "config": "small.yaml"}
-    whole = [p.cell.name for p in Reproduction(Options(**options)).chosen]
-    parts = [[p.cell.name for p in Reproduction(Options(**options, part=(i, 5))).chosen] for i in range(1, 6)]
+    all_of_it = Options(name="table1", config="small.yaml")
+    whole = [p.cell.name for p in Reproduction(all_of_it).chosen]
+    parts = [[p.cell.name for p in Reproduction(replace(all_of_it, part=(i, 5))).chosen] for i in range(1, 6)]
     assert len(whole) == len(set(whole)) == 36
     assert sorted(name for part in parts for name in part) == sorted(whole)
     assert {len(part) for part in parts} == {7, 8}

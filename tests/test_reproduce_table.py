@@ -41,7 +41,7 @@ def test_a_cell_is_named_by_what_changes_its_result() -> None:
     assert Cell(config_of(free)).name == name
     unused = {"loss.center.weight": 0.5}  # the loss is another
     assert Cell(config_of(unused)).name == name
-    different = [
+    different: list[dict[str, Any]] = [
         {"train.seed": 1},
         {"train.epochs": 49},
         {"loss.gm.alpha": 0.3},

@@ -24,7 +24,7 @@ from facegm.faces.run import train_run
 from facegm.training import log, run_folder, start
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
 from facegm.training.config import OptimizerConfig
-from facegm.training.distributed import Processes
+from facegm.training.distributed import Processes, Value
 from facegm.training.loop import Trainer
 from facegm.training.report import EVALUATION_BATCH
 from facegm.training.room import check_room
@@ -151,7 +151,7 @@ def test_room_is_wanted_for_all_that_workers_of_a_machine_load(
     """Of 8 processes, two on this machine: a quarter of the batch, and what two evaluate at a time."""
 
     class OneOfEight(Processes):
-        def gather(self, value: str) -> list[str]:
+        def gather(self, value: Value) -> list[Value]:
             return [value]
 
     wanted: list[Any] = []

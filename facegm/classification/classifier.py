@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from jaxtyping import Float
@@ -51,7 +52,7 @@ class ImageClassifier(nn.Module):
         description: what it is of.
 
     Raises:
-        FacegmError: the network does not take such images, or is of a library that is not installed.
+        FacegmError: the network or the normalisation is not for such images, or a library is not installed.
     """
 
     def __init__(self, description: Description) -> None:
@@ -65,6 +66,11 @@ class ImageClassifier(nn.Module):
             self.network, self.feature_dim = build_image_network(d.model, d.channels)
         except (ValueError, ImportError) as error:
             raise FacegmError(f"model.{error}") from error
+        for name, numbers in (("mean", d.preprocessing.mean), ("std", d.preprocessing.std)):
+            if len(numbers) not in (1, d.channels):
+                raise FacegmError(
+                    f"preprocessing.{name}: {len(numbers)} numbers, for images of {d.channels} channel(s); give one"
+                )
         self.loss = build_loss(d.loss, len(d.classes), self.feature_dim)
         self.normalization = Normalization(d.preprocessing)
         self.description = d
@@ -122,27 +128,49 @@ def load_classifier(path: Path) -> ImageClassifier:
     except (SafetensorError, OSError) as error:
         raise FacegmError(f"{file}: damaged or not a safetensors file ({error})") from error
     try:
-        found = json.loads(metadata[_KEY])
-        if (found["format"], found["architecture"]) != (FORMAT, "ImageClassifier"):
-            raise ValueError(f"format {found['format']} of {found['architecture']}")
-        name, settings = found["loss"]["name"], found["loss"]["settings"]
-        loss = LossConfig(name=name)
-        if loss.chosen is not None:
-            loss = LossConfig(name=name, **{name: type(loss.chosen)(**settings)})
-        description = Description(
-            model=ImageModelConfig(**found["model"]),
-            loss=loss,
-            preprocessing=ImagePreprocessing(**found["preprocessing"]),
-            classes=tuple(found["classes"]),
-            channels=found["channels"],
-            side=found["side"],
-            resize=found.get("resize"),
-        )
-        classifier = ImageClassifier(description)
-        classifier.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise FacegmError(f"{file}: not a classifier that this facegm can use ({error})") from error
-    unsound = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+        description = _description(metadata[_KEY])
+        with torch.device("meta"):  # without memory, of which a damaged description may ask for any amount
+            classifier = ImageClassifier(description)
+        classifier.load_state_dict(weights, assign=True)
+        classifier.normalization = Normalization(description.preprocessing)
+        classifier.to(torch.get_default_dtype())
+    except _UNUSABLE as error:
+        reason = shorten(str(error), 300, placeholder=" ...")  # torch's fill a page
+        raise FacegmError(f"{file}: not a classifier that this facegm can use ({reason})") from error
+    unsound = [name for name, tensor in classifier.state_dict().items() if not torch.isfinite(tensor).all()]
     if unsound:
         raise FacegmError(f"{file}: weights that are not finite in {', '.join(unsound[:3])}")
     return classifier.eval()
+
+
+_UNUSABLE = (
+    FacegmError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a description raises that is not of this format, or of weights that are not in the file."""
+
+
+def _description(text: str) -> Description:
+    """What a file's metadata says that its classifier is of."""
+    found = json.loads(text)
+    if (found["format"], found["architecture"]) != (FORMAT, "ImageClassifier"):
+        raise ValueError(f"format {found['format']} of {found['architecture']}")
+    name, settings = found["loss"]["name"], found["loss"]["settings"]
+    loss = LossConfig(name=name)
+    if loss.chosen is not None:
+        loss = LossConfig(name=name, **{name: type(loss.chosen)(**settings)})
+    return Description(
+        model=ImageModelConfig(**found["model"]),
+        loss=loss,
+        preprocessing=ImagePreprocessing(**found["preprocessing"]),
+        classes=tuple(found["classes"]),
+        channels=found["channels"],
+        side=found["side"],
+        resize=found.get("resize"),
+    )

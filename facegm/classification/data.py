@@ -73,6 +73,7 @@ def _read_arrays(config: ImageDataConfig, part: Part) -> LabelledArrays:
 
 
 def _in_memory(config: ImageDataConfig, arrays: LabelledArrays, classes: Sequence[str]) -> LabelledImages:
+    _check_known(config.folder, classes, arrays.classes)
     numbers = {name: number for number, name in enumerate(classes)}
     new_numbers = np.array([numbers.get(name, -1) for name in arrays.classes])
     images, labels = arrays.images, new_numbers[arrays.labels]
@@ -80,10 +81,20 @@ def _in_memory(config: ImageDataConfig, arrays: LabelledArrays, classes: Sequenc
         images, labels = images[labels >= 0], labels[labels >= 0]
     if not len(images):
         raise FacegmError(f"{config.folder}: has no image of the classes {', '.join(classes)}")
-    side, channels = images.shape[1], images.shape[3]
+    side, width, channels = images.shape[1:]
+    if side != width:
+        raise FacegmError(f"{config.folder}: images of {side} x {width} pixels; a classifier takes square ones")
+    if config.border == "reflect" and config.padding >= side:
+        raise FacegmError(f"data.padding: {config.padding}, must be below the images' side, {side}; or pad with zero")
     crop = PaddedCrop(side=side, padding=config.padding, border=config.border, mirror=config.mirror)
     samples = ResidentImages(images, labels, classes=len(classes), crop=crop)
     return LabelledImages(samples, tuple(classes), channels, side, crop)
+
+
+def _check_known(folder: Path, classes: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise FacegmError(f"{folder}: has no class {unknown[0]}; there are {', '.join(known[:20])}")
 
 
 def _without(classes: Sequence[str], left_out: Sequence[str]) -> list[str]:
@@ -102,6 +113,7 @@ def _without(classes: Sequence[str], left_out: Sequence[str]) -> list[str]:
 def _open_photos(config: ImageDataConfig, part: Part, classes: Sequence[str]) -> LabelledImages:
     photos, all_classes = _photos_of_part(config, part)
     classes = classes or _without(all_classes, config.leave_out)
+    _check_known(config.folder, classes, all_classes)
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number.get(name, -1) for name in photos.classes])[photos.labels]
     if not (labels >= 0).any():

@@ -1,5 +1,6 @@
 """How a network sees images of classes: each channel less a mean, divided by a deviation."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +21,8 @@ class ImagePreprocessing:
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, 3):
                 raise ValueError(f"{name}: {numbers}, must be one number, or three for RGB")
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError(f"{name}: {numbers}, must be finite")
         if not all(number > 0 for number in self.std):
             raise ValueError(f"std: {self.std}, must be above 0")
 

@@ -10,6 +10,7 @@ from facegm.classification.config import ImageRunConfig
 from facegm.classification.data import LabelledImages, open_images
 from facegm.classification.task import ImageTask
 from facegm.data.draws import DrawPlan
+from facegm.errors import FacegmError
 from facegm.training.distributed import Processes
 from facegm.training.run import check_loss, train_in_folder
 from facegm.training.run_folder import is_run
@@ -50,7 +51,12 @@ def image_setup(
         test: to evaluate on.
         run: the run folder.
         processes: this process among those of the run.
+
+    Raises:
+        FacegmError: network or loss do not go with the images or the processes.
     """
+    if config.loss.name == "gm" and config.loss.gm.shard_means and processes.world_size > 1:
+        raise FacegmError("loss.gm.shard_means: a classifier cannot be evaluated with its means split; set it to false")
     torch.manual_seed(config.train.seed)
     description = Description(
         model=config.model,

@@ -78,6 +78,8 @@ def run(arguments: Sequence[str]) -> None:
         folder = Path(chosen.output) if chosen.output else Path("runs", path.stem)
         config = parse_config(path, root, overrides)
         if (folder / CONFIG_FILE).is_file():
+            if task_of(folder / CONFIG_FILE) != task_of(path):
+                raise FacegmError(f"{folder}: holds a run of another kind; give another --output")
             stored = parse_config(folder / CONFIG_FILE, root)
             require_same_configuration(folder, to_yaml(stored), to_yaml(config))
     _train(config, folder, is_profiled=chosen.profile, is_downloaded=chosen.download)

@@ -91,6 +91,6 @@ def _timm_body(name: str) -> tuple[nn.Module, int]:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"model.name: {name} is timm's; install it: pip install 'facegm[timm]'") from error
+        raise ImportError(f"name: {name} is timm's; install it: pip install 'facegm[timm]'") from error
     network: Any = timm.create_model(name, pretrained=False, num_classes=0)
     return network, int(network.num_features)

@@ -102,7 +102,7 @@ def load_weights(task: Task[Any], file: Path, *, say: bool) -> None:
 
     Args:
         task: what is to be trained.
-        file: an exported model holds the network alone, a checkpoint the loss's class vectors too.
+        file: an exported embedder holds the network alone, a classifier or a checkpoint the class vectors too.
         say: whether to log what was not taken over.
 
     Raises:
@@ -129,6 +129,8 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         return dict(state["task"] if average is None else average["task"])
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {f"network.{name}": tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            names = list(tensors.keys())
+            whole = any(name.startswith("loss.") for name in names)  # a classifier's, which are named as a task's are
+            return {name if whole else f"network.{name}": tensors.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise FacegmError(f"train.init: {file}: damaged or not a safetensors file ({error})") from error
