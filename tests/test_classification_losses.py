@@ -30,7 +30,7 @@ from facegm.training.loop import Trainer
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS, BATCH, SHOWN = 20, 8, 24
 TOLERANCE = 1e-4
-"""Of posteriors in single precision: steps blow up what is rounded."""
+"""Of logarithms of posteriors, in single precision: steps blow up what is rounded."""
 RATE, MOMENTUM, DECAY = 0.02, 0.9, 0.001
 MEAN, STD = 0.1307, 0.3081
 ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
@@ -59,8 +59,8 @@ class Softmax:
         return naive_lenet(self._network, images) @ self._weight.T + bias
 
     @torch.no_grad()
-    def posteriors(self, batch: Batch) -> Tensor:
-        return self.scores(batch.images).softmax(1)
+    def log_posteriors(self, batch: Batch) -> Tensor:
+        return self.scores(batch.images).log_softmax(1)
 
     def step(self, batch: Batch) -> None:
         self._sgd.zero_grad()
@@ -110,17 +110,17 @@ def test_without_margin_and_likelihood_it_is_a_softmax_classifier_with_tied_bias
 
     @torch.no_grad()
     def predicted() -> Tensor:
-        found: Tensor = classifier(shown.images.permute(0, 3, 1, 2).float() / 255).softmax(1)
+        found: Tensor = classifier(shown.images.permute(0, 3, 1, 2).float() / 255).log_softmax(1)
         return found
 
     at_first = predicted()
-    torch.testing.assert_close(at_first, tied.posteriors(shown), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(at_first, tied.log_posteriors(shown), rtol=0, atol=TOLERANCE)
     for step, batch in enumerate(digits(shared_data / "mnist", "train", STEPS * BATCH, BATCH)):
         trainer.step(batch, Progress(step, STEPS), lambda _: None)
         tied.step(batch)
-        torch.testing.assert_close(predicted(), tied.posteriors(shown), rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(predicted(), tied.log_posteriors(shown), rtol=0, atol=TOLERANCE)
         if step < 3:
             free.step(batch)
-            assert (predicted() - free.posteriors(shown)).abs().max() > 1e-4
+            assert (predicted() - free.log_posteriors(shown)).abs().max() > 1e-4
     assert step == STEPS - 1
     assert (predicted() - at_first).abs().max() > 0.01, "nothing was learned"
