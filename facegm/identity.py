@@ -29,6 +29,11 @@ def identity_of(config: Any) -> dict[str, Any]:
     return found
 
 
+def chosen_in(config: Any) -> dict[str, Any]:
+    """Of `identity_of` what is not a default: the same for a version that has more keys."""
+    return {key: value for key, value in identity_of(config).items() if value != _default(config, key)}
+
+
 def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
     """What a saved identity and a configuration differ in, in words.
 
@@ -36,6 +41,7 @@ def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
     """
     asked = identity_of(config)
     pairs = {key: (saved[key] if key in saved else _default(config, key), value) for key, value in asked.items()}
+    pairs = {key: (value if before is MISSING else before, value) for key, (before, value) in pairs.items()}
     pairs |= {key: (saved[key], "no key of this version") for key in saved if not _is_key(config, key)}
     return [f"{key} was {before}, now {now}" for key, (before, now) in pairs.items() if before != now]
 
@@ -50,7 +56,7 @@ def dotted(content: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, An
 
 
 def _default(config: Any, key: str) -> Any:
-    """The default of a dotted key; the value itself where there is none, since no older run can lack it."""
+    """The default of a dotted key; MISSING where there is none, which no older run can lack."""
     value: Any = config
     default: Any = MISSING
     for name in key.split("."):
@@ -62,7 +68,7 @@ def _default(config: Any, key: str) -> Any:
         else:
             default = one.default
         value = getattr(value, name)
-    return _plain(value if default is MISSING else default)
+    return _plain(default)
 
 
 def _is_key(config: Any, key: str) -> bool:

@@ -43,6 +43,7 @@ OPTIONS = {
         "--filter",
         "--array",
         "--jobs",
+        "--download",
         "--dry-run",
     },
     "demo": {"--output", "--seed"},

@@ -26,7 +26,7 @@ ARGUMENTS = ["reproduce", "table1", "--data=data", "--output=out", "--budget=1ep
 ARGUMENTS += ["--filter=100-D", "--filter=seed 0"]
 SMALL = """
 task: classification
-data: {set: mnist, folder: unused}
+data: {set: mnist, folder: data/small}
 preprocessing: {mean: [0.1307], std: [0.3081]}
 model: {name: resnet20}
 optimizer: {learning_rate: 0.02, clip_gradient: 5}
@@ -60,7 +60,7 @@ def finished(output: Path) -> dict[str, int]:
 
 
 def table(output: Path) -> str:
-    return (output / "table1-1epochs.csv").read_text()
+    return (output / "table1-small-1epochs.csv").read_text()
 
 
 def rows_of(output: Path) -> list[dict[str, str]]:
@@ -152,7 +152,7 @@ def test_a_cell_that_fails_costs_no_other_and_is_named(folder: Path) -> None:
 
 def test_parts_of_an_array_are_all_cells_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    all_of_it = Options(name="table1", config="small.yaml")
+    all_of_it = Options(name="table1", config=Path("small.yaml"))
     whole = [p.cell.name for p in Reproduction(all_of_it).chosen]
     parts = [[p.cell.name for p in Reproduction(replace(all_of_it, part=(i, 5))).chosen] for i in range(1, 6)]
     assert len(whole) == len(set(whole)) == 36

@@ -18,8 +18,10 @@ from facegm.config import find_config, parse_config
 from facegm.errors import FacegmError, UsageError
 from facegm.faces.config import FaceRunConfig
 from facegm.reproduce.budget import Budget, seconds_of, shortened
-from facegm.reproduce.cells import Cell
-from facegm.reproduce.experiments import EXPERIMENTS, changed
+from facegm.reproduce.cell_data import DataSets
+from facegm.reproduce.cells import Cell, Result, visible_gpu
+from facegm.reproduce.experiment import changed
+from facegm.reproduce.paper import EXPERIMENTS
 from facegm.reproduce.reproduction import Options, Reproduction
 from facegm.reproduce.table import to_csv, to_text
 from facegm.schedule import Progress
@@ -66,17 +68,17 @@ def test_changed_changes_a_key_and_nothing_else() -> None:
 def test_every_experiment_can_be_planned(name: str) -> None:
     """Its keys are those of its configuration, its titles and its published figures those of its rows and columns."""
     experiment = EXPERIMENTS[name]
-    places = Reproduction(Options(name=name)).places
-    assert len(places) == len(experiment.rows) * len(experiment.columns) * experiment.seeds
+    entries = Reproduction(Options(name=name)).entries
+    assert len(entries) == len(experiment.rows) * len(experiment.columns) * experiment.seeds
     titles = {(row.title, column.title) for row in experiment.rows for column in experiment.columns}
     assert len(titles) == len(experiment.rows) * len(experiment.columns)
     assert {*experiment.paper, *experiment.peers} <= titles
-    per_seed = {seed: {p.cell.name for p in places if p.seed == seed} for seed in range(experiment.seeds)}
+    per_seed = {seed: {p.cell.name for p in entries if p.seed == seed} for seed in range(experiment.seeds)}
     assert len(set().union(*per_seed.values())) == sum(map(len, per_seed.values()))
 
 
 def test_tables_share_the_cells_that_they_have_in_common() -> None:
-    names = {name: {p.cell.name for p in Reproduction(Options(name=name)).places} for name in EXPERIMENTS}
+    names = {name: {p.cell.name for p in Reproduction(Options(name=name)).entries} for name in EXPERIMENTS}
     assert len(names["table1"]) == 6 * 2 * 3
     assert names["fig1"] < names["table1"]
     assert len(names["fig2"] & names["table1"]) == 3
@@ -89,9 +91,16 @@ def test_all_cells_of_a_table_are_trained_alike() -> None:
     """But for the row's and the column's own: no loss is given another schedule."""
     for name in ("table1", "table2", "table3"):
         for column in EXPERIMENTS[name].columns:
-            places = [p for p in Reproduction(Options(name=name)).places if p.column is column]
-            recipes = {str((p.cell.config.optimizer, replace(p.cell.config.train, seed=0))) for p in places}
+            entries = [p for p in Reproduction(Options(name=name)).entries if p.column is column]
+            recipes = {str((p.cell.config.optimizer, replace(p.cell.config.train, seed=0))) for p in entries}
             assert len(recipes) == 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "number", "expected"), [(None, 1, "1"), ("3", 0, "3"), ("2,5", 1, "5"), ("MIG-a, MIG-b", 0, "MIG-a")]
+)
+def test_cells_use_the_gpus_that_the_command_may_see(visible: str | None, number: int, expected: str) -> None:
+    assert visible_gpu(number, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) == expected
 
 
 # ------------------------------------------------------------------------------------------------- budgets
@@ -126,15 +135,14 @@ def test_a_shorter_run_goes_through_the_same_schedules() -> None:
 
 
 def test_a_time_is_divided_once_for_all_and_buys_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facegm.reproduce.reproduction.share_of_budget", lambda *_, **__: 0.123456)
+    monkeypatch.setattr("facegm.reproduce.reproduction.seconds_of", lambda configs, _: [100.0] * len(configs))
     options = Options(name="table1", output=tmp_path, budget=Budget.parse("10m"))
-    assert {p.cell.config.train.epochs for p in Reproduction(options).places} == {6.17}
-    monkeypatch.undo()
-    monkeypatch.setattr("facegm.reproduce.budget.seconds_of", lambda configs: [100.0] * len(configs))
-    plan = Reproduction(options).places  # 36 runs of 100 s on one core: 600 s are a sixth
-    assert {p.cell.config.train.epochs for p in plan} == {float(f"{50 / 6:.3g}")}
-    monkeypatch.setattr("facegm.reproduce.budget.seconds_of", lambda configs: [1.0] * len(configs))
-    assert [p.cell.name for p in Reproduction(options).places] == [p.cell.name for p in plan]
+    plan = Reproduction(replace(options, is_dry=True)).entries  # 36 runs of 100 s on one core: 600 s are a sixth
+    assert {p.cell.config.train.epochs for p in plan} == {8.33}
+    assert not list(tmp_path.iterdir())
+    assert [p.cell.name for p in Reproduction(options).entries] == [p.cell.name for p in plan]
+    monkeypatch.setattr("facegm.reproduce.reproduction.seconds_of", lambda configs, _: [1.0] * len(configs))
+    assert [p.cell.name for p in Reproduction(options).entries] == [p.cell.name for p in plan]
     (tmp_path / "table1-10m.json").write_text("{")
     with pytest.raises(FacegmError, match=r"table1-10m.json: damaged; remove it"):
         Reproduction(options)
@@ -142,19 +150,19 @@ def test_a_time_is_divided_once_for_all_and_buys_its_share(tmp_path: Path, monke
 
 def test_a_budget_of_more_than_the_whole_changes_nothing(tmp_path: Path) -> None:
     whole, more = (
-        Reproduction(Options(name="fig1", output=tmp_path, budget=budget)).places
+        Reproduction(Options(name="fig1", output=tmp_path, budget=budget)).entries
         for budget in (None, Budget.parse("500epochs"))
     )
     assert [p.cell.name for p in whole] == [p.cell.name for p in more]
 
 
 def test_the_estimate_grows_with_epochs_and_knows_faces() -> None:
-    short, long = seconds_of([config_of({"train.epochs": 1}), config_of({"train.epochs": 10})])
+    short, long = seconds_of([config_of({"train.epochs": 1}), config_of({"train.epochs": 10})], DataSets())
     assert long == pytest.approx(10 * short)
     assert 5 < short < 5000  # an epoch of 60,000 digits on one core
     small = {"model.width": 0.05, "model.embedding_dim": 8, "train.batch_size": 2, "preprocessing.crop_size": 48}
     faces = changed(parse_config(find_config("casia.yaml"), FaceRunConfig), small)
-    assert math.isfinite(seconds_of([faces])[0])
+    assert math.isfinite(seconds_of([faces], DataSets())[0])
 
 
 # ------------------------------------------------------------------------------------------------- results
@@ -164,11 +172,15 @@ def test_figures_are_means_over_seeds_beside_the_papers() -> None:
     reproduction = Reproduction(Options(name="table2", budget=Budget.parse("30epochs")))
     errors = {0: (9.5, 9.25), 1: (10.0, 9.5), 2: (10.5, 10.0)}
     results = {
-        p.cell.name: {"error": errors[p.seed][0], "best_error": errors[p.seed][1]}
-        for p in reproduction.places
+        p.cell.name: Result(
+            numbers={"error": errors[p.seed][0], "best_error": errors[p.seed][1]},
+            data="of a test",
+            machine={"device": "EPYC", "precision": "bfloat16", "torch": "2.14"},
+        )
+        for p in reproduction.entries
         if p.row.title == "softmax" and p.column.title == "ResNet-20"
     }
-    text = to_text(reproduction.experiment, reproduction.places, results)
+    text = to_text(reproduction.experiment, reproduction.entries, results)
     line = next(line for line in text.splitlines() if line.startswith("softmax") and " ResNet-20 " in line)
     assert re.split(r"\s{2,}", line) == [
         "softmax [shortened: 30 of 300 epochs]",
@@ -181,7 +193,7 @@ def test_figures_are_means_over_seeds_beside_the_papers() -> None:
     assert "with a budget, shortened: 30 of 300 epochs" in text
     gm = next(line for line in text.splitlines() if line.startswith("GM alpha=0.3 [") and " ResNet-110 " in line)
     assert re.split(r"\s{2,}", gm)[2:] == ["-", "-", "4.96 ± 0.03", "-"]
-    rows = list(csv.DictReader(to_csv(reproduction.places, results).splitlines()))
+    rows = list(csv.DictReader(to_csv(reproduction.experiment, reproduction.entries, results).splitlines()))
     assert [(row["seed"], row["value"], row["best_epoch_value"]) for row in rows] == [
         ("0", "9.5000", "9.2500"),
         ("1", "10.0000", "9.5000"),
@@ -190,6 +202,8 @@ def test_figures_are_means_over_seeds_beside_the_papers() -> None:
     assert {(row["row"], row["column"], row["epochs"], row["of_epochs"]) for row in rows} == {
         ("softmax", "ResNet-20", "30", "300")
     }
+    assert {(row["paper"], row["paper_source"]) for row in rows} == {("8.75", "He et al.'s, another recipe")}
+    assert {(row["like_recipe"], row["device"], row["precision"]) for row in rows} == {("7.4", "EPYC", "bfloat16")}
 
 
 @pytest.mark.parametrize(
@@ -202,6 +216,9 @@ def test_figures_are_means_over_seeds_beside_the_papers() -> None:
         (["reproduce", "table1", "--filter=resnet"], 2, "--filter: no cell has all of resnet in its title"),
         (["reproduce", "table1", "--jobs=0"], 2, "--jobs: 0, must be a whole number"),
         (["reproduce", "table1", "--config=none.yaml"], 2, "none.yaml: no such configuration file"),
+        (["reproduce", "table1", "--config=casia.yaml"], 2, "casia.yaml: of another kind of run than mnist.yaml"),
+        (["reproduce", "fig4", "--config=mnist.yaml"], 2, "mnist.yaml: of another kind of run than casia.yaml"),
+        (["reproduce", "table1", "--data=nowhere"], 1, "nowhere/mnist: no files of"),
     ],
 )
 def test_wrong_use_is_named(

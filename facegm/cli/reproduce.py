@@ -1,11 +1,11 @@
 """`facegm reproduce`: a table or figure of the paper, from runs to a page."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
 from facegm.cli.options import whole_number
-from facegm.reproduce.experiments import EXPERIMENTS
+from facegm.reproduce.paper import EXPERIMENTS
 
 
 def parser() -> ArgumentParser:
@@ -13,8 +13,9 @@ def parser() -> ArgumentParser:
     options = ArgumentParser(
         prog="facegm reproduce",
         description="Make a table or figure of the paper again: train each of its cells, and put the results beside "
-        "the paper's. Finished cells are not done again, cells that were begun are gone on with, and several such "
-        "commands, on several machines too, share the work of one output folder.",
+        "the paper's.\nFinished cells are not done again, cells that were begun are gone on with, and several such "
+        "commands,\non several machines too, share the work of one output folder.",
+        formatter_class=RawDescriptionHelpFormatter,
         epilog="\n".join(f"{name}: {experiment.title}" for name, experiment in EXPERIMENTS.items()),
         allow_abbrev=False,
     )
@@ -28,7 +29,10 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--output", type=Path, default=Path("reproduced"), help="folder of cells and results (default: reproduced)"
     )
-    options.add_argument("--config", help="configuration in place of the shipped one, such as celeba291.yaml for fig4")
+    options.add_argument(
+        "--config",
+        help="configuration in place of the shipped one, such as celeba291.yaml for fig4; its data lie where it says",
+    )
     options.add_argument(
         "--budget", help="time for the whole grid, such as 10m or 2h, or epochs of each cell, such as 30epochs"
     )
@@ -37,13 +41,18 @@ def parser() -> ArgumentParser:
         action="append",
         default=[],
         metavar="TEXT",
-        help="do only cells with this text in their title, such as 'seed 0'; may be given again",
+        help="do only cells with this text in their title, such as 'seed 0' or 'GM alpha=0,'; of several, with all",
     )
     options.add_argument(
         "--array", type=_part, default=(1, 1), metavar="I/N", help="do the I-th of N parts of the cells, for job arrays"
     )
     options.add_argument(
         "--jobs", type=whole_number(minimum=1), help="cells side by side (default: one a GPU, or else one a core)"
+    )
+    options.add_argument(
+        "--download",
+        action="store_true",
+        help="have torchvision fetch MNIST or CIFAR before, into the sets' folder",
     )
     options.add_argument("--dry-run", action="store_true", help="list the cells and how long they would take; do none")
     return options
@@ -54,6 +63,8 @@ def run(arguments: Sequence[str]) -> None:
     given = parser().parse_args(arguments)
     import torch
 
+    from facegm.classification.download import download
+    from facegm.config import find_config
     from facegm.data.machine import cores
     from facegm.reproduce.budget import Budget
     from facegm.reproduce.reproduction import Options, Reproduction
@@ -64,15 +75,22 @@ def run(arguments: Sequence[str]) -> None:
             name=given.experiment,
             data=given.data,
             output=given.output,
-            config=given.config,
+            config=None if given.config is None else find_config(given.config),
             budget=None if given.budget is None else Budget.parse(given.budget),
             filters=given.filter,
             part=given.array,
             jobs=given.jobs or gpus or cores(),
             gpus=gpus,
+            is_dry=given.dry_run,
         )
     )
-    print(reproduction.plan() if given.dry_run else reproduction.run())
+    if given.dry_run:
+        print(reproduction.plan())
+        return
+    for config in reproduction.image_configs() if given.download else ():
+        if config.data.set != "folder":
+            download(config.data.set, config.data.folder)
+    reproduction.run()
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -1,41 +1,29 @@
 """How long the runs of a grid take on this machine, and how much of their schedule a budget buys."""
 
 import json
+import logging
+import math
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from facegm.classification.config import ImageRunConfig
 from facegm.data.files import create_atomically
 from facegm.errors import FacegmError, UsageError
 from facegm.faces.config import FaceRunConfig
+from facegm.reproduce.cell_data import DataSets, DataSize
 
-RunConfig = TypeVar("RunConfig", bound=ImageRunConfig | FaceRunConfig)
+logger = logging.getLogger(__name__)
+Config = TypeVar("Config", bound=ImageRunConfig | FaceRunConfig)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PROBED_STEPS, PROBED_IMAGES = 3, 32
-"""Steps that are timed, after a first one, and the images of each at most."""
-
-
-class SetSize(NamedTuple):
-    """What a training set costs to go through."""
-
-    images: int
-    classes: int
-    channels: int
-    side: int
-
-
-SIZES = {
-    "mnist": SetSize(60_000, 10, 1, 28),
-    "cifar10": SetSize(50_000, 10, 3, 32),
-    "cifar100": SetSize(50_000, 100, 3, 32),
-    "folder": SetSize(1_281_167, 1_000, 3, 224),  # ImageNet
-}
-FACES = SetSize(494_414, 10_575, 3, 120)  # CASIA-WebFace
+"""Steps that are timed, after a first one, and the images of each at most on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +61,63 @@ class Budget:
         return min(config.train.epochs, wanted)
 
 
-def share_of_budget(
-    budget: Budget, configs: Sequence[ImageRunConfig | FaceRunConfig], file: Path, *, jobs: int
-) -> float:
-    """How much of the whole runs' time a budget is, by a few steps on this machine.
-
-    It is kept in a file, so that the same command, given again or elsewhere, goes on with the same grid.
+class DividedBudget:
+    """A budget of time, divided among the runs of a grid once for all.
 
     Args:
-        budget: a time.
-        configs: of the whole runs.
-        file: where it is kept.
-        jobs: runs side by side.
+        file: where the division is kept, so that the same command, given again or elsewhere, goes on with the same
+            grid.
     """
-    if budget.seconds is None:
-        return 1.0
-    if not file.is_file():
-        share = min(1.0, budget.seconds * jobs / sum(seconds_of(configs)))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        create_atomically(file, json.dumps({"budget": budget.text, "jobs": jobs, "share": share}).encode())
-    try:
-        return float(json.loads(file.read_bytes())["share"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FacegmError(f"{file}: damaged; remove it, and the budget is divided anew") from error
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def share(self, budget: Budget, seconds: Sequence[float], *, jobs: int, is_kept: bool) -> float:
+        """How much of the whole runs' time the budget is.
+
+        Args:
+            budget: seconds in all.
+            seconds: those of the whole runs, as far as they are known.
+            jobs: runs side by side.
+            is_kept: whether to keep the division, where there is none yet.
+
+        Raises:
+            FacegmError: the file is damaged.
+        """
+        assert budget.seconds is not None
+        known = [one for one in seconds if math.isfinite(one)]
+        share = min(1.0, budget.seconds * jobs / sum(known))
+        division = {"budget": budget.text, "jobs": jobs, "share": share}
+        if not self._file.is_file():
+            if not is_kept:
+                return share
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            create_atomically(self._file, json.dumps(division).encode())
+        return self.kept(jobs=jobs)
+
+    def kept(self, *, jobs: int) -> float:
+        """The share that was found before.
+
+        Raises:
+            FacegmError: the file is damaged.
+        """
+        try:
+            division = json.loads(self._file.read_bytes())
+            share, with_jobs = float(division["share"]), int(division["jobs"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FacegmError(f"{self._file}: damaged; remove it, and the budget is divided anew") from error
+        logger.info(f"{share:.2%} of the whole schedule, as divided for {with_jobs} jobs in {self._file}")
+        if with_jobs != jobs:
+            logger.warning(f"these are {jobs} jobs: the grid takes {with_jobs / jobs:.2g} times the budget")
+        return share
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was divided before."""
+        return self._file.is_file()
 
 
-def shortened(config: RunConfig, epochs: float) -> RunConfig:
+def shortened(config: Config, epochs: float) -> Config:
     """A run of fewer epochs, whose schedules shrink in proportion.
 
     Milestones and warm-ups are shares of the run, and shrink by themselves; L-Softmax's annealing goes by steps.
@@ -108,20 +127,36 @@ def shortened(config: RunConfig, epochs: float) -> RunConfig:
     return replace(config, train=replace(config.train, epochs=epochs), loss=replace(config.loss, l_softmax=l_softmax))
 
 
-def seconds_of(configs: Sequence[ImageRunConfig | FaceRunConfig]) -> list[float]:
-    """Estimated seconds of each run, on one core or one GPU, by the time of a few steps that are not compiled."""
+# ------------------------------------------------------------------------------------------------- times
+
+
+def seconds_of(configs: Sequence[ImageRunConfig | FaceRunConfig], data: DataSets) -> list[float]:
+    """Estimated seconds of each run, on one core or one GPU, by the time of a few steps that are not compiled.
+
+    The steps are taken in a process of their own, whose memory is free again afterwards. A network that cannot be built
+    here has no time (NaN).
+
+    Args:
+        configs: of the runs.
+        data: how much they are trained on.
+    """
     rates: dict[str, float] = {}
     seconds = []
-    for config in configs:
-        network = str((config.model, config.train.batch_size))
-        if network not in rates:
-            rates[network] = _images_per_second(config)
-        size = SIZES[config.data.set] if isinstance(config, ImageRunConfig) else FACES
-        seconds.append(size.images * config.train.epochs / rates[network])
+    with ProcessPoolExecutor(1, get_context("spawn")) as prober:
+        for config in configs:
+            size = data.size(config)
+            network = f"{config.model} {config.train.batch_size} {size.classes}"
+            if network not in rates:
+                try:
+                    rates[network] = prober.submit(_images_per_second, config, size).result()
+                except FacegmError as error:
+                    logger.warning(f"no time can be told: {error}")
+                    rates[network] = math.nan
+            seconds.append(size.images * config.train.epochs / rates[network])
     return seconds
 
 
-def _images_per_second(config: ImageRunConfig | FaceRunConfig) -> float:
+def _images_per_second(config: ImageRunConfig | FaceRunConfig, size: DataSize) -> float:
     """Of training steps on random images."""
     import torch
 
@@ -130,41 +165,31 @@ def _images_per_second(config: ImageRunConfig | FaceRunConfig) -> float:
     from facegm.training.distributed import Processes
     from facegm.training.loop import Trainer
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        task, size = _task(config)
-        task.to(device).to(memory_format=torch.channels_last)
-        count = min(config.train.batch_size, PROBED_IMAGES)
-        images = torch.randint(256, (count, size.side, size.side, size.channels), dtype=torch.uint8)
-        batch = Batch(images, torch.randint(size.classes, (count,))).to(device)
-        processes = Processes(rank=0, world_size=1, device=device)
-        trainer = Trainer(task, config.optimizer, replace(config.train, capture=False, accumulate=1), processes)
-        seconds = []
-        for _ in range(1 + PROBED_STEPS):
-            begin = time.monotonic()
-            terms = trainer.step(batch, Progress(0, 1), lambda _: None)
-            terms["loss"].item()
-            seconds.append(time.monotonic() - begin)
-    finally:
-        torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task = _task(config, size).to(device).to(memory_format=torch.channels_last)
+    count = config.train.batch_size if device.type == "cuda" else min(config.train.batch_size, PROBED_IMAGES)
+    images = torch.randint(256, (count, size.side, size.side, size.channels), dtype=torch.uint8)
+    batch = Batch(images, torch.randint(size.classes, (count,))).to(device)
+    processes = Processes(rank=0, world_size=1, device=device)
+    trainer = Trainer(task, config.optimizer, replace(config.train, capture=False, accumulate=1), processes)
+    seconds = []
+    for _ in range(1 + PROBED_STEPS):
+        begin = time.monotonic()
+        trainer.step(batch, Progress(0, 1), lambda _: None)["loss"].item()
+        seconds.append(time.monotonic() - begin)
     return count / median(seconds[1:])
 
 
-def _task(config: ImageRunConfig | FaceRunConfig) -> tuple[Any, SetSize]:
+def _task(config: ImageRunConfig | FaceRunConfig, size: DataSize) -> Any:
     """A task as the run would have it, on images that need no augmentation."""
     if isinstance(config, FaceRunConfig):
         from facegm.faces.task import FaceTask
 
-        size = FACES._replace(side=config.preprocessing.crop_size)
-        return FaceTask(config.model, config.loss, config.preprocessing, size.classes), size
+        return FaceTask(config.model, config.loss, config.preprocessing, size.classes)
     from facegm.classification.classifier import Description, ImageClassifier
     from facegm.classification.task import ImageTask
 
-    size = SIZES[config.data.set]
-    if config.data.set == "folder":
-        size = size._replace(side=config.data.side)
     description = Description(
         model=config.model,
         loss=config.loss,
@@ -173,4 +198,4 @@ def _task(config: ImageRunConfig | FaceRunConfig) -> tuple[Any, SetSize]:
         channels=size.channels,
         side=size.side,
     )
-    return ImageTask(ImageClassifier(description), None), size
+    return ImageTask(ImageClassifier(description), None)

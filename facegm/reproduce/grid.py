@@ -14,6 +14,8 @@ from facegm.training.interruption import StopSignals
 logger = logging.getLogger(__name__)
 LOOK_EVERY = 2.0
 """Seconds between two looks at cells that others are working on."""
+TAKEN_FOR = 60.0
+"""Seconds for which a cell is left alone whose folder was found taken."""
 
 
 class Job(NamedTuple):
@@ -38,6 +40,8 @@ class Grid:
     def __init__(self, cells: dict[Cell, str], folder: Path, *, jobs: int, gpus: int) -> None:
         self._titles, self._folder, self._slots, self._gpus = cells, folder, list(range(jobs)), gpus
         self._waiting, self._running, self._failed = list(cells), list[Job](), list[Cell]()
+        self._taken: dict[Cell, float] = {}
+        self._said_to_wait = False
         self._context = get_context("spawn")  # a fork would inherit this process's threads and signals
 
     def run(self) -> None:
@@ -66,8 +70,9 @@ class Grid:
         for cell in list(self._waiting):
             if cell.result(self._folder) is not None:
                 self._waiting.remove(cell)
-            elif self._slots and not cell.is_taken(self._folder):
+            elif self._slots and self._is_free(cell):
                 self._waiting.remove(cell)
+                self._said_to_wait = False
                 slot = self._slots.pop(0)
                 gpu = slot % self._gpus if self._gpus else None
                 process = self._context.Process(target=train_cell, args=(cell, self._folder, self._log(cell), gpu))
@@ -75,9 +80,17 @@ class Grid:
                 self._running.append(Job(cell, process, slot))
                 logger.info(f"begins  {cell.name}  {self._titles[cell]}")
 
+    def _is_free(self, cell: Cell) -> bool:
+        """Whether nobody is at work on it, nor was a moment ago, such as `facegm train` in its folder."""
+        return time.monotonic() > self._taken.get(cell, 0.0) and not cell.is_taken(self._folder)
+
     def _wait(self) -> None:
         """Until a process ends, or it is time to look again at what others do."""
         if not self._running:
+            if self._waiting and not self._said_to_wait:
+                names = ", ".join(cell.name for cell in self._waiting[:5])
+                logger.info(f"waits for {len(self._waiting)} cells that others work on: {names}")
+                self._said_to_wait = True
             if self._waiting:
                 time.sleep(LOOK_EVERY)
             return
@@ -91,13 +104,15 @@ class Grid:
         result = job.cell.result(self._folder)
         if job.process.exitcode == TAKEN_EXIT_CODE:
             self._waiting.append(job.cell)
+            self._taken[job.cell] = time.monotonic() + TAKEN_FOR
         elif result is not None:
-            left = len(self._waiting) + len(self._running)
-            numbers = ", ".join(f"{name} {result[name]:.2f}" for name in ("error", "lfw_accuracy") if name in result)
+            left, found = len(self._waiting) + len(self._running), result.numbers
+            numbers = ", ".join(f"{name} {found[name]:.2f}" for name in ("error", "lfw_accuracy") if name in found)
             logger.info(f"done    {job.cell.name}  {self._titles[job.cell]}: {numbers}; {left} cells are left")
         else:
             self._failed.append(job.cell)
-            logger.error(f"failed  {job.cell.name}  {self._titles[job.cell]}; see {self._log(job.cell)}")
+            reason = self._log(job.cell).read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+            logger.error(f"failed  {job.cell.name}  {self._titles[job.cell]}: {reason}")
 
     def _stop(self) -> None:
         """End what runs, each with a checkpoint."""

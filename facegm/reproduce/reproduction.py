@@ -1,6 +1,8 @@
 """A table or figure made again: its cells done or gone on with, and the results beside what was published."""
 
 import fcntl
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +12,18 @@ from pathlib import Path
 from facegm.classification.config import ImageRunConfig
 from facegm.config import find_config, parse_config, task_of
 from facegm.data.files import replace_atomically
-from facegm.errors import UsageError
+from facegm.errors import FacegmError, StoppedError, UsageError
 from facegm.faces.config import FaceRunConfig
-from facegm.reproduce.budget import Budget, seconds_of, share_of_budget, shortened
+from facegm.reproduce.budget import Budget, DividedBudget, seconds_of, shortened
+from facegm.reproduce.cell_data import DataSets
 from facegm.reproduce.cells import Cell
-from facegm.reproduce.experiments import EXPERIMENTS, changed
+from facegm.reproduce.experiment import changed
 from facegm.reproduce.grid import Grid
+from facegm.reproduce.paper import EXPERIMENTS
 from facegm.reproduce.presentation import write_page
-from facegm.reproduce.table import Place, Results, to_csv, to_text
+from facegm.reproduce.table import Entry, Results, to_csv, to_text
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +33,11 @@ class Options:
     name: str
     """Which, such as table1."""
     data: Path = Path("data")
-    """Folder with a folder for each set, named as its configuration is: mnist, cifar10, cifar100, imagenet; for faces
-    the store, casia, and lfw."""
+    """Folder with a folder for each set, named as its shipped configuration is: mnist, cifar10, cifar100, imagenet; for
+    faces the store, casia, and lfw."""
     output: Path = Path("reproduced")
-    config: str | None = None
-    """A configuration in place of the shipped one."""
+    config: Path | None = None
+    """A configuration in place of the shipped one, whose data lie where it says."""
     budget: Budget | None = None
     filters: Sequence[str] = ()
     """Texts that a cell's title must hold, all of them."""
@@ -41,6 +47,8 @@ class Options:
     """Runs side by side."""
     gpus: int = 0
     """Of this machine."""
+    is_dry: bool = False
+    """Whether nothing is to be written."""
 
 
 class Reproduction:
@@ -50,20 +58,20 @@ class Reproduction:
         options: which, and how.
 
     Raises:
-        UsageError: there is no cell of that title.
+        UsageError: there is no cell of that title, or a configuration is of another kind of run.
         FacegmError: a configuration cannot be read.
     """
 
     def __init__(self, options: Options) -> None:
-        self._options = options
+        self._options, self._data = options, DataSets()
         self.experiment = EXPERIMENTS[options.name]
         self.cells_folder = options.output / "cells"
-        budget = "" if options.budget is None else f"-{options.budget.text}"
-        self.stem = options.output / f"{options.name}{budget}"
-        self.places = self._places()
-        chosen = [p for p in self.places if all(text.lower() in p.title.lower() for text in options.filters)]
+        parts = [options.name, options.config and options.config.stem, options.budget and options.budget.text]
+        self._stem = "-".join(str(part) for part in parts if part)
+        self.entries = self._entries()
+        chosen = [p for p in self.entries if all(text.lower() in p.title.lower() for text in options.filters)]
         if not chosen:
-            titles = "; ".join(p.title for p in self.places[:4])
+            titles = "; ".join(p.title for p in self.entries[:4])
             raise UsageError(
                 f"--filter: no cell has all of {', '.join(options.filters)} in its title, such as {titles}"
             )
@@ -72,48 +80,76 @@ class Reproduction:
         number, count = options.part
         self.chosen = [by_name[name] for name in names[number - 1 :: count]]
 
-    def run(self) -> str:
-        """Do what is not done, and write table and page; the results as text, with those two files.
+    def run(self) -> None:
+        """Do what is not done, write table and page, and log the results.
 
         Raises:
-            FacegmError: cells have failed; what is done stands in the results.
-            StoppedError: a signal came; likewise.
+            FacegmError: data are missing or others than before, or cells have failed; what is done stands in the
+                results.
+            StoppedError: a signal came; what is done stands in the table.
         """
-        titles = {p.cell: p.title for p in self.chosen}
+        self._check_data()
+        failure: FacegmError | None = None
         try:
+            titles = {p.cell: p.title for p in self.chosen}
             Grid(titles, self.cells_folder, jobs=self._options.jobs, gpus=self._options.gpus).run()
-        finally:
-            results = self.results()
-            with self._alone():
-                table = self.stem.with_name(f"{self.stem.name}.csv")
-                replace_atomically(table, to_csv(self.places, results).encode())
+        except StoppedError:
+            self._write_table()
+            raise
+        except FacegmError as error:
+            failure = error
+        table = self._write_table()
         with self._alone():
-            name = self._options.name
-            page = write_page(name, self.experiment, self.places, results, self.cells_folder, self.stem)
-        return f"{to_text(self.experiment, self.places, results)}\n\n{table}\n{page}"
+            name, stem = self._options.name, self._options.output / self._stem
+            page = write_page(name, self.experiment, self.entries, self.results(), self.cells_folder, stem)
+        logger.info(f"\n{to_text(self.experiment, self.entries, self.results())}\n\n{table}\n{page}")
+        if failure is not None:
+            raise failure
 
     def results(self) -> Results:
-        """The numbers of all cells that are finished."""
-        found = {p.cell.name: p.cell.result(self.cells_folder) for p in self.places}
-        return {name: numbers for name, numbers in found.items() if numbers is not None}
+        """What all cells that are finished have come to."""
+        found = {p.cell.name: p.cell.result(self.cells_folder) for p in self.entries}
+        return {name: result for name, result in found.items() if result is not None}
 
     def plan(self) -> str:
         """The cells that would be done, how they stand, and how long they would take here."""
         lines, left = [], 0.0
         results = self.results()
-        for place, seconds in zip(self.chosen, seconds_of([p.cell.config for p in self.chosen]), strict=True):
-            name, epochs = place.cell.name, place.cell.config.train.epochs
+        times = seconds_of([p.cell.config for p in self.chosen], self._data)
+        for entry, seconds in zip(self.chosen, times, strict=True):
+            name, epochs = entry.cell.name, entry.cell.config.train.epochs
             state = "to do"
             if name in results:
                 state, seconds = "done", 0.0
-            elif self.cells_folder.is_dir() and place.cell.is_taken(self.cells_folder):
+            elif self.cells_folder.is_dir() and entry.cell.is_taken(self.cells_folder):
                 state = "in work"
-            left += seconds
-            time = timedelta(seconds=round(seconds))
-            lines.append(f"{name}  {state:<7}  {epochs:>6g} epochs  {time!s:>16}  {place.title}")
-        total = timedelta(seconds=round(left / self._options.jobs))
+            left += seconds if math.isfinite(seconds) else 0.0
+            lines.append(f"{name}  {state:<7}  {epochs:>6g} epochs  {_duration(seconds):>16}  {entry.title}")
+        total = _duration(left / self._options.jobs)
         lines.append(f"{len(self.chosen)} cells, {total} with {self._options.jobs} side by side, by steps not compiled")
         return "\n".join(lines)
+
+    def image_configs(self) -> list[ImageRunConfig]:
+        """Of each set of images that the chosen cells are trained on, one configuration."""
+        configs = [p.cell.config for p in self.chosen]
+        return list({str(c.data): c for c in configs if isinstance(c, ImageRunConfig)}.values())
+
+    def _check_data(self) -> None:
+        """Refuse to begin without data, or to go on with others than finished cells were made of."""
+        for entry in self.chosen:
+            result = entry.cell.result(self.cells_folder)
+            data = self._data.open(entry.cell.config).description
+            if result is not None and result.data != data:
+                raise FacegmError(
+                    f"{self.cells_folder / entry.cell.name}: was made of {result.data}, and now there are {data}; give "
+                    "another --output, or the data of then"
+                )
+
+    def _write_table(self) -> Path:
+        path = self._options.output / f"{self._stem}.csv"
+        with self._alone():
+            replace_atomically(path, to_csv(self.experiment, self.entries, self.results()).encode())
+        return path
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -122,32 +158,48 @@ class Reproduction:
             fcntl.lockf(lock, fcntl.LOCK_EX)
             yield
 
-    def _places(self) -> list[Place]:
-        experiment, o = self.experiment, self._options
-        bases = {row.config: self._base(row.config or o.config or experiment.config) for row in experiment.rows}
+    # --------------------------------------------------------------------------------------------- cells
+
+    def _entries(self) -> list[Entry]:
+        experiment = self.experiment
+        bases = {row.config: self._base(row.config) for row in experiment.rows}
         whole = [
             (row, column, seed, changed(bases[row.config], {**row.overrides, **column.overrides, "train.seed": seed}))
             for row, column, seed in experiment.places()
         ]
-        share = 1.0
-        if o.budget is not None:
-            distinct = {Cell(config).name: config for *_, config in whole}
-            file = self.stem.with_name(f"{self.stem.name}.json")
-            share = share_of_budget(o.budget, list(distinct.values()), file, jobs=o.jobs)
-        places = []
+        share = self._share([config for *_, config in whole])
+        entries = []
         for row, column, seed, config in whole:
-            epochs = config.train.epochs if o.budget is None else o.budget.epochs_of(config, share)
-            cell = Cell(shortened(config, epochs), self._lfw(config))
-            places.append(Place(row, column, seed, cell, config.train.epochs))
-        return places
+            budget = self._options.budget
+            epochs = config.train.epochs if budget is None else budget.epochs_of(config, share)
+            lfw = self._options.data / "lfw" if isinstance(config, FaceRunConfig) else None
+            entries.append(Entry(row, column, seed, Cell(shortened(config, epochs), lfw), config.train.epochs))
+        return entries
+
+    def _share(self, configs: Sequence[ImageRunConfig | FaceRunConfig]) -> float:
+        """How much of the whole grid's time the budget buys."""
+        o = self._options
+        if o.budget is None or o.budget.seconds is None:
+            return 1.0
+        divided = DividedBudget(o.output / f"{self._stem}.json")
+        if divided.is_kept:
+            return divided.kept(jobs=o.jobs)
+        distinct = list({Cell(config).name: config for config in configs}.values())
+        return divided.share(o.budget, seconds_of(distinct, self._data), jobs=o.jobs, is_kept=not o.is_dry)
 
     def _base(self, name: str) -> ImageRunConfig | FaceRunConfig:
-        """A configuration, with its data where the options say they lie."""
-        path = find_config(name)
-        folder = self._options.data / path.stem
-        if task_of(path) is None:
-            return changed(parse_config(path, FaceRunConfig), {"data.store": folder})
-        return changed(parse_config(path, ImageRunConfig), {"data.folder": folder})
+        """A configuration that rows and columns change: shipped, with its data in the folder of all, or the user's."""
+        shipped = find_config(name or self.experiment.config)
+        path = shipped if name or self._options.config is None else self._options.config
+        if task_of(path) != task_of(shipped):
+            raise UsageError(f"--config: {path}: of another kind of run than {shipped.name}")
+        root: type[ImageRunConfig | FaceRunConfig] = FaceRunConfig if task_of(path) is None else ImageRunConfig
+        config = parse_config(path, root)
+        if path != shipped:
+            return config
+        key = "data.store" if isinstance(config, FaceRunConfig) else "data.folder"
+        return changed(config, {key: self._options.data / path.stem})
 
-    def _lfw(self, config: ImageRunConfig | FaceRunConfig) -> Path | None:
-        return self._options.data / "lfw" if isinstance(config, FaceRunConfig) else None
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds))) if math.isfinite(seconds) else "unknown"

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from facegm.reproduce.cells import Cell
-from facegm.reproduce.experiments import Column, Experiment, Row
+from facegm.reproduce.cells import Cell, Result
+from facegm.reproduce.experiment import Column, Experiment, Row
 
-CSV_COLUMNS = ("row", "column", "seed", "metric", "value", "best_epoch_value", "epochs", "of_epochs", "cell")
+CSV_COLUMNS = (
+    *("row", "column", "seed", "metric", "value", "best_epoch_value", "epochs", "of_epochs", "cell"),
+    *("paper", "paper_source", "like_recipe", "like_recipe_source", "device", "precision", "torch"),
+)
 
 
 @dataclass(frozen=True)
-class Place:
+class Entry:
     """Where a cell stands in the table; several columns may show numbers of the same one."""
 
     row: Row
@@ -29,23 +32,23 @@ class Place:
         return f"{self.row.title}, {self.column.title}, seed {self.seed}"
 
 
-Results = Mapping[str, Mapping[str, float]]
-"""The numbers of finished cells, by their names."""
+Results = Mapping[str, Result]
+"""What finished cells have come to, by their names."""
 
 
-def values_at(places: Sequence[Place], results: Results, row: Row, column: Column, *, which: str = "") -> list[float]:
+def values_at(entries: Sequence[Entry], results: Results, row: Row, column: Column, *, which: str = "") -> list[float]:
     """Our figures of a row and column, one a finished seed.
 
     Args:
-        places: of the whole grid.
+        entries: of the whole grid.
         results: of finished cells.
         row: which row.
         column: which column.
         which: empty for the last epoch, `best_` for the best one.
     """
-    cells = [p.cell.name for p in places if p.row is row and p.column is column and p.cell.name in results]
+    cells = [p.cell.name for p in entries if p.row is row and p.column is column and p.cell.name in results]
     name = f"{which}{column.metric}"
-    return [results[cell][name] for cell in cells if name in results[cell]]
+    return [results[cell].numbers[name] for cell in cells if name in results[cell].numbers]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -57,41 +60,47 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.2f} ± {stdev(values):.2f} ({len(values)} seeds)"
 
 
-def length_of(places: Sequence[Place]) -> str:
+def length_of(entries: Sequence[Entry]) -> str:
     """In words, how much shorter than the whole schedule the runs are; empty where they are not."""
-    lengths = sorted({(p.cell.config.train.epochs, p.whole_epochs) for p in places})
+    lengths = sorted({(p.cell.config.train.epochs, p.whole_epochs) for p in entries})
     if all(epochs >= whole for epochs, whole in lengths):
         return ""
     return "shortened: " + ", ".join(f"{epochs:g} of {whole:g} epochs" for epochs, whole in lengths)
 
 
-def to_csv(places: Sequence[Place], results: Results) -> str:
-    """A line a finished place, in the grid's order; the same results make the same bytes."""
+def to_csv(experiment: Experiment, entries: Sequence[Entry], results: Results) -> str:
+    """A line a finished entry, in the grid's order; the same results make the same bytes."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(CSV_COLUMNS)
-    for p in places:
-        numbers = results.get(p.cell.name, {})
-        if p.column.metric in numbers:
-            best = numbers.get(f"best_{p.column.metric}")
-            values = [f"{numbers[p.column.metric]:.4f}", "" if best is None else f"{best:.4f}"]
+    for p in entries:
+        result, metric = results.get(p.cell.name), p.column.metric
+        if result is not None and metric in result.numbers:
+            best = result.numbers.get(f"best_{metric}")
+            values = [f"{result.numbers[metric]:.4f}", "" if best is None else f"{best:.4f}"]
             epochs = f"{p.cell.config.train.epochs:g}", f"{p.whole_epochs:g}"
-            lines.writerow([p.row.title, p.column.title, p.seed, p.column.metric, *values, *epochs, p.cell.name])
+            at = p.row.title, p.column.title
+            others = [figures.get(at) for figures in (experiment.paper, experiment.peers)]
+            published = [
+                text for one in others for text in (("", "") if one is None else (f"{one.mean:g}", one.source))
+            ]
+            machine = [result.machine[key] for key in ("device", "precision", "torch")]
+            lines.writerow([*at, p.seed, metric, *values, *epochs, p.cell.name, *published, *machine])
     return text.getvalue()
 
 
-def to_text(experiment: Experiment, places: Sequence[Place], results: Results) -> str:
+def to_text(experiment: Experiment, entries: Sequence[Entry], results: Results) -> str:
     """The table for a console: a line a row and column, ours beside the paper's and the best known like it."""
-    rows = [("", "", "last epoch", "best epoch", "paper", "best known of a like recipe")]
+    rows = [("", "", "last epoch", "best validated epoch", "paper", "best known of a like recipe")]
     for row in experiment.rows:
-        length = length_of([p for p in places if p.row is row])
+        length = length_of([p for p in entries if p.row is row])
         for column in experiment.columns:
-            ours, best = (spread(values_at(places, results, row, column, which=w)) for w in ("", "best_"))
+            ours, best = (spread(values_at(entries, results, row, column, which=w)) for w in ("", "best_"))
             at = row.title, column.title
             paper, peer = (str(figures.get(at, "-")) for figures in (experiment.paper, experiment.peers))
             rows.append((f"{row.title}{f' [{length}]' if length else ''}", column.title, ours, best, paper, peer))
     widths = [max(len(line[number]) for line in rows) for number in range(len(rows[0]))]
-    length = length_of(places)
+    length = length_of(entries)
     head = [experiment.title, *([f"with a budget, {length}"] if length else [])]
     body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in rows]
     return "\n".join([*head, "", *body, "", *experiment.notes])

@@ -3,95 +3,10 @@
 Errors and accuracies are percentages on the test images, unless a column says otherwise.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-Metric = Literal[
-    "error", "top5_error", "accuracy", "mean_distance", "distance_deviation", "optimal_distance", "lfw_accuracy"
-]
-Overrides = Mapping[str, Any]
-"""Values of a configuration by dotted key."""
-Config = TypeVar("Config")
-
-
-@dataclass(frozen=True)
-class Published:
-    """A figure of somebody's paper or repository."""
-
-    mean: float
-    deviation: float | None = None
-    source: str = ""
-    """Where it is from, if not from the paper's own runs."""
-
-    def __str__(self) -> str:
-        text = f"{self.mean:.2f}" if self.deviation is None else f"{self.mean:.2f} ± {self.deviation:.2f}"
-        return f"{text} ({self.source})" if self.source else text
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table."""
-
-    title: str
-    overrides: Overrides = field(default_factory=dict)
-    config: str = ""
-    """Shipped configuration, where it is another than the experiment's."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table, and what is measured for it."""
-
-    title: str
-    overrides: Overrides = field(default_factory=dict)
-    metric: Metric = "error"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A table or figure: a run for each row, column and seed."""
-
-    title: str
-    config: str
-    """Shipped configuration that rows and columns change."""
-    rows: Sequence[Row]
-    columns: Sequence[Column]
-    seeds: int = 3
-    paper: Mapping[tuple[str, str], Published] = field(default_factory=dict)
-    """By titles of row and column."""
-    peers: Mapping[tuple[str, str], Published] = field(default_factory=dict)
-    """Best figures known of a recipe like ours, by others."""
-    notes: Sequence[str] = ()
-
-    def places(self) -> Iterator[tuple[Row, Column, int]]:
-        """Rows, columns and seeds, those of seed 0 first, so that a table fills evenly."""
-        for seed in range(self.seeds):
-            for row in self.rows:
-                for column in self.columns:
-                    yield row, column, seed
-
-
-def changed(config: Config, overrides: Overrides) -> Config:
-    """A configuration with some values changed.
-
-    Args:
-        config: a dataclass of sections, which are dataclasses too.
-        overrides: values by dotted key.
-
-    Raises:
-        KeyError: there is no such key.
-    """
-    for key, value in overrides.items():
-        config = _changed(config, key.split("."), value)
-    return config
-
-
-def _changed(section: Any, path: Sequence[str], value: Any) -> Any:
-    name, *rest = path
-    if not is_dataclass(section) or name not in {one.name for one in fields(section)}:
-        raise KeyError(name)
-    return replace(section, **{name: _changed(getattr(section, name), rest, value) if rest else value})  # type: ignore[type-var]
+from facegm.reproduce.experiment import Column, Experiment, Published, Row
 
 
 def _grid(
@@ -170,7 +85,7 @@ _FIG1 = Experiment(
 
 _FIG2_COLUMNS = (
     Column("mean distance", metric="mean_distance"),
-    Column("its deviation", metric="distance_deviation"),
+    Column("standard deviation", metric="distance_deviation"),
     Column("optimum of Eq. 16", metric="optimal_distance"),
 )
 _FIG2 = Experiment(
@@ -178,13 +93,13 @@ _FIG2 = Experiment(
     config="mnist.yaml",
     rows=(
         Row("MNIST, 6 convolutions, 100-D", _gm(1.0)),
-        Row("MNIST, ResNet-32", _gm(1.0, **{"model.name": "resnet32"})),
+        Row("MNIST, ResNet-32", _gm(1.0, **{"model.feature_relu": False, "model.name": "resnet32"})),
         Row("CIFAR-10, ResNet-32", _gm(0.3, **{"model.name": "resnet32"}), "cifar10.yaml"),
     ),
     columns=_FIG2_COLUMNS,
     notes=(
-        "The paper shows a ResNet-32 and gives no numbers. Eq. 16 gives 2.725 for 10 classes and lambda = 0.1; the "
-        "weight decay of the means lowers that by half a percent on MNIST.",
+        "The paper shows a ResNet-32 and gives no numbers. Eq. 16 gives 2.725 for 10 classes and lambda = 0.1. Weight "
+        "decay of the means lowers the optimum to 2.681 on MNIST (decay 0.001) and to 2.703 on CIFAR-10 (0.0005).",
     ),
 )
 
