@@ -1,7 +1,8 @@
 """Training of small classifiers, images per second, against a plain loop as torchvision's examples write it.
 
-Both train the same network with the same loss and batch on the same random images, on one core (or one GPU); seconds
-are those of steps alone. The plain loop takes single images through PIL and torchvision's transforms, in float32.
+Both train the same network with the same loss and batch on the same random images; seconds are those of steps alone.
+The plain loop takes single images through PIL and torchvision's transforms, in float32. On a CPU each is timed on one
+core, and on all: there also as `facegm reproduce` uses them, by runs side by side on a core each.
 """
 
 import logging
@@ -9,9 +10,11 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import count, cycle, islice
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
@@ -27,6 +30,7 @@ from facegm.classification.config import ImageRunConfig
 from facegm.classification.run import train_run
 from facegm.classification.task import ImageTask
 from facegm.config import find_config, parse_config
+from facegm.data.machine import cores
 from facegm.data.readers.arrays import LabelledArrays
 from facegm.data.readers.cifar import read_cifar
 from facegm.data.readers.idx import read_mnist
@@ -35,8 +39,10 @@ from facegm.training.run_folder import read_metrics
 
 IS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if IS_GPU else "cpu")
-WARM_UP, STEPS = (50, 400) if IS_GPU else (4, 12)
+WARM_UP, STEPS = (50, 400) if IS_GPU else (4, 24)
 RUNS = 3 if IS_GPU else 5
+SIDE_BY_SIDE = 4 if IS_GPU else cores()
+"""Runs at once, as `facegm reproduce --jobs` has them."""
 IMAGES = 60_000 if IS_GPU else 10_000
 PLAIN = "plain loop"
 
@@ -65,7 +71,6 @@ class SingleImages(Dataset[tuple[torch.Tensor, int]]):
 
 def main() -> None:
     logging.disable(logging.INFO)
-    torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,11 +78,14 @@ def main() -> None:
         write_cifar10(folder / "cifar10")
         for kind in ("mnist", "cifar10"):
             config = parse_config(find_config(f"{kind}.yaml"), ImageRunConfig, [f"--data.folder={folder / kind}"])
-            rows += compare(config, folder)
+            for threads in {1, SIDE_BY_SIDE} if not IS_GPU else {SIDE_BY_SIDE}:
+                rows += compare(config, folder, threads)
     write_results("classify_gpu" if IS_GPU else "classify", rows)
 
 
-def compare(config: ImageRunConfig, folder: Path) -> list[dict[str, object]]:
+def compare(config: ImageRunConfig, folder: Path, threads: int) -> list[dict[str, object]]:
+    """On so many cores, or one GPU."""
+    torch.set_num_threads(threads)
     epochs = (WARM_UP + STEPS) / (IMAGES // config.train.batch_size)
     course = replace(config.train, epochs=epochs, log_every=WARM_UP, checkpoint_every=10**9, compile=False)
     # Without the margin's warm-up, during which no step is captured.
@@ -90,7 +98,7 @@ def compare(config: ImageRunConfig, folder: Path) -> list[dict[str, object]]:
         return whole_loop(of, folder / f"{config.data.set}-{next(number)}")
 
     ways: dict[str, Callable[[], float]] = {
-        PLAIN: plain_loop(config),
+        PLAIN: plain_loop(config, workers=0 if threads == 1 else 2),
         "facegm train": partial(run, config),
         "facegm train, compiled": partial(run, compiled),
     }
@@ -100,11 +108,20 @@ def compare(config: ImageRunConfig, folder: Path) -> list[dict[str, object]]:
             run, replace(config, train=replace(compiled.train, capture=True))
         )
     images = STEPS * config.train.batch_size
-    rows = measure(ways, runs=RUNS, clock=lambda way: way())
+    with ProcessPoolExecutor(SIDE_BY_SIDE, get_context("spawn")) as pool:
+        if threads > 1:
+
+            def runs_at_once() -> float:
+                folders = [folder / f"{config.data.set}-{next(number)}" for _ in range(SIDE_BY_SIDE)]
+                return mean(pool.map(partial(whole_loop_on_one_core, compiled), folders)) / SIDE_BY_SIDE
+
+            ways[f"facegm train, compiled, {SIDE_BY_SIDE} runs side by side"] = runs_at_once
+        rows = measure(ways, runs=RUNS, clock=lambda way: way())
     return [
         {
             "network": config.model.name,
             "batch_size": config.train.batch_size,
+            "cores": threads,
             "images_per_second": round(images / float(str(row["median_s"])), 1),
             "times_plain": round(1 / float(str(row["ratio_to_first"])), 2),
             **row,
@@ -120,13 +137,18 @@ def whole_loop(config: ImageRunConfig, run: Path) -> float:
     return STEPS * config.train.batch_size * mean(1 / float(line["images_per_second"]) for line in lines)
 
 
-def plain_loop(config: ImageRunConfig) -> Callable[[], float]:
+def whole_loop_on_one_core(config: ImageRunConfig, run: Path) -> float:
+    """The same in a process beside others."""
+    logging.disable(logging.INFO)
+    torch.set_num_threads(1)
+    return whole_loop(config, run)
+
+
+def plain_loop(config: ImageRunConfig, workers: int) -> Callable[[], float]:
     """A DataLoader of single images, float32, and the loss read at every step."""
     read = read_mnist if config.data.set == "mnist" else partial(read_cifar, name="cifar10")
     arrays = read(config.data.folder, part="train")
-    loader = DataLoader(
-        SingleImages(config, arrays), config.train.batch_size, shuffle=True, num_workers=4 if IS_GPU else 0
-    )
+    loader = DataLoader(SingleImages(config, arrays), config.train.batch_size, shuffle=True, num_workers=workers)
     description = Description(
         model=config.model,
         loss=config.loss,
