@@ -190,6 +190,19 @@ def test_a_run_of_photos_and_its_file_alone(photo_run: Path, tmp_path: Path) -> 
     assert best["facts"]["classifier"].endswith("classifier-best.safetensors")
 
 
+def test_training_photos_are_not_needed(photo_run: Path, tmp_path: Path) -> None:
+    """Protects the evaluation on a machine to which the test photos alone were brought."""
+    expected = figures(evaluate(photo_run))
+    shutil.copytree(photo_run, tmp_path / "run")
+    shutil.copytree(photo_run.parent / "val", tmp_path / "val")
+    config = (photo_run / "config.yaml").read_text()
+    assert f"folder: {photo_run.parent}\n" in config
+    (tmp_path / "run" / "config.yaml").write_text(
+        config.replace(f"folder: {photo_run.parent}\n", f"folder: {tmp_path}\n")
+    )
+    assert figures(evaluate(tmp_path / "run")) == expected
+
+
 def test_many_classes_are_shown_by_their_confusions(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facegm.classification.evaluation_report.LARGEST_TABLE", 5)
     found = evaluate(run)

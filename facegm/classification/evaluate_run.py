@@ -72,7 +72,7 @@ def _images_of_classes(
         return ImageSet(name="images", samples=open_labelled(data, d, left_out=left_out)), []
     if trained_on is None:
         raise FacegmError("which images to evaluate on is not known of a classifier alone; give --data FOLDER")
-    test, others = open_images(trained_on, "test", classes=d.classes), open_left_out(trained_on)
+    test, others = open_images(trained_on, "test", classes=d.classes), open_left_out(trained_on, trained=d.classes)
     images = ImageSet(name="test images", samples=test.samples, crop=test.crop)
     if others is None:
         return images, []
