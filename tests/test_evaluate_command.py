@@ -34,6 +34,7 @@ def digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def train(config: str, run: Path, options: Sequence[str]) -> None:
     shared = ["--train.compile=false", "--train.precision=float32", "--model.name=resnet20", "--data.workers=0"]
+    shared.append("--model.feature_relu=false")
     assert main(["train", "--config", config, "--output", str(run), *shared, *options]) == 0
 
 
