@@ -183,6 +183,9 @@ def test_predictions_are_those_of_each_image_alone(colours: np.ndarray) -> None:
             assert torch.allclose(torch.from_numpy(found.features[number]), model.features(alone)[0], atol=1e-5)
             assert torch.allclose(torch.from_numpy(found.logits[number]), model(alone)[0], atol=1e-4)
     assert found.features.dtype == found.logits.dtype == np.float32
+    some = predict(model, fitted(colours, 32), batch_size=2, workers=0, device=CPU, numbers=np.array([7, 0, 3]))
+    assert np.allclose(some.logits, found.logits[[7, 0, 3]], atol=1e-4)
+    assert len(some.labels) == 3
 
 
 def test_a_grey_network_sees_luma_and_one_of_colours_sees_grey(colours: np.ndarray) -> None:
