@@ -110,8 +110,8 @@ def test_numbers_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert sum(row["images"] for row in found["confusion"]) == 84
     assert sum(row["images"] for row in found["reliability"]) == 84
     assert len(found["mistakes"]) == (~right).sum()
-    assert [row["log_posterior"] for row in found["mistakes"]] == sorted(
-        (row["log_posterior"] for row in found["mistakes"]), reverse=True
+    assert [row["max_log_posterior"] for row in found["mistakes"]] == sorted(
+        (row["max_log_posterior"] for row in found["mistakes"]), reverse=True
     )
     assert [(row["name"], row["images"]) for row in found["outside"]] == [
         ("noise", 84),
@@ -122,6 +122,7 @@ def test_numbers_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None
     area = (inside[:, None] > outside).mean()
     assert found["outside"][2]["scores"]["log-likelihood"]["area"] == pytest.approx(area, abs=0.005)
     assert f"accuracy {right.mean():.2%}" in said
+    assert "out-of-distribution (OOD) detection by log-likelihood, largest posterior: AUC" in said
     assert f"classes left out: {found['outside'][2]['scores']['log-likelihood']['area']:.4f}" in said
     assert f"report: {run / 'evaluation' / 'evaluation.html'}" in said
     assert found["histogram"]["score"] == "log-likelihood"
@@ -148,6 +149,7 @@ def test_the_page_says_it_all(run: Path) -> None:
     worst = found["mistakes"][0]
     assert f"{worst['class']}, taken for {worst['predicted']}" in text
     assert "not Fashion-MNIST" in text
+    assert "Out-of-distribution (OOD) detection" in text
     assert "classes left out of training7" in text
 
 
