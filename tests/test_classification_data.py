@@ -301,7 +301,7 @@ def test_training_photos_are_not_listed_to_evaluate_on_known_classes(
 def test_classes_may_be_called_like_the_parts(tmp_path: Path) -> None:
     """Photos of trains and buses, or valid and invalid ones."""
     touch_photos(tmp_path, {name: ["1.jpg", "2.jpg"] for name in ("train", "bus", "valid", "test")})
-    parts = [open_images(config_of(tmp_path), part) for part in ("train", "test")]  # type: ignore[arg-type]
+    parts = [open_images(config_of(tmp_path), part) for part in ("train", "test")]
     assert [images.classes for images in parts] == [("bus", "test", "train", "valid")] * 2
     assert [len(images.samples) for images in parts] == [4, 4]
 
