@@ -77,11 +77,16 @@ def parse_config(path: Path, root: type[Root], overrides: Sequence[str] = ()) ->
 
 def task_of(path: Path) -> str | None:
     """What a configuration file says under `task`; None where it says nothing."""
+    return written_in(path).get("task")
+
+
+def written_in(path: Path) -> Mapping[str, Any]:
+    """The values of a configuration file by their dotted keys, right or wrong; none where it cannot be read."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError):
-        return None  # what is wrong with it is said when it is parsed
-    return content.get("task") if isinstance(content, _Mapping) else None
+        return {}  # what is wrong with it is said when it is parsed
+    return dict(dotted(content)) if isinstance(content, _Mapping) else {}
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,7 @@ from facegm.classification.config import ImageDataConfig
 from facegm.classification.data import LabelledImages, open_images, open_left_out
 from facegm.data.photo_samples import LabelledPhotos
 from facegm.data.readers.arrays import Part
+from facegm.data.readers.source import find_photos
 from facegm.data.resident_images import CropDraws, PaddedCrop, ResidentImages
 from facegm.data.samples import DrawnSamples
 from facegm.errors import FacegmError
@@ -170,7 +171,8 @@ def test_what_cannot_be_left_out_names_its_key(left_out: list[str], message: str
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
 def test_an_empty_folder_is_named_and_what_belongs_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(FacegmError, match=rf"^{tmp_path}: no files of {'MNIST' if name == 'mnist' else name}; lay "):
+    message = rf"^{tmp_path}: no files of {'MNIST' if name == 'mnist' else name}; lay .* there.*, or add --download to "
+    with pytest.raises(FacegmError, match=message):
         open_images(config_of(tmp_path, name), "train")
 
 
@@ -207,7 +209,7 @@ def test_settings_out_of_range_name_their_key(options: dict[str, Any], message: 
 # ------------------------------------------------------------------------------------------------- folders
 
 
-@pytest.mark.parametrize("test_folder", ["val", "test", "validation"])
+@pytest.mark.parametrize("test_folder", ["val", "test", "validation", "valid"])
 def test_a_tree_with_two_parts_is_taken_as_it_is(test_folder: str, tmp_path: Path) -> None:
     touch_photos(tmp_path / "train", {"dog": ["a.jpg", "b.JPEG"], "Cat": ["a.png"], "ant": ["1.jpg"]})
     touch_photos(tmp_path / test_folder, {"dog": ["z.jpg"], "ant": ["1.jpg", "2.jpg"]})
@@ -247,9 +249,61 @@ def test_classes_of_photos_are_left_out(tmp_path: Path) -> None:
         images = open_images(config, part)  # type: ignore[arg-type]
         assert images.classes == ("ant", "cow")
         assert photos_of(images, tmp_path) == {f"{folder}/{c}/{name}": c for c in ("ant", "cow") for name in names}
-    strangers = open_left_out(config)
+    for trained in ((), ("cow", "ant")):
+        strangers = open_left_out(config, trained=trained)
+        assert strangers is not None
+        assert photos_of(strangers, tmp_path) == {f"val/bee/{name}": "bee" for name in names}
+
+
+@pytest.mark.parametrize("test_folder", ["val", "test", "validation", "valid"])
+def test_with_its_classes_known_the_test_part_is_all_that_is_needed(test_folder: str, tmp_path: Path) -> None:
+    """Protects from evaluating on a hashed fifth of the test photos where the training photos are not there."""
+    names = [f"{number}.jpg" for number in range(10)]
+    touch_photos(tmp_path / test_folder, {"dog": names, "ant": names, "bee": names})
+    config = config_of(tmp_path, leave_out=["bee"])
+    images = open_images(config, "test", classes=["dog", "cat", "ant"])
+    assert images.classes == ("dog", "cat", "ant")
+    expected = {f"{test_folder}/{label}/{name}": label for label in ("dog", "ant") for name in names}
+    assert photos_of(images, tmp_path) == expected
+    strangers = open_left_out(config, trained=["dog", "cat", "ant"])
     assert strangers is not None
-    assert photos_of(strangers, tmp_path) == {f"val/bee/{name}": "bee" for name in names}
+    assert photos_of(strangers, tmp_path) == {f"{test_folder}/bee/{name}": "bee" for name in names}
+    with pytest.raises(FacegmError, match=rf"^{tmp_path}/{test_folder}/bee/\d.jpg: its class, bee, is none of 2: dog"):
+        open_images(config_of(tmp_path), "test", classes=["dog", "ant"])
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_test_photos_are_neither_trained_on_nor_do_they_name_the_classes(part: Part, tmp_path: Path) -> None:
+    touch_photos(tmp_path / "val", {"dog": ["1.jpg", "2.jpg"], "ant": ["1.jpg", "2.jpg"]})
+    with pytest.raises(FacegmError, match=rf"^{tmp_path}: has a folder val, but no train/class/photo.jpg to train on"):
+        open_images(config_of(tmp_path), part)
+
+
+def test_training_photos_are_not_listed_to_evaluate_on_known_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the start of a run and of an evaluation, where there are 1.28 million of them."""
+    touch_photos(tmp_path / "train", {"dog": ["a.jpg"], "ant": ["1.jpg"], "bee": ["1.jpg"]})
+    touch_photos(tmp_path / "val", {"dog": ["z.jpg"], "ant": ["1.jpg"], "bee": ["1.jpg"]})
+    listed: list[Path] = []
+
+    def find(source: Path) -> Any:
+        listed.append(source)
+        return find_photos(source)
+
+    monkeypatch.setattr("facegm.data.photo_samples.find_photos", find)
+    config = config_of(tmp_path, leave_out=["bee"])
+    open_images(config, "test", classes=["ant", "dog"])
+    open_left_out(config, trained=["ant", "dog"])
+    assert listed == [tmp_path / "val"] * 2
+
+
+def test_classes_may_be_called_like_the_parts(tmp_path: Path) -> None:
+    """Photos of trains and buses, or valid and invalid ones."""
+    touch_photos(tmp_path, {name: ["1.jpg", "2.jpg"] for name in ("train", "bus", "valid", "test")})
+    parts = [open_images(config_of(tmp_path), part) for part in ("train", "test")]
+    assert [images.classes for images in parts] == [("bus", "test", "train", "valid")] * 2
+    assert [len(images.samples) for images in parts] == [4, 4]
 
 
 Tree = dict[str, set[str]]

@@ -24,6 +24,8 @@ from facegm.training.distributed import Processes
 from facegm.training.run_folder import read_metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_disk")
+RESNET20 = ["--model.name=resnet20", "--model.feature_relu=false"]
+"""In place of mnist.yaml's network."""
 QUICK = ["--train.precision=float32", "--train.epochs=2", "--train.log_every=1", "--data.workers=0"]
 
 
@@ -166,7 +168,7 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", ["softmax", "center", "l_softmax", "rce", "cosface", "arcface"])
 def test_other_losses_end_in_a_classifier_too(loss: str, data: Path, tmp_path: Path) -> None:
-    options = [f"--loss.name={loss}", "--model.name=resnet20", "--train.epochs=0.5", "--train.batch_size=8"]
+    options = [f"--loss.name={loss}", *RESNET20, "--train.epochs=0.5", "--train.batch_size=8"]
     assert main(command("mnist", data, tmp_path / "run", *options)) == 0
     assert load_classifier(tmp_path / "run").description.loss.name == loss
     assert not (tmp_path / "run" / "geometry.svg").exists()
@@ -176,7 +178,7 @@ def test_other_losses_end_in_a_classifier_too(loss: str, data: Path, tmp_path: P
 @pytest.mark.parametrize(("epochs", "steps"), [("1.5", 6), ("0.3", 1), ("0.01", 1), ("0.9", 4)])
 def test_the_last_epoch_may_be_a_part_of_one(epochs: str, steps: int, data: Path, tmp_path: Path) -> None:
     """Of 4 steps an epoch: rounded, and one at least."""
-    options = [f"--train.epochs={epochs}", "--model.name=resnet20"]
+    options = [f"--train.epochs={epochs}", *RESNET20]
     assert main(command("mnist", data, tmp_path / "run", *options)) == 0
     assert read_metrics(tmp_path / "run")[-1]["step"] == steps
     assert load_classifier(tmp_path / "run").description.side == 28
@@ -283,7 +285,19 @@ def test_a_run_does_not_go_on_with_other_data(data: Path, tmp_path: Path, capsys
             "64 images do not fill one batch of 65; lower train.batch_size",
         ),
         (
-            ["train", "--config", "mnist.yaml", "--model.name=resnet18", "--data.folder=MNIST"],
+            ["train", "--config", "mnist.yaml", "--model.name=resnet20", "--data.folder=MNIST"],
+            2,
+            "model.feature_relu: True, must be False for resnet20",
+        ),
+        (
+            [
+                "train",
+                "--config",
+                "mnist.yaml",
+                "--model.name=resnet18",
+                "--model.feature_relu=false",
+                "--data.folder=MNIST",
+            ],
             1,
             "model.name: resnet18, takes RGB images",
         ),
@@ -340,6 +354,38 @@ def test_means_that_are_split_over_processes_are_refused_at_once(data: Path, tmp
         image_setup(config, images, test, tmp_path, two)
     alone = Processes(rank=0, world_size=1, device=torch.device("cpu"))
     assert image_setup(config, images, test, tmp_path, alone).title.startswith("64 images of 10 classes")
+
+
+@pytest.mark.parametrize(("key", "value"), [("set", "cifar10"), ("folder", "photos")])
+def test_a_classifiers_configuration_without_its_task_is_told_what_it_lacks(
+    key: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(f"data:\n  {key}: {value}\n")
+    assert main(["train", "--config", str(tmp_path / "own.yaml"), "--output", str(tmp_path / "run")]) == 2
+    message = f"{tmp_path}/own.yaml: data.{key} is a classifier's key; add the line task: classification"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_do_not_download_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[Path] = []
+
+    def fetch(_: str, folder: Path) -> None:
+        fetched.append(folder)
+        write_mnist(folder, alternating(16, 10), alternating(10, 10))
+
+    monkeypatch.setattr("facegm.classification.download.download", fetch)
+    arguments = command("mnist", tmp_path, tmp_path / "run", "--download", *RESNET20, "--train.epochs=1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(arguments) == 2
+    assert "--download: all processes would fetch into one folder; download first in" in capsys.readouterr().err
+    assert not fetched
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(arguments) == 0
+    assert fetched == [(tmp_path / "mnist").resolve()]
 
 
 def help_of(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:

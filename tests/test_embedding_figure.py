@@ -24,7 +24,6 @@ from facegm.reproduce.embeddings import (
     DensityPanel,
     Panel,
     density_panel,
-    embed_training_images,
     embedding_panel,
     fgsm,
     likeliest_bandwidth,
@@ -71,16 +70,27 @@ def features_by_hand(classifier: ImageClassifier, pixels: np.ndarray) -> Tensor:
 def test_images_are_embedded_as_they_are_and_evenly_spaced() -> None:
     classifier, pixels = classifier_of(), noise(503)  # more than one batch
     labels = np.random.default_rng(1).integers(0, 4, 503)
-    every = embed_training_images(classifier, images_of(pixels, labels), 60_000, CPU)
+    every = embedding_panel("t", classifier, images_of(pixels, labels), 60_000, CPU)
     features = features_by_hand(classifier, pixels)
     torch.testing.assert_close(every.features, features, rtol=1e-4, atol=1e-5)
     assert every.labels.tolist() == labels.tolist()
-    means = classifier.state_dict()["loss.means"]
-    distances = torch.stack([(features - mean).square().sum(dim=1) / 2 for mean in means], dim=1)
-    assert every.logits.argmax(dim=1).tolist() == distances.argmin(dim=1).tolist()
-    some = embed_training_images(classifier, images_of(pixels, labels), 3, CPU)
-    assert torch.equal(some.labels, torch.from_numpy(labels[[0, 251, 502]]))
+    some = embedding_panel("t", classifier, images_of(pixels, labels), 3, CPU)
+    assert some.labels.tolist() == labels[[0, 251, 502]].tolist()
     torch.testing.assert_close(some.features, features[[0, 251, 502]], rtol=1e-4, atol=1e-5)
+
+
+def test_features_and_attacks_are_in_full_precision() -> None:
+    """Protects from TF32, by which a GPU's figure would be another than a CPU's."""
+    classifier, seen = classifier_of(), []
+    classifier.network.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    pixels = noise(8)
+    predicted = torch.cdist(features_by_hand(classifier, pixels), classifier.state_dict()["loss.means"]).argmin(dim=1)
+    images, before = images_of(pixels, predicted.numpy()), torch.backends.cudnn.allow_tf32
+    seen.clear()
+    features = embedding_panel("t", classifier, images, 8, CPU).features
+    density_panel("t", classifier, features, images, 8, CPU)
+    assert seen == [False] * 4  # both panels', the attack, and what it has made
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def train(config: str, run: Path, options: Sequence[str]) -> None:
     shared = ["--train.compile=false", "--train.precision=float32", "--model.name=resnet20", "--data.workers=0"]
+    shared.append("--model.feature_relu=false")
     assert main(["train", "--config", config, "--output", str(run), *shared, *options]) == 0
 
 
@@ -109,8 +110,8 @@ def test_numbers_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert sum(row["images"] for row in found["confusion"]) == 84
     assert sum(row["images"] for row in found["reliability"]) == 84
     assert len(found["mistakes"]) == (~right).sum()
-    assert [row["log_posterior"] for row in found["mistakes"]] == sorted(
-        (row["log_posterior"] for row in found["mistakes"]), reverse=True
+    assert [row["max_log_posterior"] for row in found["mistakes"]] == sorted(
+        (row["max_log_posterior"] for row in found["mistakes"]), reverse=True
     )
     assert [(row["name"], row["images"]) for row in found["outside"]] == [
         ("noise", 84),
@@ -121,6 +122,7 @@ def test_numbers_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None
     area = (inside[:, None] > outside).mean()
     assert found["outside"][2]["scores"]["log-likelihood"]["area"] == pytest.approx(area, abs=0.005)
     assert f"accuracy {right.mean():.2%}" in said
+    assert "out-of-distribution (OOD) detection by log-likelihood, largest posterior: AUC" in said
     assert f"classes left out: {found['outside'][2]['scores']['log-likelihood']['area']:.4f}" in said
     assert f"report: {run / 'evaluation' / 'evaluation.html'}" in said
     assert found["histogram"]["score"] == "log-likelihood"
@@ -147,6 +149,7 @@ def test_the_page_says_it_all(run: Path) -> None:
     worst = found["mistakes"][0]
     assert f"{worst['class']}, taken for {worst['predicted']}" in text
     assert "not Fashion-MNIST" in text
+    assert "Out-of-distribution (OOD) detection" in text
     assert "classes left out of training7" in text
 
 
@@ -188,6 +191,19 @@ def test_a_run_of_photos_and_its_file_alone(photo_run: Path, tmp_path: Path) -> 
     assert figures(again) == figures(found), "how photos are cropped travels with the weights"
     best = evaluate(photo_run, "--best")
     assert best["facts"]["classifier"].endswith("classifier-best.safetensors")
+
+
+def test_training_photos_are_not_needed(photo_run: Path, tmp_path: Path) -> None:
+    """Protects the evaluation on a machine to which the test photos alone were brought."""
+    expected = figures(evaluate(photo_run))
+    shutil.copytree(photo_run, tmp_path / "run")
+    shutil.copytree(photo_run.parent / "val", tmp_path / "val")
+    config = (photo_run / "config.yaml").read_text()
+    assert f"folder: {photo_run.parent}\n" in config
+    (tmp_path / "run" / "config.yaml").write_text(
+        config.replace(f"folder: {photo_run.parent}\n", f"folder: {tmp_path}\n")
+    )
+    assert figures(evaluate(tmp_path / "run")) == expected
 
 
 def test_many_classes_are_shown_by_their_confusions(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

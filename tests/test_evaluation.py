@@ -17,9 +17,9 @@ from facegm.classification.evaluation import (
     Predictions,
     detect,
     evaluate,
-    familiarity,
     gm_log_likelihood,
     histograms,
+    ood_scores,
 )
 
 
@@ -93,7 +93,7 @@ def test_likelihood_is_that_of_a_mixture_of_gaussians(offset: float) -> None:
 
 def test_scores_by_loss() -> None:
     given_ = predictions(20, 4, 0)
-    of_gm, of_others = familiarity(given_, np.ones((4, 3), np.float32)), familiarity(given_, None)
+    of_gm, of_others = ood_scores(given_, np.ones((4, 3), np.float32)), ood_scores(given_, None)
     assert list(of_gm) == [LIKELIHOOD, POSTERIOR]
     assert list(of_others) == [ENERGY, POSTERIOR]
     for number, row in enumerate(given_.logits):
@@ -104,7 +104,7 @@ def test_scores_by_loss() -> None:
 
 def test_posteriors_that_round_to_one_are_told_apart() -> None:
     logits = np.array([[0, 60, 1], [0, 50, 1], [70, 0, 1]], np.float32)
-    found = familiarity(Predictions(np.zeros((3, 1), np.float32), logits, np.zeros(3, np.int64)), None)[POSTERIOR]
+    found = ood_scores(Predictions(np.zeros((3, 1), np.float32), logits, np.zeros(3, np.int64)), None)[POSTERIOR]
     assert np.argsort(found).tolist() == [1, 0, 2]
     assert found[1] == pytest.approx(-math.exp(-50) - math.exp(-49), rel=1e-12)
 

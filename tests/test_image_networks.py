@@ -27,7 +27,8 @@ UNITS = {"resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18}
 def built(name: ImageNetworkName, channels: int = 3, feature_dim: int = 2) -> tuple[nn.Module, int]:
     """Each network once; what changes one takes a copy."""
     torch.manual_seed(5)
-    return build_image_network(ImageModelConfig(name=name, feature_dim=feature_dim), channels)
+    config = ImageModelConfig(name=name, feature_dim=feature_dim if name == "lenet_plus_plus" else 100)
+    return build_image_network(config, channels)
 
 
 def parameters(module: nn.Module) -> int:
@@ -274,6 +275,19 @@ def test_networks_for_photos_refuse_grey_images(name: ImageNetworkName) -> None:
 def test_a_feature_has_a_length() -> None:
     with pytest.raises(ValueError, match=r"^feature_dim: 0, must be at least 1"):
         ImageModelConfig(feature_dim=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_shapes_a_feature_is_refused_where_it_would_shape_none(name: ImageNetworkName) -> None:
+    """Protects from a setting that changes nothing but the run's identity."""
+    for key, value, default in (("feature_dim", 2, 100), ("feature_relu", True, False)):
+        chosen: dict[str, Any] = {key: value}
+        if name == "lenet_plus_plus":
+            assert getattr(ImageModelConfig(name=name, **chosen), key) == value
+        else:
+            with pytest.raises(ValueError, match=rf"^{key}: {value}, must be {default} for {name}; "):
+                ImageModelConfig(name=name, **chosen)
+        assert getattr(ImageModelConfig(name=name), key) == default
 
 
 def test_without_timm_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 
 from facegm.classification.classifier import Description
-from facegm.classification.data import TEST_FOLDERS
+from facegm.classification.data import find_test_folder
 from facegm.data.names import printable
 from facegm.data.photo_samples import LabelledPhotos, middle_square
 from facegm.data.readers.arrays import LabelledArrays, NoSuchSetError
@@ -114,8 +114,7 @@ def open_labelled(source: Path, description: Description, *, left_out: Sequence[
 
 
 def _photos_of_classes(source: Path, d: Description, left_out: Sequence[str]) -> LabelledPhotos:
-    if (source / "train").is_dir():
-        source = next((source / name for name in TEST_FOLDERS if (source / name).is_dir()), source)
+    source = find_test_folder(source) or source
     photos = LabelledPhotos.of_source(source, classes=[*d.classes, *left_out])
     known = photos.labels < len(d.classes)
     if not known.any():

@@ -11,13 +11,13 @@ from jaxtyping import Bool
 
 from facegm.classification.config import ImageDataConfig
 from facegm.data.photo_samples import LabelledPhotos
-from facegm.data.readers.arrays import LabelledArrays, Part
+from facegm.data.readers.arrays import LabelledArrays, NoSuchSetError, Part
 from facegm.data.readers.cifar import read_cifar
 from facegm.data.readers.idx import read_mnist
 from facegm.data.resident_images import PaddedCrop, ResidentImages
 from facegm.errors import FacegmError
 
-TEST_FOLDERS = ("val", "test", "validation")
+TEST_FOLDERS = ("val", "test", "validation", "valid")
 """Names of the folder with the photos to evaluate on, beside `train`."""
 _PURPOSE: dict[Part, str] = {"train": "train", "test": "evaluate"}
 
@@ -44,32 +44,43 @@ def open_images(config: ImageDataConfig, part: Part, *, classes: Sequence[str] =
         config: which set, and how it is augmented.
         part: those to train on, or those to evaluate on, which are not.
         classes: names in the order of their numbers, of a network that is trained already; without any they follow
-            from the data.
+            from the data. With them, photos to evaluate on are all that is looked for.
 
     Raises:
         FacegmError: the set is missing or damaged, or lacks a class that is named.
     """
     if config.set == "folder":
-        return _open_photos(config, part, classes)
+        return _open_photos(config, part, classes, [*classes, *config.leave_out] if classes else [])
     arrays = _read_arrays(config, part)
     if not classes:
         classes = _without(arrays.classes, config.leave_out)
     return _in_memory(config, arrays, classes)
 
 
-def open_left_out(config: ImageDataConfig) -> LabelledImages | None:
-    """The test images of the classes that were left out of training; None where there are none."""
+def open_left_out(config: ImageDataConfig, *, trained: Sequence[str] = ()) -> LabelledImages | None:
+    """The test images of the classes that were left out of training; None where there are none.
+
+    Args:
+        config: which set.
+        trained: the other classes; without any they follow from the data.
+
+    Raises:
+        FacegmError: as `open_images` says.
+    """
     if not config.leave_out:
         return None
     if config.set == "folder":
-        return _open_photos(config, "test", config.leave_out)
+        return _open_photos(config, "test", config.leave_out, [*trained, *config.leave_out] if trained else [])
     return _in_memory(config, _read_arrays(config, "test"), config.leave_out)
 
 
 def _read_arrays(config: ImageDataConfig, part: Part) -> LabelledArrays:
-    if config.set in ("cifar10", "cifar100"):
-        return read_cifar(config.folder, config.set, part)
-    return read_mnist(config.folder, part)
+    try:
+        if config.set in ("cifar10", "cifar100"):
+            return read_cifar(config.folder, config.set, part)
+        return read_mnist(config.folder, part)
+    except NoSuchSetError as error:
+        raise FacegmError(f"{error}, or add --download to `facegm train` to have torchvision fetch them") from error
 
 
 def _in_memory(config: ImageDataConfig, arrays: LabelledArrays, classes: Sequence[str]) -> LabelledImages:
@@ -110,8 +121,21 @@ def _without(classes: Sequence[str], left_out: Sequence[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------- photos
 
 
-def _open_photos(config: ImageDataConfig, part: Part, classes: Sequence[str]) -> LabelledImages:
-    photos, all_classes = _photos_of_part(config, part)
+def find_test_folder(folder: Path) -> Path | None:
+    """Of a folder whose photos are parted as train/class/photo.jpg and val/class/photo.jpg, that of the latter, if any.
+
+    Folders of such names that hold photos themselves are classes.
+    """
+    return next((folder / name for name in TEST_FOLDERS if _holds_folders(folder / name)), None)
+
+
+def _holds_folders(folder: Path) -> bool:
+    _, folders, _ = next(os.walk(folder), ("", [], []))
+    return bool(folders)
+
+
+def _open_photos(config: ImageDataConfig, part: Part, classes: Sequence[str], known: Sequence[str]) -> LabelledImages:
+    photos, all_classes = _photos_of_part(config, part, known)
     classes = classes or _without(all_classes, config.leave_out)
     _check_known(config.folder, classes, all_classes)
     number = {name: label for label, name in enumerate(classes)}
@@ -123,23 +147,38 @@ def _open_photos(config: ImageDataConfig, part: Part, classes: Sequence[str]) ->
     return LabelledImages(samples, tuple(classes), 3, config.side, None)
 
 
-def _photos_of_part(config: ImageDataConfig, part: Part) -> tuple[LabelledPhotos, Sequence[str]]:
-    """The photos of a part, and all classes that training photos are of."""
-    folder = config.folder
-    if not (folder / "train").is_dir():
-        photos = LabelledPhotos.of_source(folder)
-        chosen = np.flatnonzero(_is_held_out(photos, config.held_out) == (part == "test"))
-        if not len(chosen):
-            raise FacegmError(f"{folder}: no class has two photos, one to train and one to evaluate on")
-        paths = [Path(photos.keys[number]) for number in chosen.tolist()]
-        return LabelledPhotos(paths, photos.labels[chosen], classes=photos.classes), photos.classes
-    train = LabelledPhotos.of_source(folder / "train")
-    if part == "train":
-        return train, train.classes
-    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+def _photos_of_part(config: ImageDataConfig, part: Part, known: Sequence[str]) -> tuple[LabelledPhotos, Sequence[str]]:
+    """The photos of a part, and all classes of the set.
+
+    Args:
+        config: which set.
+        part: which part.
+        known: all classes; without any they are those of the training photos.
+    """
+    folder, test = config.folder, find_test_folder(config.folder)
+    has_train = _holds_folders(folder / "train")
+    if not has_train and test is None:
+        return _photos_of_tree(config, part)
+    if part == "train" or not known:
+        if test is not None and not has_train:
+            raise FacegmError(f"{folder}: has a folder {test.name}, but no train/class/photo.jpg to train on")
+        train = LabelledPhotos.of_source(folder / "train")
+        if part == "train":
+            return train, train.classes
+        known = train.classes
     if test is None:
         raise FacegmError(f"{folder}: has a folder train, but none of {', '.join(TEST_FOLDERS)} to evaluate on")
-    return LabelledPhotos.of_source(test, classes=train.classes), train.classes
+    return LabelledPhotos.of_source(test, classes=known), known
+
+
+def _photos_of_tree(config: ImageDataConfig, part: Part) -> tuple[LabelledPhotos, Sequence[str]]:
+    """Those of a part of one folder tree, of which a share of each class is held out."""
+    photos = LabelledPhotos.of_source(config.folder)
+    chosen = np.flatnonzero(_is_held_out(photos, config.held_out) == (part == "test"))
+    if not len(chosen):
+        raise FacegmError(f"{config.folder}: no class has two photos, one to train and one to evaluate on")
+    paths = [Path(photos.keys[number]) for number in chosen.tolist()]
+    return LabelledPhotos(paths, photos.labels[chosen], classes=photos.classes), photos.classes
 
 
 def _is_held_out(photos: LabelledPhotos, share: float) -> Bool[np.ndarray, " photos"]:

@@ -9,9 +9,9 @@ from facegm.classification.any_images import open_labelled
 from facegm.classification.classifier import ImageClassifier, load_classifier
 from facegm.classification.config import ImageDataConfig
 from facegm.classification.data import open_images, open_left_out
-from facegm.classification.evaluation import detect, evaluate, familiarity
+from facegm.classification.evaluation import detect, evaluate, ood_scores
 from facegm.classification.evaluation_report import EvaluationReport, OutsideResult, Scores
-from facegm.classification.outside import drawn_sets, named_sets
+from facegm.classification.out_of_distribution import drawn_sets, named_sets
 from facegm.classification.prediction import ImageSet, predict
 from facegm.data.machine import cores
 from facegm.errors import FacegmError
@@ -46,11 +46,11 @@ def evaluate_classifier(
 
     means = classifier.loss.means.detach().cpu().numpy() if isinstance(classifier.loss, GMLoss) else None
     predictions = predict(classifier, images, batch_size=EVALUATION_BATCH, workers=workers, device=device)
-    scores = familiarity(predictions, means)
+    scores = ood_scores(predictions, means)
     results = []
     for one in outsiders:
         found = predict(classifier, one, batch_size=EVALUATION_BATCH, workers=workers, device=device)
-        results.append(_outside_result(one.name, scores, familiarity(found, means)))
+        results.append(_outside_result(one.name, scores, ood_scores(found, means)))
     return EvaluationReport(
         facts=_facts(file, classifier, trained_on, data),
         classes=d.classes,
@@ -72,7 +72,7 @@ def _images_of_classes(
         return ImageSet(name="images", samples=open_labelled(data, d, left_out=left_out)), []
     if trained_on is None:
         raise FacegmError("which images to evaluate on is not known of a classifier alone; give --data FOLDER")
-    test, others = open_images(trained_on, "test", classes=d.classes), open_left_out(trained_on)
+    test, others = open_images(trained_on, "test", classes=d.classes), open_left_out(trained_on, trained=d.classes)
     images = ImageSet(name="test images", samples=test.samples, crop=test.crop)
     if others is None:
         return images, []

@@ -1,4 +1,4 @@
-"""How good a classifier's predictions are, and how well it tells what is of no class: numbers alone."""
+"""How good a classifier's predictions are, and how well it detects what is out of distribution: numbers alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ BINS = 15
 DETECTED = 0.95
 """Share of the images of the classes that the threshold of `Detection.false_alarm_rate` lets in."""
 LIKELIHOOD, POSTERIOR, ENERGY = "log-likelihood", "largest posterior", "energy score"
-"""What `familiarity` tells of each image."""
+"""What `ood_scores` tells of each image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Predictions:
         return np.asarray(self.logits.argmax(axis=1), np.int64)
 
     @cached_property
-    def log_posterior(self) -> Float[np.ndarray, " images"]:
+    def max_log_posterior(self) -> Float[np.ndarray, " images"]:
         """Logarithm of the largest posterior, which tells images apart whose posteriors round to 1."""
         logits = np.sort(self.logits.astype(np.float64), axis=1)
         return np.asarray(-np.log1p(np.exp(logits[:, :-1] - logits[:, -1:]).sum(axis=1)))
@@ -82,7 +82,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """How well a score, higher for what is familiar, tells images of the classes from others."""
+    """Out-of-distribution detection: how well a score, higher for images of the classes, tells them from others."""
 
     area: float
     """Under the ROC curve: the chance that an image of the classes scores higher than another, a tie counting half."""
@@ -101,7 +101,7 @@ def evaluate(predictions: Predictions) -> Evaluation:
     labels, logits = predictions.labels, predictions.logits.astype(np.float64)
     images, classes = logits.shape
     right = predictions.predicted == labels
-    posterior = np.exp(predictions.log_posterior)
+    posterior = np.exp(predictions.max_log_posterior)
     bins = _reliability(posterior, right)
     own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     interval = binomtest(int(right.sum()), images).proportion_ci(method="exact")
@@ -154,10 +154,10 @@ def gm_log_likelihood(
     return np.asarray(logsumexp(-0.5 * squared_distances, axis=1) - constant)
 
 
-def familiarity(
+def ood_scores(
     predictions: Predictions, means: Float[np.ndarray, "classes dim"] | None
 ) -> Mapping[str, Float[np.ndarray, " images"]]:
-    """Scores by which images of the classes may be told from others, by name; higher is more familiar.
+    """Scores for out-of-distribution (OOD) detection, by name; higher for images of the classes.
 
     First, with the GM loss, the log-likelihood of the feature, and with others the energy score of Liu et al. 2020,
     the log-sum-exp of the logits; of the logits -||x - mu_k||^2 / 2 of the GM loss it is the log-likelihood too, up to
@@ -171,7 +171,7 @@ def familiarity(
         score = {LIKELIHOOD: gm_log_likelihood(predictions.features, means)}
     else:
         score = {ENERGY: np.asarray(logsumexp(predictions.logits.astype(np.float64), axis=1))}
-    return score | {POSTERIOR: predictions.log_posterior}
+    return score | {POSTERIOR: predictions.max_log_posterior}
 
 
 def detect(inside: Float[np.ndarray, " images"], outside: Float[np.ndarray, " others"]) -> Detection:

@@ -27,7 +27,7 @@ PICTURE_SIDE = 128
 """Pixels that a picture on the page has about, if not more."""
 
 Scores = Mapping[str, Float[np.ndarray, " images"]]
-"""By name, as `facegm.classification.evaluation.familiarity` gives them."""
+"""By name, as `facegm.classification.evaluation.ood_scores` gives them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class EvaluationReport:
     def mistakes(self) -> list[int]:
         """Numbers of the images that are classified wrong, most confident first."""
         wrong = np.flatnonzero(self.predictions.predicted != self.predictions.labels)
-        order: list[int] = wrong[np.argsort(-self.predictions.log_posterior[wrong], kind="stable")].tolist()
+        order: list[int] = wrong[np.argsort(-self.predictions.max_log_posterior[wrong], kind="stable")].tolist()
         return order
 
     def histograms(self) -> Histograms:
@@ -74,7 +74,7 @@ class EvaluationReport:
             f"  accuracy {e.accuracy:.2%} (95 % interval {e.interval[0]:.2%} to {e.interval[1]:.2%})",
             *([] if e.top5 is None else [f"  top-5 accuracy {e.top5:.2%}"]),
             f"  calibration error {e.calibration_error:.2%}, cross-entropy {e.cross_entropy:.4f}",
-            f"told from images of no class by {', '.join(self.scores)}: AUC (false alarms at 95 % let in)",
+            f"out-of-distribution (OOD) detection by {', '.join(self.scores)}: AUC (false alarms at 95 % let in)",
         ]
         for one in self.outside:
             figures = ", ".join(f"{d.area:.4f} ({d.false_alarm_rate:.2%})" for d in one.detections.values())
@@ -137,7 +137,7 @@ def _mistake(report: EvaluationReport, number: int, classes: Sequence[str]) -> d
         "image": escaped(report.images.samples.keys[number]),
         "class": classes[p.labels[number]],
         "predicted": classes[p.predicted[number]],
-        "log_posterior": float(p.log_posterior[number]),
+        "max_log_posterior": float(p.max_log_posterior[number]),
     }
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from facegm.classification.classifier import ImageClassifier
 from facegm.classification.evaluation import Predictions
 from facegm.classification.preprocessing import unit_images
-from facegm.data.draws import EvaluationSampler, load
+from facegm.data.draws import load
 from facegm.data.progress import Progress
 from facegm.data.resident_images import PaddedCrop
 from facegm.data.samples import Batch, DrawnSamples, Samples
@@ -46,9 +46,15 @@ class ImageSet:
 
 @torch.no_grad()
 def predict(
-    classifier: ImageClassifier, images: ImageSet, *, batch_size: int, workers: int, device: torch.device
+    classifier: ImageClassifier,
+    images: ImageSet,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    numbers: Int64[np.ndarray, " images"] | None = None,
 ) -> Predictions:
-    """Features and logits of all images, in their order.
+    """Features and logits of images, in their order.
 
     Args:
         classifier: in evaluation mode, on the device.
@@ -56,6 +62,7 @@ def predict(
         batch_size: images at a time.
         workers: processes that decode photos.
         device: where to.
+        numbers: which of the images; None for all.
 
     Raises:
         FacegmError: a photo is missing or damaged, or what the network makes of an image is not finite.
@@ -63,10 +70,12 @@ def predict(
     samples, d = images.samples, classifier.description
     features: list[np.ndarray] = []
     logits: list[np.ndarray] = []
-    sampler = EvaluationSampler(samples, batch_size)
+    numbers = np.arange(len(samples)) if numbers is None else numbers
+    parts = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+    sampler = [DrawnSamples(part, samples.draw(part, None)) for part in parts]
     with (
         full_precision(device),
-        Progress(f"evaluate {images.name}", len(samples), "images") as progress,
+        Progress(f"evaluate {images.name}", len(numbers), "images") as progress,
         closing(load(samples, sampler, workers=workers, pin_memory=device.type == "cuda")) as batches,
     ):
         for batch in batches:
@@ -75,10 +84,10 @@ def predict(
             features.append(found.cpu().numpy())
             logits.append(classifier.loss.logits(found).cpu().numpy())
             progress.update(len(found))
-    predictions = Predictions(np.concatenate(features), np.concatenate(logits), samples.labels)
+    predictions = Predictions(np.concatenate(features), np.concatenate(logits), samples.labels[numbers])
     finite = np.isfinite(predictions.features).all(axis=1) & np.isfinite(predictions.logits).all(axis=1)
     if not finite.all():
-        key = samples.keys[int(np.argmin(finite))]
+        key = samples.keys[int(numbers[np.argmin(finite)])]
         raise FacegmError(
             f"{images.name}: {key}: the network gives numbers that are not finite, as of {np.count_nonzero(~finite):,} "
             f"of {len(finite):,} images; train anew, with a smaller optimizer.learning_rate"

@@ -15,7 +15,7 @@ def parser() -> ArgumentParser:
     options = ArgumentParser(
         prog="facegm evaluate",
         description="Evaluate a classifier of images: accuracy, calibration, confusions, and whether it notices images "
-        "of none of its classes.",
+        "of none of its classes (out-of-distribution detection, OOD).",
         allow_abbrev=False,
     )
     options.add_argument("run", type=Path, help="run folder, or a classifier.safetensors with --data")
@@ -30,8 +30,8 @@ def parser() -> ArgumentParser:
         type=Path,
         action="append",
         default=[],
-        help="images of other classes, to be told from those: a folder of photos, a list, or a folder with files like "
-        "MNIST's or CIFAR's; may be given several times",
+        help="images of other classes, out of distribution, to be told from those: a folder of photos, a list, or a "
+        "folder with files like MNIST's or CIFAR's; may be given several times",
     )
     options.add_argument(
         "--best", action="store_true", help="the weights of the best validated epoch in place of the last one's"

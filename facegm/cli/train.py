@@ -1,5 +1,6 @@
 """`facegm train`: aligned faces to a run folder with an embedder, or images of classes to one with a classifier."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from facegm.classification.config import ImageRunConfig
 from facegm.cli.run_options import show_help_if_asked, split_options
-from facegm.config import add_config_arguments, find_config, parse_config, task_of
+from facegm.config import add_config_arguments, find_config, parse_config, task_of, written_in
 from facegm.data.samples import Samples
 from facegm.errors import FacegmError, UsageError
 from facegm.faces.config import FaceRunConfig
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str]) -> None:
     }
     chosen, overrides = split_options(arguments, own)
     path = find_config(chosen.config) if chosen.config else Path(chosen.resume or "", CONFIG_FILE)
-    root: type[RunConfig] = FaceRunConfig if task_of(path) is None else ImageRunConfig
+    root = _kind_of(path)
     show_help_if_asked(overrides, lambda: parser(root))
     if chosen.init:
         overrides.append(f"--train.init={chosen.init}")
@@ -85,6 +86,21 @@ def run(arguments: Sequence[str]) -> None:
     _train(config, folder, is_profiled=chosen.profile, is_downloaded=chosen.download)
 
 
+def _kind_of(path: Path) -> type[RunConfig]:
+    """What kind of run a configuration file is of.
+
+    Raises:
+        UsageError: it has a classifier's keys, and does not say that it is of one.
+    """
+    written = written_in(path)
+    if written.get("task") is not None:
+        return ImageRunConfig
+    own = next((key for key in ("data.set", "data.folder") if key in written), None)
+    if own is not None:
+        raise UsageError(f"{path}: {own} is a classifier's key; add the line task: classification")
+    return FaceRunConfig
+
+
 def _train(config: RunConfig, folder: Path, *, is_profiled: bool, is_downloaded: bool) -> None:
     if isinstance(config, ImageRunConfig):
         from facegm.classification.run import train_run as train_classifier
@@ -105,6 +121,8 @@ def _download(config: ImageRunConfig) -> None:
 
     if config.data.set == "folder":
         raise UsageError("--download: photos of data.set=folder are your own; there is nothing to fetch")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("--download: all processes would fetch into one folder; download first in one process")
     download(config.data.set, config.data.folder)
 
 

@@ -1,9 +1,12 @@
-"""Charts of the pages, as SVG that takes its text colour and font from the page."""
+"""Charts as SVG: elements of a page, of which they take text colour and font, or files of their own."""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from facegm.data.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +28,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def drawn(width: float, height: float) -> Iterator["Figure"]:
-    """A figure in the pages' style, which lasts as long as the context; to be made an element by `svg` within it.
+    """A figure in the style of all charts, which lasts as long as the context; for `svg` or `write_svg` within it.
 
     Args:
         width: in inches of 72 points, of which its text has 10 in height.
@@ -50,3 +53,14 @@ def svg(figure: "Figure", description: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     return text.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
+
+
+def write_svg(path: Path, figure: "Figure") -> None:
+    """Write a figure as a file, on white; the same chart gives the same bytes.
+
+    Args:
+        path: the file, which appears whole or not at all.
+        figure: what `drawn` has given.
+    """
+    with atomic_file(path) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})

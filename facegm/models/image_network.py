@@ -47,6 +47,10 @@ class ImageModelConfig:
     def __post_init__(self) -> None:
         if self.feature_dim < 1:
             raise ValueError(f"feature_dim: {self.feature_dim}, must be at least 1")
+        for key in ("feature_dim", "feature_relu"):
+            value, default = getattr(self, key), getattr(ImageModelConfig, key)
+            if self.name != "lenet_plus_plus" and value != default:
+                raise ValueError(f"{key}: {value}, must be {default} for {self.name}; it is lenet_plus_plus's alone")
 
     @property
     def input_side(self) -> int | None:

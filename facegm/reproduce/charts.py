@@ -3,23 +3,15 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from facegm.data.files import atomic_file
+from facegm.data.charts import COLORS, drawn, write_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OURS, PAPER = "#2f8fd0", "#e0803a"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "facegm",  # the same chart gives the same bytes
-    "font.size": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
+OURS, PAPER = COLORS[:2]
 
 
 def draw_comparison(
@@ -43,11 +35,7 @@ def draw_comparison(
         paper: mean and standard deviation of a cell; None or missing where the paper has none.
         xlabel: what the values are.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2.2 + 2.9 * len(columns), 1.7 + 0.5 * len(row_titles)), layout="constrained")
+    with drawn(2.2 + 2.9 * len(columns), 1.7 + 0.5 * len(row_titles)) as figure:
         every = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         for axes, column in zip(every, columns, strict=True):
             for place, row in enumerate(row_titles):
@@ -60,7 +48,7 @@ def draw_comparison(
         every[0].set_ylim(len(row_titles) - 0.4, -0.6)  # the first row above
         _add_legend(figure)
         figure.suptitle(title)
-        _save(figure, path)
+        write_svg(path, figure)
 
 
 def _draw_cell(axes: "Axes", place: int, ours: Sequence[float], paper: tuple[float, float] | None) -> None:
@@ -114,14 +102,11 @@ def draw_curve(
         ylabel: what the values are.
         log_x: whether x is on a logarithmic axis.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     leftmost = min((value for value in x if value > 0), default=1.0) / 4
     places = [leftmost if log_x and value == 0 else value for value in x]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    with drawn(6.4, 3.8) as figure:
         axes = figure.subplots()
         for number, (name, values) in enumerate(y.items()):
             color = f"C{number}"
@@ -144,9 +129,4 @@ def draw_curve(
         axes.grid(color="black", alpha=0.1)
         if len(y) > 1:
             axes.legend()
-        _save(figure, path)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with atomic_file(path) as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        write_svg(path, figure)

@@ -1,9 +1,8 @@
 """What a classifier makes of its set: features of the training images, their density, and test images under FGSM."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from facegm.classification.classifier import ImageClassifier
 from facegm.classification.data import LabelledImages
+from facegm.classification.evaluation import Predictions
+from facegm.classification.prediction import ImageSet, full_precision, predict
 from facegm.classification.preprocessing import unit_images
-from facegm.data.draws import load
 from facegm.data.samples import DrawnSamples
 from facegm.losses.center import CenterLoss
 from facegm.losses.gm_module import GMLoss
@@ -25,14 +25,6 @@ EPSILON = 0.1
 """What FGSM changes of each pixel, of a range of 1 (section 4.4)."""
 _BATCH = 500
 _CHUNK = 32  # points whose kernels are in memory together: 15 MB with MNIST's training images as centers
-
-
-class Embeddings(NamedTuple):
-    """What a classifier makes of images, on the CPU."""
-
-    features: Float[Tensor, "samples dim"]
-    labels: Int64[Tensor, " samples"]
-    logits: Float[Tensor, "samples classes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,30 +63,20 @@ class DensityPanel:
         return float(np.median(clean.numpy())), float(np.median(adversarial.numpy()))
 
 
-def embed_training_images(
-    classifier: ImageClassifier, images: LabelledImages, count: int, device: torch.device
-) -> Embeddings:
-    """Embed images without augmentation.
+def embedding_panel(
+    title: str, classifier: ImageClassifier, images: LabelledImages, count: int, device: torch.device
+) -> Panel:
+    """The features of training images without augmentation, and the class vectors of the classifier's loss.
 
     Args:
+        title: the loss.
         classifier: in evaluation mode, on the device.
         images: the set.
         count: how many at most, evenly spaced among all.
         device: where to compute.
     """
-    found = []
-    with torch.no_grad():
-        for pixels, labels in _batches(images, count, device):
-            features = classifier.features(pixels)
-            found.append((features.cpu(), labels.cpu(), classifier.loss.logits(features).cpu()))
-    return Embeddings(*map(torch.cat, zip(*found, strict=True)))
-
-
-def embedding_panel(
-    title: str, classifier: ImageClassifier, images: LabelledImages, count: int, device: torch.device
-) -> Panel:
-    """The features of training images, and the class vectors of the classifier's loss; see `embed_training_images`."""
-    embeddings, loss = embed_training_images(classifier, images, count, device), classifier.loss
+    predictions = _predict(classifier, images, _evenly_spaced(images, count), device)
+    loss = classifier.loss
     if isinstance(loss, GMLoss | CenterLoss):
         class_vectors = loss.means if isinstance(loss, GMLoss) else loss.centers
     else:
@@ -102,8 +84,8 @@ def embedding_panel(
         class_vectors = loss.weight
     return Panel(
         title=title,
-        features=embeddings.features,
-        labels=embeddings.labels,
+        features=torch.from_numpy(predictions.features),
+        labels=torch.from_numpy(predictions.labels),
         class_vectors=class_vectors.detach().cpu(),
         are_points=isinstance(loss, GMLoss | CenterLoss),
         classes=images.classes,
@@ -128,20 +110,24 @@ def density_panel(
         count: how many at most, evenly spaced among all.
         device: where to compute.
     """
-    generator = torch.Generator().manual_seed(0)
-    clean, adversarial = [], []
-    for images, labels in _batches(test, count, device):
-        targets = random_other_classes(labels, len(test.classes), generator)
-        attacked = fgsm(classifier, images, targets, EPSILON)
-        with torch.no_grad():
-            features = classifier.features(images)
-            is_right = classifier.loss.logits(features).argmax(dim=1) == labels
-            clean.append(features[is_right].cpu())
-            adversarial.append(classifier.features(attacked)[is_right].cpu())
+    numbers = _evenly_spaced(test, count)
+    predictions = _predict(classifier, test, numbers, device)
+    targets = random_other_classes(
+        torch.from_numpy(predictions.labels), len(test.classes), torch.Generator().manual_seed(0)
+    )
+    is_right = predictions.predicted == predictions.labels
+    adversarial = []
+    with full_precision(device):
+        for number, target in zip(
+            torch.from_numpy(numbers[is_right]).split(_BATCH), targets[is_right].split(_BATCH), strict=True
+        ):
+            attacked = fgsm(classifier, _unit_images(test, number.numpy(), device), target.to(device), EPSILON)
+            with torch.no_grad():
+                adversarial.append(classifier.features(attacked).cpu())
     return DensityPanel(
         title=title,
         training=training,
-        clean=torch.cat(clean),
+        clean=torch.from_numpy(predictions.features[is_right]),
         adversarial=torch.cat(adversarial),
         bandwidth=likeliest_bandwidth(training),
     )
@@ -196,13 +182,24 @@ def likeliest_bandwidth(features: Float[Tensor, "samples dim"]) -> float:
     return max(BANDWIDTHS, key=lambda bandwidth: log_density(held_out, others, bandwidth).mean().item())
 
 
-def _batches(
-    images: LabelledImages, count: int, device: torch.device
-) -> Iterator[tuple[Float[Tensor, "batch channels side side"], Int64[Tensor, " batch"]]]:
-    """Images of 0 to 1 and their labels on a device: `count` at most, evenly spaced."""
+def _evenly_spaced(images: LabelledImages, count: int) -> Int64[np.ndarray, " some"]:
+    """Numbers of `count` images at most."""
+    return np.linspace(0, len(images.samples) - 1, min(count, len(images.samples))).astype(np.int64)
+
+
+def _predict(
+    classifier: ImageClassifier, images: LabelledImages, numbers: Int64[np.ndarray, " some"], device: torch.device
+) -> Predictions:
+    return predict(classifier, _set_of(images), batch_size=_BATCH, workers=0, device=device, numbers=numbers)
+
+
+def _unit_images(
+    images: LabelledImages, numbers: Int64[np.ndarray, " some"], device: torch.device
+) -> Float[Tensor, "some channels side side"]:
+    """Images of 0 to 1 on a device, without augmentation."""
     samples = images.samples
-    numbers = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(np.int64)
-    parts = [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
-    for batch in load(samples, [DrawnSamples(part, samples.draw(part, None)) for part in parts], workers=0):
-        batch = batch.to(device)
-        yield unit_images(batch.images if images.crop is None else images.crop.cut(batch)), batch.labels
+    return unit_images(_set_of(images).pixels(samples[DrawnSamples(numbers, samples.draw(numbers, None))].to(device)))
+
+
+def _set_of(images: LabelledImages) -> ImageSet:
+    return ImageSet(name="images", samples=images.samples, crop=images.crop)

@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from facegm.data.files import atomic_file
+from facegm.data.charts import COLORS, drawn, write_svg
 from facegm.losses.geometry import optimal_distance
 
 CHART_FILE = "geometry.svg"
 MOST_CLASSES = 1_000
 """Classes that are drawn at most, evenly spaced among all: the grid has no more pixels."""
-_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "facegm"}  # text stays text; same means, same bytes
 
 
 @dataclass(frozen=True)
@@ -25,15 +23,8 @@ class GeometryNumbers:
     average: float
     deviation: float
     """Standard deviation."""
-    smallest: float
-    largest: float
     optimum: float | None
     """What Eq. 16 expects; None without a lambda, where there is none."""
-
-    @property
-    def relative_difference(self) -> float | None:
-        """How far the average lies above the optimum, as a share of it; below it is negative."""
-        return None if not self.optimum else self.average / self.optimum - 1
 
 
 def geometry_numbers(means: Float[Tensor, "classes dim"], likelihood_weight: float) -> GeometryNumbers:
@@ -49,24 +40,19 @@ def draw_geometry(path: Path, means: Float[Tensor, "classes dim"], likelihood_we
         means: class means, two at least.
         likelihood_weight: lambda of the mixture regulariser; 0 where there is no optimum to draw.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     grid = _distances(means)
     numbers = _numbers(grid, len(means), likelihood_weight)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
+    with drawn(9, 3.8) as figure:
         left, right = figure.subplots(1, 2)
         figure.colorbar(left.imshow(grid), ax=left, label="distance")
         left.set(xlabel="class", ylabel="class", title=f"{len(grid)} of {len(means)} means")
-        right.hist(_of_pairs(grid), bins=60, color="#2f8fd0")
+        right.hist(_of_pairs(grid), bins=60, color=COLORS[0])
         right.axvline(numbers.average, color="black", linestyle="--", label=f"mean {numbers.average:.3f}")
         if numbers.optimum is not None:
-            right.axvline(numbers.optimum, color="#3a9e4f", label=f"optimum of Eq. 16: {numbers.optimum:.3f}")
+            right.axvline(numbers.optimum, color=COLORS[2], label=f"optimum of Eq. 16: {numbers.optimum:.3f}")
         right.set(xlabel="distance", ylabel="pairs of classes")
-        right.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-        with atomic_file(path) as file:
-            figure.savefig(file, format="svg", metadata={"Date": None})
+        right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        write_svg(path, figure)
 
 
 def _distances(means: Float[Tensor, "classes dim"]) -> Float[np.ndarray, "some some"]:
@@ -86,7 +72,5 @@ def _numbers(grid: Float[np.ndarray, "some some"], classes: int, likelihood_weig
     return GeometryNumbers(
         average=float(pairs.mean()),
         deviation=float(pairs.std()),
-        smallest=float(pairs.min()),
-        largest=float(pairs.max()),
         optimum=optimal_distance(classes, likelihood_weight) if likelihood_weight > 0 else None,
     )

@@ -1,4 +1,4 @@
-"""Images that are of none of a classifier's classes, drawn or named by the user, to see whether it notices."""
+"""Out-of-distribution images: of none of a classifier's classes, drawn or named by the user, to see if it notices."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images of no class, drawn or of any folder, at a classifier's side and channels; and what it makes of them."""
+"""Out-of-distribution images, drawn or of any folder, at a classifier's side and channels; what it makes of them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from facegm.classification.any_images import FittedImages, open_labelled, open_unlabelled
 from facegm.classification.classifier import Description, ImageClassifier
-from facegm.classification.outside import drawn_sets, named_sets, noise, silhouettes
+from facegm.classification.out_of_distribution import drawn_sets, named_sets, noise, silhouettes
 from facegm.classification.prediction import ImageSet, predict
 from facegm.classification.preprocessing import ImagePreprocessing
 from facegm.data.readers.arrays import LabelledArrays
@@ -84,7 +84,7 @@ def test_drawn_sets_follow_from_their_seed(monkeypatch: pytest.MonkeyPatch) -> N
         assert np.array_equal(pixels(one.samples), pixels(same.samples))
         assert not np.array_equal(pixels(one.samples), pixels(differs.samples))
         assert len(np.unique(pixels(one.samples), axis=0)) > 295, "no chunk is drawn twice"
-    monkeypatch.setattr("facegm.classification.outside.MOST_BYTES", 5 * 8 * 8 * 3 + 1)
+    monkeypatch.setattr("facegm.classification.out_of_distribution.MOST_BYTES", 5 * 8 * 8 * 3 + 1)
     assert [len(one.samples) for one in drawn_sets(description(3, 8), 300)] == [5, 5]
 
 
@@ -183,6 +183,9 @@ def test_predictions_are_those_of_each_image_alone(colours: np.ndarray) -> None:
             assert torch.allclose(torch.from_numpy(found.features[number]), model.features(alone)[0], atol=1e-5)
             assert torch.allclose(torch.from_numpy(found.logits[number]), model(alone)[0], atol=1e-4)
     assert found.features.dtype == found.logits.dtype == np.float32
+    some = predict(model, fitted(colours, 32), batch_size=2, workers=0, device=CPU, numbers=np.array([7, 0, 3]))
+    assert np.allclose(some.logits, found.logits[[7, 0, 3]], atol=1e-4)
+    assert len(some.labels) == 3
 
 
 def test_a_grey_network_sees_luma_and_one_of_colours_sees_grey(colours: np.ndarray) -> None:
