@@ -8,12 +8,10 @@ from textwrap import shorten
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from facegm.classification.preprocessing import ImagePreprocessing, Normalization
-from facegm.data.files import replace_atomically
+from facegm.data.weights import read_weights, write_weights
 from facegm.errors import FacegmError
 from facegm.losses.config import LossConfig, build_loss
 from facegm.models.image_network import ImageModelConfig, build_image_network
@@ -23,7 +21,6 @@ MODEL_FILE = "classifier.safetensors"
 """Name of the exported classifier in a run folder."""
 BEST_FILE = "classifier-best.safetensors"
 """That of the epoch with the best accuracy on the test images."""
-_KEY = "facegm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +102,7 @@ def save_classifier(path: Path, d: Description, weights: dict[str, Tensor]) -> N
         "side": d.side,
         "resize": d.resize,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    replace_atomically(path, save(tensors, metadata={_KEY: json.dumps(description)}))
+    write_weights(path, weights, description)
 
 
 def load_classifier(path: Path) -> ImageClassifier:
@@ -121,14 +117,9 @@ def load_classifier(path: Path) -> ImageClassifier:
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise FacegmError(f"{file}: no such classifier; `facegm train` writes one at the end of a run")
+    weights, metadata = read_weights(file)
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise FacegmError(f"{file}: damaged or not a safetensors file ({error})") from error
-    try:
-        description = _description(metadata[_KEY])
+        description = _description(metadata or "{}")
         with torch.device("meta"):  # without memory, of which a damaged description may ask for any amount
             classifier = ImageClassifier(description)
         classifier.load_state_dict(weights, assign=True)

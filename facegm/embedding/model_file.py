@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from facegm.data.files import replace_atomically
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
+from facegm.data.weights import read_weights, write_weights
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_face_network, network_class
@@ -18,7 +16,6 @@ from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_fac
 FORMAT = 1
 MODEL_FILE = "embedder.safetensors"
 """Name of the exported embedder in a run folder."""
-_KEY = "facegm"
 
 
 def save_embedder(
@@ -45,8 +42,7 @@ def save_embedder(
         "pixels": {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE},
         "alignment": alignment,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    replace_atomically(path, save(tensors, metadata={_KEY: json.dumps(description)}))
+    write_weights(path, network.state_dict(), description)
 
 
 def load_embedder(path: Path) -> tuple[FaceNetwork, Preprocessing, dict[str, Any]]:
@@ -60,16 +56,11 @@ def load_embedder(path: Path) -> tuple[FaceNetwork, Preprocessing, dict[str, Any
     """
     if not path.is_file():
         raise FacegmError(f"{path}: no such model file; `facegm train` writes one at the end of a run")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise FacegmError(f"{path}: damaged or not a safetensors file ({error})") from error
-    if _KEY not in metadata:
+    tensors, metadata = read_weights(path)
+    if metadata is None:
         raise FacegmError(f"{path}: a safetensors file, but not a facegm embedder")
     try:
-        description = json.loads(metadata[_KEY])
+        description = json.loads(metadata)
         name = ARCHITECTURES.get(description["architecture"])
         if description["format"] != FORMAT or name is None:
             raise ValueError(f"format {description['format']} of {description['architecture']}")

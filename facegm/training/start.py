@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from facegm.data.draws import StepSampler, load
 from facegm.data.residency import choose_residency
 from facegm.data.samples import Batch
+from facegm.data.weights import read_weights
 from facegm.errors import FacegmError
 from facegm.training.checkpoint import Resumed, load_checkpoint, restore
 from facegm.training.compilation import compile_network
@@ -127,10 +127,6 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         state = load_checkpoint(file)
         average = state["average"]
         return dict(state["task"] if average is None else average["task"])
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            names = list(tensors.keys())
-            whole = any(name.startswith("loss.") for name in names)  # a classifier's, which are named as a task's are
-            return {name if whole else f"network.{name}": tensors.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise FacegmError(f"train.init: {file}: damaged or not a safetensors file ({error})") from error
+    tensors = read_weights(file).tensors
+    whole = any(name.startswith("loss.") for name in tensors)  # a classifier's, which are named as a task's are
+    return {name if whole else f"network.{name}": tensor for name, tensor in tensors.items()}
