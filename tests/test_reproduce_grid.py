@@ -100,12 +100,12 @@ def digits(folder: Path, part: str) -> tuple[torch.Tensor, np.ndarray]:
         np.frombuffer(gzip.decompress((folder / f"{part}-{name}-ubyte.gz").read_bytes()), np.uint8, offset=offset)
         for name, offset in (("images-idx3", 16), ("labels-idx1", 8))
     )
-    return torch.from_numpy(pixels.reshape(len(labels), 1, 28, 28) / 255.0), labels
+    return torch.from_numpy(pixels.reshape(len(labels), 1, 28, 28) / np.float32(255)), labels
 
 
 def errors_of(file: Path, images: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
-    """Percentages of an exported ResNet-20, written out, in double precision."""
-    tensors = {name: tensor.double() for name, tensor in load_file(file).items()}
+    """Percentages of an exported ResNet-20, written out."""
+    tensors = load_file(file)
     order = CifarResNet(20, channels=1).state_dict()
     network = [tensors.pop(f"network.{name}") for name in order]
     features = naive_cifar_resnet(network, (images - 0.1307) / 0.3081, 3).numpy()
