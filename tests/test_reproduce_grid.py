@@ -132,7 +132,7 @@ def test_the_figures_are_those_of_the_exported_classifiers_on_the_test_images(fo
         means = load_file(run / "classifier.safetensors").get("loss.means")
         if means is not None:
             pairs = [float(np.linalg.norm(means[i].double() - means[j].double())) for i in range(10) for j in range(i)]
-            expected |= {"mean_distance": np.mean(pairs), "distance_deviation": np.std(pairs)}
+            expected |= {"mean_distance": float(np.mean(pairs)), "distance_deviation": float(np.std(pairs))}
             expected["optimal_distance"] = np.sqrt(2 * np.log(10 * (1 / 0.002 - 1) + 1))  # Eq. 16
         assert numbers == pytest.approx(expected, rel=1e-5), row["row"]
         assert float(row["value"]) == pytest.approx(last["error"], abs=1e-4)

@@ -98,7 +98,7 @@ def test_a_cell_is_what_its_title_says(name: str) -> None:
         told = claims(entry)
         config = entry.cell.config
         gm = config.loss.gm
-        actual = {
+        actual: dict[str, object] = {
             "alpha": gm.alpha,
             "lambda": gm.likelihood_weight,
             "loss": config.loss.name,
