@@ -1,6 +1,8 @@
 """Protects a grid's work: no finished cell is done again whatever is killed, and commands that share one share it."""
 
 import csv
+import gzip
+import json
 import random
 import re
 import time
@@ -8,10 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from facegm_commands import Command
 from image_sets import alternating, write_mnist
+from naive_networks import naive_cifar_resnet
+from safetensors.torch import load_file
 
+from facegm.models.cifar_resnet import CifarResNet
 from facegm.reproduce.cells import RESULT_FILE
 from facegm.reproduce.reproduction import Options, Reproduction
 
@@ -85,6 +92,56 @@ def test_every_cell_is_done_once_and_stands_in_the_table(folder: Path) -> None:
     output = (folder / "output.txt").read_text()
     assert sorted(begun(output)) == sorted(finished(folder / "whole"))
     assert "shortened: 1 of 6 epochs" in output
+
+
+def digits(folder: Path, part: str) -> tuple[torch.Tensor, np.ndarray]:
+    """Images on a scale of 0 to 1 and labels, as the IDX files have them."""
+    pixels, labels = (
+        np.frombuffer(gzip.decompress((folder / f"{part}-{name}-ubyte.gz").read_bytes()), np.uint8, offset=offset)
+        for name, offset in (("images-idx3", 16), ("labels-idx1", 8))
+    )
+    return torch.from_numpy(pixels.reshape(len(labels), 1, 28, 28) / np.float32(255)), labels
+
+
+def errors_of(file: Path, images: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Percentages of an exported ResNet-20, written out."""
+    tensors = load_file(file)
+    order = CifarResNet(20, channels=1).state_dict()
+    network = [tensors.pop(f"network.{name}") for name in order]
+    features = naive_cifar_resnet(network, (images - 0.1307) / 0.3081, 3).numpy()
+    if "loss.means" in tensors:
+        logits = -0.5 * np.square(features[:, None] - tensors["loss.means"].numpy()).sum(axis=2)
+    else:
+        logits = features @ tensors["loss.weight"].numpy().T
+        logits += tensors["loss.bias"].numpy() if "loss.bias" in tensors else 0
+    rank = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(axis=1)
+    return {"error": 100 * float((rank > 0).mean()), "top5_error": 100 * float((rank > 4).mean())}
+
+
+def test_the_figures_are_those_of_the_exported_classifiers_on_the_test_images(folder: Path) -> None:
+    test, training = digits(folder / "data" / "small", "t10k"), digits(folder / "data" / "small", "train")
+    learned, tested = [], []
+    for row in rows_of(folder / "whole"):
+        run = folder / "whole" / "cells" / row["cell"]
+        numbers = json.loads((run / RESULT_FILE).read_bytes())["numbers"]
+        last, best = (
+            errors_of(run / name, *test) for name in ("classifier.safetensors", "classifier-best.safetensors")
+        )
+        expected = {**last, **{f"best_{name}": value for name, value in best.items()}}
+        expected |= {"accuracy": 100 - last["error"], "best_accuracy": 100 - best["error"]}
+        means = load_file(run / "classifier.safetensors").get("loss.means")
+        if means is not None:
+            pairs = [float(np.linalg.norm(means[i].double() - means[j].double())) for i in range(10) for j in range(i)]
+            expected |= {"mean_distance": float(np.mean(pairs)), "distance_deviation": float(np.std(pairs))}
+            expected["optimal_distance"] = np.sqrt(2 * np.log(10 * (1 / 0.002 - 1) + 1))  # Eq. 16
+        assert numbers == pytest.approx(expected, rel=1e-5), row["row"]
+        assert float(row["value"]) == pytest.approx(last["error"], abs=1e-4)
+        assert float(row["best_epoch_value"]) == pytest.approx(best["error"], abs=1e-4)
+        tested.append(last)
+        learned.append(errors_of(run / "classifier.safetensors", *training))
+    for name in ("error", "top5_error"):
+        ours, others = ([one[name] for one in found] for found in (tested, learned))
+        assert ours != pytest.approx(others, abs=0.5), "training images could be taken for them"
 
 
 def test_a_second_command_does_nothing_again(folder: Path) -> None:

@@ -3,51 +3,18 @@
 import base64
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from table_pages import TablePage
 
 from facegm.reproduce.charts import draw_comparison, draw_curve
 from facegm.reproduce.page import Chart, PageCell, PageRow, render_reproduction
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")
-
-
-class Page(HTMLParser):
-    """Collects what a page would load, its tables' cells and its text; fails on tags that do not nest."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in {"meta", "img", "br"}:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in {"td", "th"}:
-            self.rows[-1].append("")
-        self.loads += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "data"}]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += f"{data}|"
 
 
 @pytest.fixture
@@ -70,7 +37,7 @@ def source(tmp_path: Path) -> str:
 
 
 def test_the_page_says_it_all_and_names_cannot_break_it(source: str) -> None:
-    page = Page(source)
+    page = TablePage(source)
     assert page.rows == [
         ["", "2-D|", "<100>-D|"],
         ["softmax|3 of 50 epochs|", "1.90 ± 0.05|paper 1.82 ± 0.01|like recipe 0.98|", "-|paper 0.68|"],
@@ -83,7 +50,7 @@ def test_the_page_says_it_all_and_names_cannot_break_it(source: str) -> None:
 
 
 def test_the_page_loads_nothing(source: str) -> None:
-    page = Page(source)
+    page = TablePage(source)
     assert [target.split(",")[0] for target in page.loads] == ["data:image/png;base64", "data:image/svg+xml;base64"]
     assert base64.b64decode(page.loads[0].split(",")[1]) == PNG
     assert "é" in base64.b64decode(page.loads[1].split(",")[1]).decode()
@@ -92,7 +59,7 @@ def test_the_page_loads_nothing(source: str) -> None:
 
 
 def test_a_figure_has_no_table_and_a_row_that_does_not_fit_is_refused() -> None:
-    page = Page(render_reproduction(title="Fig. 1", head=[], columns=[], rows=[], notes=[], charts=[]))
+    page = TablePage(render_reproduction(title="Fig. 1", head=[], columns=[], rows=[], notes=[], charts=[]))
     assert "table" not in page.tags
     assert "img" not in page.tags
     with pytest.raises(ValueError, match="softmax: 1 cells for 2 columns"):

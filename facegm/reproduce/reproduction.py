@@ -130,9 +130,9 @@ class Reproduction:
         return "\n".join(lines)
 
     def image_configs(self) -> list[ImageRunConfig]:
-        """Of each set of images that the chosen cells are trained on, one configuration."""
+        """Of each set of images that the chosen cells are trained on, one configuration, however it augments them."""
         configs = [p.cell.config for p in self.chosen]
-        return list({str(c.data): c for c in configs if isinstance(c, ImageRunConfig)}.values())
+        return list({(c.data.set, c.data.folder): c for c in configs if isinstance(c, ImageRunConfig)}.values())
 
     def _check_data(self) -> None:
         """Refuse to begin without data, or to go on with others than finished cells were made of."""
