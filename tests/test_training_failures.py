@@ -22,6 +22,7 @@ from facegm.errors import FacegmError
 from facegm.faces import run as face_run
 from facegm.faces.run import train_run
 from facegm.training import log, run_folder, start
+from facegm.training import run as training_run
 from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, save_checkpoint
 from facegm.training.config import OptimizerConfig
 from facegm.training.distributed import Processes, Value
@@ -242,7 +243,7 @@ def whole(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (log, "append_metrics", 8, [6]),
         (SummaryWriter, "add_embedding", 3, [6]),
         (face_run, "save_embedder", 1, [6, 12]),
-        (face_run, "draw_geometry", 1, [6, 12]),
+        (training_run, "draw_geometry", 1, [6, 12]),
     ],
     ids=["environment", "configuration", "TensorBoard", "metrics", "projector", "embedder", "chart"],
 )

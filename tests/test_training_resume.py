@@ -31,7 +31,7 @@ Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def everything_on(store: Path, *, epochs: int = 5, **train: Any) -> FaceRunConfig:
+def everything_on(store: Path, *, epochs: float = 5.0, **train: Any) -> FaceRunConfig:
     """All that has a state or draws random numbers: 4 steps an epoch, each of two parts, in scaled float16."""
     course: dict[str, Any] = {
         "batch_size": 12,

@@ -23,7 +23,7 @@ def small_config(store: Path, *, workers: int = 0, **train: Any) -> FaceRunConfi
         workers: how many decode the faces anew in every step; 0 where they lie in memory.
         train: fields of `TrainConfig` that are to differ.
     """
-    course: dict[str, Any] = {"epochs": 6, "batch_size": 24, "precision": "float32", "log_every": 1}
+    course: dict[str, Any] = {"epochs": 6.0, "batch_size": 24, "precision": "float32", "log_every": 1}
     residency: Any = {"residency": "stream", "workers": workers} if workers else {}
     return FaceRunConfig(
         data=FaceDataConfig(store=store, jitter=0.2, **residency),
