@@ -34,7 +34,7 @@ def begin(folder: Path) -> "subprocess.Popen[str]":
     filters = ["--filter=GM alpha=0", "--filter=100-D", "--filter=seed 0"]
     arguments = ["reproduce", "table1", "--config=small.yaml", "--output=out", "--jobs=2", *filters]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "facegm", *arguments],
+        [sys.executable, "-m", "facegm", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
