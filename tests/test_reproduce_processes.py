@@ -19,20 +19,20 @@ from facegm.training.run_folder import METRICS_FILE
 
 CONFIG = """
 task: classification
-data: {set: mnist, folder: digits}
+data: {set: mnist, folder: digits, padding: 1}
 model: {name: resnet20}
 optimizer: {learning_rate: 0.02, clip_gradient: 5}
 train: {epochs: 25, batch_size: 8, precision: float32, compile: false, checkpoint_every: 100000, log_every: 1}
 validation: {every_epochs: 25}
 """
 STEPS = 25 * 4
-TITLES = ("GM alpha=0, 100-D, seed 0", "GM alpha=0.3, 100-D, seed 0")
+TITLES = ("L-Softmax, C100+, seed 0", "softmax, C100+, seed 0")
 
 
 def begin(folder: Path) -> "subprocess.Popen[str]":
     """Two cells side by side, by a Python that is started anew."""
-    filters = ["--filter=GM alpha=0", "--filter=100-D", "--filter=seed 0"]
-    arguments = ["reproduce", "table1", "--config=small.yaml", "--output=out", "--jobs=2", *filters]
+    filters = ["--filter=softmax", "--filter=C100+", "--filter=seed 0"]
+    arguments = ["reproduce", "table3", "--config=small.yaml", "--output=out", "--jobs=2", *filters]
     return subprocess.Popen(
         [sys.executable, "-m", "facegm", *arguments],
         cwd=folder,
@@ -96,7 +96,7 @@ def test_cells_of_a_command_that_is_killed_end_by_themselves_and_are_gone_on_wit
         assert (cells / name / METRICS_FILE).read_bytes().startswith(text), "steps were done again"
         assert steps(cells / name) == list(range(1, STEPS + 1))
         assert (cells / name / RESULT_FILE).is_file()
-    rows = csv.DictReader((tmp_path / "out" / "table1-small.csv").read_text().splitlines())
+    rows = csv.DictReader((tmp_path / "out" / "table3-small.csv").read_text().splitlines())
     assert {f"{row['row']}, {row['column']}, seed {row['seed']}": row["cell"] for row in rows} == {
         title: name for name, title in begun.items()
     }

@@ -56,8 +56,8 @@ def test_a_cell_is_named_by_what_changes_its_result() -> None:
 
 
 def test_changed_changes_a_key_and_nothing_else() -> None:
-    new = changed(MNIST, {"loss.gm.alpha": 0.125, "model.name": "resnet20"})
-    assert (new.loss.gm.alpha, new.model.name) == (0.125, "resnet20")
+    new = changed(MNIST, {"loss.gm.alpha": 0.125, "model.feature_dim": 3})
+    assert (new.loss.gm.alpha, new.model.feature_dim) == (0.125, 3)
     assert replace(new, loss=MNIST.loss, model=MNIST.model) == MNIST
     assert replace(new.loss, gm=MNIST.loss.gm) == MNIST.loss
     with pytest.raises(KeyError, match="alfa"):
@@ -218,6 +218,7 @@ def test_figures_are_means_over_seeds_beside_the_papers() -> None:
         (["reproduce", "table1", "--config=none.yaml"], 2, "none.yaml: no such configuration file"),
         (["reproduce", "table1", "--config=casia.yaml"], 2, "casia.yaml: of another kind of run than mnist.yaml"),
         (["reproduce", "fig4", "--config=mnist.yaml"], 2, "mnist.yaml: of another kind of run than casia.yaml"),
+        (["reproduce", "table1", "--config=cifar10.yaml"], 2, "center, 2-D: feature_dim: 2,"),
         (["reproduce", "table1", "--data=nowhere"], 1, "nowhere/mnist: no files of"),
     ],
 )

@@ -163,10 +163,13 @@ class Reproduction:
     def _entries(self) -> list[Entry]:
         experiment = self.experiment
         bases = {row.config: self._base(row.config) for row in experiment.rows}
-        whole = [
-            (row, column, seed, changed(bases[row.config], {**row.overrides, **column.overrides, "train.seed": seed}))
-            for row, column, seed in experiment.places()
-        ]
+        whole = []
+        for row, column, seed in experiment.places():
+            try:
+                config = changed(bases[row.config], {**row.overrides, **column.overrides, "train.seed": seed})
+            except ValueError as error:
+                raise UsageError(f"--config: {row.title}, {column.title}: {error}") from error
+            whole.append((row, column, seed, config))
         share = self._share([config for *_, config in whole])
         entries = []
         for row, column, seed, config in whole:
