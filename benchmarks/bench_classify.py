@@ -39,8 +39,8 @@ from facegm.training.run_folder import read_metrics
 
 IS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if IS_GPU else "cpu")
-WARM_UP, STEPS = (50, 400) if IS_GPU else (4, 24)
-RUNS = 3 if IS_GPU else 5
+WARM_UP, STEPS = (50, 400) if IS_GPU else (4, 20)
+RUNS = 3
 SIDE_BY_SIDE = 4 if IS_GPU else cores()
 """Runs at once, as `facegm reproduce --jobs` has them."""
 IMAGES = 60_000 if IS_GPU else 10_000
@@ -95,7 +95,7 @@ def compare(config: ImageRunConfig, folder: Path, threads: int) -> list[dict[str
     number = count()
 
     def run(of: ImageRunConfig) -> float:
-        return whole_loop(of, folder / f"{config.data.set}-{next(number)}")
+        return whole_loop(of, folder / f"{config.data.set}-{threads}-{next(number)}")
 
     ways: dict[str, Callable[[], float]] = {
         PLAIN: plain_loop(config, workers=0 if threads == 1 else 2),
@@ -112,7 +112,7 @@ def compare(config: ImageRunConfig, folder: Path, threads: int) -> list[dict[str
         if threads > 1:
 
             def runs_at_once() -> float:
-                folders = [folder / f"{config.data.set}-{next(number)}" for _ in range(SIDE_BY_SIDE)]
+                folders = [folder / f"{config.data.set}-{threads}-{next(number)}" for _ in range(SIDE_BY_SIDE)]
                 return mean(pool.map(partial(whole_loop_on_one_core, compiled), folders)) / SIDE_BY_SIDE
 
             ways[f"facegm train, compiled, {SIDE_BY_SIDE} runs side by side"] = runs_at_once
