@@ -18,6 +18,7 @@ from face_runs import exported, small_config, write_config
 from facegm_commands import MAY_NOT_MOUNT, MOUNT, Command, begin_ranks
 from torch.utils.tensorboard import SummaryWriter
 
+from facegm.data.workers import named_worker_failures
 from facegm.errors import FacegmError
 from facegm.faces import run as face_run
 from facegm.faces.run import train_run
@@ -110,6 +111,23 @@ def test_a_worker_that_the_system_kills_ends_the_run(small_store: Path, tmp_path
     assert "lower data.workers" in reason
     assert "The same command goes on from the newest checkpoint" in reason
     assert load_newest_checkpoint(tmp_path / "run") is not None
+
+
+def test_a_worker_that_dies_while_a_file_is_written_is_named_and_not_the_file() -> None:
+    """Torch tells of it wherever the main process is, in the middle of a checkpoint too, whose writer complains."""
+
+    @named_worker_failures()
+    def write(*, is_worker_alive: bool) -> None:
+        try:
+            if not is_worker_alive:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 455424 vs 455516")
+
+    with pytest.raises(FacegmError, match=r"has ended.*\(DataLoader worker \(pid 7\) is killed by signal: Killed\)"):
+        write(is_worker_alive=False)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        write(is_worker_alive=True)
 
 
 def test_workers_end_with_the_run_whatever_ends_it(

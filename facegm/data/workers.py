@@ -72,7 +72,7 @@ def named_worker_failures(*, has_workers: bool = False) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, EOFError, OSError) as error:
-        text = str(error) or type(error).__name__
+        text = _failure_behind(error) or str(error) or type(error).__name__
         is_of_dataset = text.startswith("Caught ")  # an error in a worker's own work comes with its trace
         is_of_system = has_workers and not isinstance(error, RuntimeError)
         if is_of_dataset or not (is_of_system or _FAILURES.search(text)):
@@ -84,3 +84,13 @@ def named_worker_failures(*, has_workers: bool = False) -> Iterator[None]:
             "ulimit -n for files), or keep decoded images in memory (data.residency). The same command goes on from "
             "the newest checkpoint"
         ) from error
+
+
+def _failure_behind(error: BaseException) -> str | None:
+    """What torch said of a worker while something else went on, such as the writing of a file, which failed of it."""
+    behind = error.__context__
+    while behind is not None:
+        if _FAILURES.search(str(behind)):
+            return str(behind)
+        behind = behind.__context__
+    return None
