@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 from facegm.data.preprocessing import Preprocessing
-from facegm.data.samples import Batch, DrawnSamples, Samples
+from facegm.data.samples import Batch, DrawnSamples, EvaluatedImages
 from facegm.errors import FacegmError
 from facegm.eval.lfw import rows_of_pairs
 from facegm.eval.pairs import read_pairs
@@ -16,7 +16,7 @@ from facegm.eval.verify_lfw import rows_of_images
 from facegm.store.reader import FaceStore
 
 
-class PairsValidation(Samples):
+class PairsValidation(EvaluatedImages):
     """The faces of some pairs, and their score, without PCA; for the choice of settings, not on the evaluation set.
 
     Args:
@@ -46,24 +46,6 @@ class PairsValidation(Samples):
     def image_bytes(self) -> int:
         """Bytes of a face in a batch."""
         return self._preprocessing.crop_size**2 * 3
-
-    @property
-    def can_be_kept(self) -> bool:
-        """Not in another place than they are."""
-        return False
-
-    @property
-    def is_in_memory(self) -> bool:
-        """Decoded by each process, in the store's size."""
-        return True
-
-    def keep_decoded(self, device: torch.device) -> None:
-        """Nothing to do."""
-
-    def draw(self, numbers: Int64[np.ndarray, " batch"], rng: np.random.Generator | None) -> tuple[()]:
-        """Faces are taken in the middle crop, and never augmented."""
-        del numbers, rng
-        return ()
 
     def __getitem__(self, drawn: DrawnSamples) -> Batch:
         crops = self._preprocessing.middle_crops(self._faces[number] for number in drawn.numbers)

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 
 from facegm.classification.classifier import Description
 from facegm.classification.data import find_test_folder
 from facegm.data.names import printable
-from facegm.data.photo_samples import LabelledPhotos, middle_square
+from facegm.data.photo_samples import LabelledPhotos, middle_square, refuse_packed
 from facegm.data.readers.arrays import LabelledArrays, NoSuchSetError
 from facegm.data.readers.cifar import read_cifar
 from facegm.data.readers.idx import read_mnist
 from facegm.data.readers.source import find_photos
-from facegm.data.samples import Batch, DrawnSamples, Samples
+from facegm.data.samples import Batch, DrawnSamples, EvaluatedImages, Samples, renumbered
 from facegm.errors import FacegmError
 
 _PACKED: tuple[Callable[[Path], LabelledArrays], ...] = (
@@ -26,7 +25,7 @@ _PACKED: tuple[Callable[[Path], LabelledArrays], ...] = (
 )
 
 
-class FittedImages(Samples):
+class FittedImages(EvaluatedImages):
     """Images of one size in memory, of which a batch has the middle square, brought to another side.
 
     Args:
@@ -42,24 +41,6 @@ class FittedImages(Samples):
     def image_bytes(self) -> int:
         """Bytes of an image in a batch."""
         return self._side**2 * int(self._images.shape[3])
-
-    @property
-    def can_be_kept(self) -> bool:
-        """Not in another place than they are."""
-        return False
-
-    @property
-    def is_in_memory(self) -> bool:
-        """Always."""
-        return True
-
-    def keep_decoded(self, device: torch.device) -> None:
-        """Nothing to do."""
-
-    def draw(self, numbers: Int64[np.ndarray, " batch"], rng: np.random.Generator | None) -> tuple[()]:
-        """They are never augmented."""
-        del numbers, rng
-        return ()
 
     def __getitem__(self, drawn: DrawnSamples) -> Batch:
         images = self._images[drawn.numbers]
@@ -98,14 +79,13 @@ def open_labelled(source: Path, description: Description, *, left_out: Sequence[
     arrays = read_packed(source) if source.is_dir() else None
     if arrays is None:
         return _photos_of_classes(source, description, left_out)
-    number = {name: label for label, name in enumerate(classes)}
-    unknown = next((name for name in arrays.classes if name not in number and name not in left_out), None)
+    unknown = next((name for name in arrays.classes if name not in classes and name not in left_out), None)
     if unknown is not None:
         raise FacegmError(
             f"{source}: its class, {printable(unknown)}, is none of {len(classes)}: {', '.join(classes[:5])}, ...; "
             "give images of other classes as --outside"
         )
-    labels = np.array([number.get(name, -1) for name in arrays.classes])[arrays.labels]
+    labels = renumbered(arrays.labels, arrays.classes, classes)
     known = labels >= 0
     if not known.any():
         raise FacegmError(f"{source}: has no image of the classes {', '.join(classes[:5])}, ...")
@@ -138,9 +118,7 @@ def open_unlabelled(source: Path, description: Description) -> Samples:
     if arrays is not None:
         return FittedImages(arrays, description.side)
     photos = find_photos(source).photos
-    packed = next((photo.path for photo in photos if photo.offset is not None or photo.entry is not None), None)
-    if packed is not None:
-        raise FacegmError(f"{packed}: photos are read from files of their own; unpack it into a folder")
+    refuse_packed(photos)
     return LabelledPhotos(
         [Path(photo.path) for photo in photos],
         np.zeros(len(photos), np.int64),

@@ -15,6 +15,7 @@ from facegm.data.readers.arrays import LabelledArrays, NoSuchSetError, Part
 from facegm.data.readers.cifar import read_cifar
 from facegm.data.readers.idx import read_mnist
 from facegm.data.resident_images import PaddedCrop, ResidentImages
+from facegm.data.samples import renumbered
 from facegm.errors import FacegmError
 
 TEST_FOLDERS = ("val", "test", "validation", "valid")
@@ -85,9 +86,7 @@ def _read_arrays(config: ImageDataConfig, part: Part) -> LabelledArrays:
 
 def _in_memory(config: ImageDataConfig, arrays: LabelledArrays, classes: Sequence[str]) -> LabelledImages:
     _check_known(config.folder, classes, arrays.classes)
-    numbers = {name: number for number, name in enumerate(classes)}
-    new_numbers = np.array([numbers.get(name, -1) for name in arrays.classes])
-    images, labels = arrays.images, new_numbers[arrays.labels]
+    images, labels = arrays.images, renumbered(arrays.labels, arrays.classes, classes)
     if (labels < 0).any():
         images, labels = images[labels >= 0], labels[labels >= 0]
     if not len(images):
@@ -138,8 +137,7 @@ def _open_photos(config: ImageDataConfig, part: Part, classes: Sequence[str], kn
     photos, all_classes = _photos_of_part(config, part, known)
     classes = classes or _without(all_classes, config.leave_out)
     _check_known(config.folder, classes, all_classes)
-    number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number.get(name, -1) for name in photos.classes])[photos.labels]
+    labels = renumbered(photos.labels, photos.classes, classes)
     if not (labels >= 0).any():
         raise FacegmError(f"{config.folder}: has no photo of the classes {', '.join(classes)} to {_PURPOSE[part]} on")
     paths = [Path(key) for key, label in zip(photos.keys, labels, strict=True) if label >= 0]

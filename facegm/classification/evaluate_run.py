@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from facegm.classification.any_images import open_labelled
 from facegm.classification.classifier import ImageClassifier, load_classifier
 from facegm.classification.config import ImageDataConfig
@@ -16,6 +14,7 @@ from facegm.classification.prediction import ImageSet, predict
 from facegm.data.machine import cores
 from facegm.errors import FacegmError
 from facegm.losses.gm_module import GMLoss
+from facegm.training.devices import default_device
 from facegm.training.report import EVALUATION_BATCH
 
 MOST_DRAWN = 10_000
@@ -37,7 +36,7 @@ def evaluate_classifier(
     Raises:
         FacegmError: the classifier or images are missing or unusable, or no images are named.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     classifier = load_classifier(file).to(device)
     d = classifier.description
     images, left_out = _images_of_classes(classifier, trained_on, data)

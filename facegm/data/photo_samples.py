@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Integer, UInt8
 
 from facegm.data.decoding import read_photo
-from facegm.data.readers.photo import UnreadablePhotoError
+from facegm.data.readers.photo import Photo, UnreadablePhotoError
 from facegm.data.readers.source import find_photos
 from facegm.data.samples import Batch, DrawnSamples, Samples, checked_labels
 from facegm.errors import FacegmError
@@ -102,9 +102,7 @@ class LabelledPhotos(Samples):
         for remark in found.remarks:
             logger.warning(f"{source}: {remark}")
         photos = found.photos
-        packed = next((photo.path for photo in photos if photo.offset is not None or photo.entry is not None), None)
-        if packed is not None:
-            raise FacegmError(f"{packed}: photos are read from files of their own; unpack it into a folder")
+        refuse_packed(photos)
         stray = next((photo.path for photo in photos if photo.identity is None), None)
         if stray is not None:
             raise FacegmError(f"{stray}: lies in no class's folder; expected class/photo.jpg")
@@ -176,6 +174,17 @@ class LabelledPhotos(Samples):
         top, left, height, width = random_crop(*photo.shape[:2], *where)
         crop = resized(photo[top : top + height, left : left + width], self._side, self._side)
         return crop[:, ::-1] if is_mirrored else crop
+
+
+def refuse_packed(photos: Iterable[Photo]) -> None:
+    """Refuse photos that have no files of their own.
+
+    Raises:
+        FacegmError: one lies in a file with others.
+    """
+    packed = next((photo.path for photo in photos if photo.offset is not None or photo.entry is not None), None)
+    if packed is not None:
+        raise FacegmError(f"{packed}: photos are read from files of their own; unpack it into a folder")
 
 
 def random_crop(

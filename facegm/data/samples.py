@@ -103,6 +103,43 @@ class Samples(Dataset[Batch], ABC):
         """The samples, on the device where they are kept, else on the CPU."""
 
 
+class EvaluatedImages(Samples):
+    """Images that lie in memory, and are evaluated as they are, never trained on."""
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Not in another place than they are."""
+        return False
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Always."""
+        return True
+
+    def keep_decoded(self, device: torch.device) -> None:
+        """Nothing to do."""
+
+    def draw(self, numbers: Int64[np.ndarray, " batch"], rng: np.random.Generator | None) -> tuple[()]:
+        """They are never augmented."""
+        del numbers, rng
+        return ()
+
+
+def renumbered(
+    labels: Integer[np.ndarray, " samples"], names: Sequence[str], classes: Sequence[str]
+) -> Int64[np.ndarray, " samples"]:
+    """Labels by the numbers that classes have elsewhere; -1 where they are not among those.
+
+    Args:
+        labels: numbers of classes, by their place in `names`.
+        names: the classes of the labels.
+        classes: the classes by their new numbers.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    new: Int64[np.ndarray, " samples"] = np.array([numbers.get(name, -1) for name in names], np.int64)[labels]
+    return new
+
+
 def checked_labels(
     labels: Integer[np.ndarray, " samples"], samples: int, classes: int
 ) -> Int64[np.ndarray, " samples"]:

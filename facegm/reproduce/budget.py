@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -61,60 +61,36 @@ class Budget:
         return min(config.train.epochs, wanted)
 
 
-class DividedBudget:
-    """A budget of time, divided among the runs of a grid once for all.
+def divided(budget: Budget, file: Path, seconds: Callable[[], Sequence[float]], *, jobs: int, is_kept: bool) -> float:
+    """How much of the whole runs' time a budget of time is, divided among the runs of a grid once for all.
 
     Args:
+        budget: seconds in all.
         file: where the division is kept, so that the same command, given again or elsewhere, goes on with the same
             grid.
+        seconds: gives those of the whole runs; asked only where nothing is kept yet.
+        jobs: runs side by side.
+        is_kept: whether to keep a new division.
+
+    Raises:
+        FacegmError: the file is damaged.
     """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def share(self, budget: Budget, seconds: Sequence[float], *, jobs: int, is_kept: bool) -> float:
-        """How much of the whole runs' time the budget is.
-
-        Args:
-            budget: seconds in all.
-            seconds: those of the whole runs, as far as they are known.
-            jobs: runs side by side.
-            is_kept: whether to keep the division, where there is none yet.
-
-        Raises:
-            FacegmError: the file is damaged.
-        """
-        assert budget.seconds is not None
-        known = [one for one in seconds if math.isfinite(one)]
-        share = min(1.0, budget.seconds * jobs / sum(known))
-        division = {"budget": budget.text, "jobs": jobs, "share": share}
-        if not self._file.is_file():
-            if not is_kept:
-                return share
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            create_atomically(self._file, json.dumps(division).encode())
-        return self.kept(jobs=jobs)
-
-    def kept(self, *, jobs: int) -> float:
-        """The share that was found before.
-
-        Raises:
-            FacegmError: the file is damaged.
-        """
-        try:
-            division = json.loads(self._file.read_bytes())
-            share, with_jobs = float(division["share"]), int(division["jobs"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FacegmError(f"{self._file}: damaged; remove it, and the budget is divided anew") from error
-        logger.info(f"{share:.2%} of the whole schedule, as divided for {with_jobs} jobs in {self._file}")
-        if with_jobs != jobs:
-            logger.warning(f"these are {jobs} jobs: the grid takes {with_jobs / jobs:.2g} times the budget")
-        return share
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it was divided before."""
-        return self._file.is_file()
+    assert budget.seconds is not None
+    if not file.is_file():
+        share = min(1.0, budget.seconds * jobs / sum(one for one in seconds() if math.isfinite(one)))
+        if not is_kept:
+            return share
+        file.parent.mkdir(parents=True, exist_ok=True)
+        create_atomically(file, json.dumps({"budget": budget.text, "jobs": jobs, "share": share}).encode())
+    try:
+        division = json.loads(file.read_bytes())
+        share, with_jobs = float(division["share"]), int(division["jobs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FacegmError(f"{file}: damaged; remove it, and the budget is divided anew") from error
+    logger.info(f"{share:.2%} of the whole schedule, as divided for {with_jobs} jobs in {file}")
+    if with_jobs != jobs:
+        logger.warning(f"these are {jobs} jobs: the grid takes {with_jobs / jobs:.2g} times the budget")
+    return share
 
 
 def shortened(config: Config, epochs: float) -> Config:
@@ -162,11 +138,12 @@ def _images_per_second(config: ImageRunConfig | FaceRunConfig, size: DataSize) -
 
     from facegm.data.samples import Batch
     from facegm.schedule import Progress
+    from facegm.training.devices import default_device
     from facegm.training.distributed import Processes
     from facegm.training.loop import Trainer
 
     torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     task = _task(config, size).to(device).to(memory_format=torch.channels_last)
     count = config.train.batch_size if device.type == "cuda" else min(config.train.batch_size, PROBED_IMAGES)
     images = torch.randint(256, (count, size.side, size.side, size.channels), dtype=torch.uint8)

@@ -166,9 +166,9 @@ def _machine(config: ImageRunConfig | FaceRunConfig) -> dict[str, str]:
     import torch
 
     from facegm.checkup.machine import processor_name
-    from facegm.training.devices import autocast_dtype
+    from facegm.training.devices import autocast_dtype, default_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     precision = autocast_dtype(config.train.precision, device) or torch.float32
     name = torch.cuda.get_device_name() if device.type == "cuda" else processor_name()
     return {"device": name, "precision": str(precision).removeprefix("torch."), "torch": torch.__version__}
@@ -188,41 +188,36 @@ def measure_classifier(run: Path, config: ImageRunConfig) -> dict[str, float]:
         run: the run folder, at its end.
         config: its configuration.
     """
-    from facegm.classification.classifier import BEST_FILE, MODEL_FILE, load_classifier
+    from facegm.classification.classifier import BEST_FILE, MODEL_FILE, ImageClassifier, load_classifier
+    from facegm.classification.data import open_images
+    from facegm.classification.evaluation import evaluate
+    from facegm.classification.prediction import ImageSet, predict
     from facegm.losses.gm_module import GMLoss
+    from facegm.training.devices import default_device
     from facegm.training.geometry_chart import geometry_numbers
+    from facegm.training.report import EVALUATION_BATCH
 
-    numbers = _test_numbers(run / MODEL_FILE, config)
+    classifier, device = load_classifier(run / MODEL_FILE), default_device()
+    test = open_images(config.data, "test", classes=classifier.description.classes)
+    images, workers = ImageSet(name="test images", samples=test.samples, crop=test.crop), config.data.workers
+
+    def on_test_images(of: ImageClassifier) -> dict[str, float]:
+        of.to(device)
+        found = evaluate(predict(of, images, batch_size=EVALUATION_BATCH, workers=workers, device=device))
+        numbers = {"accuracy": 100 * found.accuracy, "error": 100 * (1 - found.accuracy)}
+        return numbers if found.top5 is None else numbers | {"top5_error": 100 * (1 - found.top5)}
+
+    numbers = on_test_images(classifier)
     validated = [line[f"{VALIDATION}accuracy"] for line in read_metrics(run) if f"{VALIDATION}accuracy" in line]
     is_last_best = validated[-1] > max(validated[:-1], default=-1.0)
-    best = numbers if is_last_best else _test_numbers(run / BEST_FILE, config)
+    best = numbers if is_last_best else on_test_images(load_classifier(run / BEST_FILE))
     numbers = numbers | {f"best_{name}": value for name, value in best.items()}
-    classifier = load_classifier(run)
     if not isinstance(classifier.loss, GMLoss):
         return numbers
     weight = config.loss.gm.likelihood_weight if config.loss.gm.regularizer == "mixture" else 0.0
     found = geometry_numbers(classifier.loss.means.detach(), weight)
     numbers |= {"mean_distance": found.average, "distance_deviation": found.deviation}
     return numbers if found.optimum is None else numbers | {"optimal_distance": found.optimum}
-
-
-def _test_numbers(file: Path, config: ImageRunConfig) -> dict[str, float]:
-    import torch
-
-    from facegm.classification.classifier import load_classifier
-    from facegm.classification.data import open_images
-    from facegm.classification.evaluation import evaluate
-    from facegm.classification.prediction import ImageSet, predict
-    from facegm.training.report import EVALUATION_BATCH
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = load_classifier(file).to(device)
-    test = open_images(config.data, "test", classes=classifier.description.classes)
-    images = ImageSet(name="test images", samples=test.samples, crop=test.crop)
-    workers = config.data.workers
-    found = evaluate(predict(classifier, images, batch_size=EVALUATION_BATCH, workers=workers, device=device))
-    numbers = {"accuracy": 100 * found.accuracy, "error": 100 * (1 - found.accuracy)}
-    return numbers if found.top5 is None else numbers | {"top5_error": 100 * (1 - found.top5)}
 
 
 def measure_embedder(run: Path) -> dict[str, float]:

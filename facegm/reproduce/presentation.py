@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from facegm.classification.classifier import load_classifier
 from facegm.classification.config import ImageRunConfig
 from facegm.classification.data import open_images
@@ -16,6 +14,7 @@ from facegm.reproduce.embeddings import DensityPanel, Panel, density_panel, embe
 from facegm.reproduce.experiment import Experiment, Row
 from facegm.reproduce.page import Chart, PageCell, PageRow, render_reproduction
 from facegm.reproduce.table import Entry, Results, length_of, spread, values_at
+from facegm.training.devices import default_device
 from facegm.training.geometry_chart import CHART_FILE
 
 SHOWN_IMAGES, ATTACKED_IMAGES = 10_000, 1_000
@@ -96,18 +95,18 @@ def _draw_embeddings(
     experiment: Experiment, entries: Sequence[Entry], results: Results, cells: Path, stem: Path
 ) -> Iterator[Chart]:
     """The six panels of Fig. 1: five losses, and the density of the last one's features with examples of FGSM."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     shown = [p for p in entries if p.row.title != "GM alpha=0.3"]
     if not all(p.cell.name in results for p in shown):
         return
     order = ["softmax", "center", "L-Softmax", "GM alpha=0", "GM alpha=1"]
+    config = shown[0].cell.config  # all are of the same set
+    assert isinstance(config, ImageRunConfig)
+    images = open_images(config.data, "train")
     panels: list[Panel] = []
     density: DensityPanel | None = None
     for entry in sorted(shown, key=lambda p: order.index(p.row.title)):
-        config = entry.cell.config
-        assert isinstance(config, ImageRunConfig)
         classifier = load_classifier(cells / entry.cell.name).to(device)
-        images = open_images(config.data, "train")
         title = f"{entry.row.title}, test error {results[entry.cell.name].numbers['error']:.2f} %"
         panels.append(embedding_panel(title, classifier, images, SHOWN_IMAGES, device))
         if entry.row.title == order[-1]:

@@ -14,7 +14,7 @@ from facegm.config import find_config, parse_config, task_of
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError, StoppedError, UsageError
 from facegm.faces.config import FaceRunConfig
-from facegm.reproduce.budget import Budget, DividedBudget, seconds_of, shortened
+from facegm.reproduce.budget import Budget, divided, seconds_of, shortened
 from facegm.reproduce.cell_data import DataSets
 from facegm.reproduce.cells import Cell
 from facegm.reproduce.experiment import changed
@@ -100,9 +100,9 @@ class Reproduction:
             failure = error
         table = self._write_table()
         with self._alone():
-            name, stem = self._options.name, self._options.output / self._stem
-            page = write_page(name, self.experiment, self.entries, self.results(), self.cells_folder, stem)
-        logger.info(f"\n{to_text(self.experiment, self.entries, self.results())}\n\n{table}\n{page}")
+            name, stem, results = self._options.name, self._options.output / self._stem, self.results()
+            page = write_page(name, self.experiment, self.entries, results, self.cells_folder, stem)
+        logger.info(f"\n{to_text(self.experiment, self.entries, results)}\n\n{table}\n{page}")
         if failure is not None:
             raise failure
 
@@ -184,11 +184,12 @@ class Reproduction:
         o = self._options
         if o.budget is None or o.budget.seconds is None:
             return 1.0
-        divided = DividedBudget(o.output / f"{self._stem}.json")
-        if divided.is_kept:
-            return divided.kept(jobs=o.jobs)
-        distinct = list({Cell(config).name: config for config in configs}.values())
-        return divided.share(o.budget, seconds_of(distinct, self._data), jobs=o.jobs, is_kept=not o.is_dry)
+
+        def seconds() -> list[float]:
+            distinct = {Cell(config).name: config for config in configs}
+            return seconds_of(list(distinct.values()), self._data)
+
+        return divided(o.budget, o.output / f"{self._stem}.json", seconds, jobs=o.jobs, is_kept=not o.is_dry)
 
     def _base(self, name: str) -> ImageRunConfig | FaceRunConfig:
         """A configuration that rows and columns change: shipped, with its data in the folder of all, or the user's."""

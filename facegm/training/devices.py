@@ -22,6 +22,11 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L
 """Dense products a second in half precision, by a part of the device's name, from the makers' data sheets."""
 
 
+def default_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """Precision of the network's products, None for float32; auto takes the shortest that the hardware is fast in."""
     if precision != "auto":
