@@ -10,8 +10,9 @@ import torch
 from face_runs import small_config
 from image_sets import alternating, pictures, write_mnist
 from safetensors.torch import load_file
+from table_pages import description_of_digits
 
-from facegm.classification.classifier import BEST_FILE, MODEL_FILE, Description, ImageClassifier, save_classifier
+from facegm.classification.classifier import BEST_FILE, MODEL_FILE, ImageClassifier, save_classifier
 from facegm.classification.config import ImageDataConfig, ImageRunConfig
 from facegm.errors import FacegmError
 from facegm.eval.lfw import evaluate_lfw
@@ -45,14 +46,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ImageRunConfig:
 def write_classifier(file: Path, config: ImageRunConfig, learned: int) -> None:
     """A random network whose means are right for so many classes, and those of another one for the others."""
     torch.manual_seed(learned)
-    description = Description(
-        model=config.model,
-        loss=config.loss,
-        preprocessing=config.preprocessing,
-        classes=[str(number) for number in range(10)],
-        channels=1,
-        side=28,
-    )
+    description = description_of_digits(config)
     classifier = ImageClassifier(description).eval()
     images = torch.from_numpy(pictures(TEST, 28, 1, 1)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():

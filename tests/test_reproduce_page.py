@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from table_pages import TablePage
 
 from facegm.reproduce.charts import draw_comparison, draw_curve
@@ -67,20 +66,6 @@ def test_a_figure_has_no_table_and_a_row_that_does_not_fit_is_refused() -> None:
             title="t", head=[], columns=["a", "b"], rows=[PageRow("softmax", "", [PageCell("1", "2")])], notes=[],
             charts=[],
         )  # fmt: skip
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Those that are saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
-        saved.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
 
 
 def test_a_comparison_shows_every_seed_beside_the_paper(tmp_path: Path, figures: list[Any]) -> None:

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from image_sets import alternating, pictures, write_mnist
-from matplotlib.figure import Figure
 from naive_networks import naive_lenet
 from safetensors.torch import load_file
-from table_pages import TablePage
+from table_pages import TablePage, description_of_digits
 
-from facegm.classification.classifier import MODEL_FILE, Description, ImageClassifier, save_classifier
+from facegm.classification.classifier import MODEL_FILE, ImageClassifier, save_classifier
 from facegm.classification.config import ImageRunConfig
 from facegm.losses.gm_module import GMLoss
 from facegm.reproduce.budget import Budget
@@ -67,20 +66,6 @@ class Written:
         return TablePage(source)
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Those that are saved."""
-    saved: list[Any] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
-        saved.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
-
-
 def on_curves(figure: Any) -> list[dict[str, tuple[float, str]]]:
     """Of each curve, by the label below it, where a dot lies, and what is written at it."""
     axes = figure.axes[0]
@@ -99,15 +84,7 @@ def on_curves(figure: Any) -> list[dict[str, tuple[float, str]]]:
 def classifier_of(config: ImageRunConfig, seed: int) -> ImageClassifier:
     """Untrained; its features are spread over some units, the means of the GM loss lie amid those of their classes."""
     torch.manual_seed(seed)
-    description = Description(
-        model=config.model,
-        loss=config.loss,
-        preprocessing=config.preprocessing,
-        classes=[str(number) for number in range(10)],
-        channels=1,
-        side=28,
-    )
-    classifier = ImageClassifier(description).eval()
+    classifier = ImageClassifier(description_of_digits(config)).eval()
     images, labels = unit_images(TRAINING, 0), torch.tensor(TRAINING)
     with torch.no_grad():
         classifier.network.features.weight *= 3 / classifier.features(images).std()  # type: ignore[operator, union-attr]

@@ -1,8 +1,11 @@
-"""What tests look for in the page of a reproduced table."""
+"""What tests of reproduced tables share: the classifier of a cell, and what they look for in the page."""
 
 import base64
 
 from pages import Page
+
+from facegm.classification.classifier import Description
+from facegm.classification.config import ImageRunConfig
 
 
 class TablePage(Page):
@@ -33,3 +36,15 @@ class TablePage(Page):
         parts = [target.split(",", 1) for target in self.loads]
         assert {head for head, _ in parts} <= {f"data:{kind};base64"}
         return [base64.b64decode(content) for _, content in parts]
+
+
+def description_of_digits(config: ImageRunConfig) -> Description:
+    """Of a classifier of `write_mnist`'s digits."""
+    return Description(
+        model=config.model,
+        loss=config.loss,
+        preprocessing=config.preprocessing,
+        classes=[str(number) for number in range(10)],
+        channels=1,
+        side=28,
+    )
