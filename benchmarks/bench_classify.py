@@ -8,12 +8,11 @@ core, and on all: there also as `facegm reproduce` uses them, by runs side by si
 import logging
 import struct
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import count, cycle, islice
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from interleaved import measure, write_results
 from PIL import Image
+from plain_loop import plain_steps, timed
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -34,7 +34,6 @@ from facegm.data.machine import cores
 from facegm.data.readers.arrays import LabelledArrays
 from facegm.data.readers.cifar import read_cifar
 from facegm.data.readers.idx import read_mnist
-from facegm.schedule import Progress
 from facegm.training.run_folder import read_metrics
 
 IS_GPU = torch.cuda.is_available()
@@ -159,25 +158,7 @@ def plain_loop(config: ImageRunConfig, workers: int) -> Callable[[], float]:
     )
     task = ImageTask(ImageClassifier(description), None).to(DEVICE)
     optimizer = torch.optim.SGD(task.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=5e-4)
-
-    def take_steps() -> Iterator[None]:
-        for images, labels in (batch for epoch in cycle([loader]) for batch in epoch):
-            loss = task(images.to(DEVICE), labels.to(DEVICE), Progress(1, 10))["loss"]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
-            yield
-
-    steps = take_steps()
-
-    def timed() -> float:
-        list(islice(steps, WARM_UP))
-        start = time.perf_counter()
-        list(islice(steps, STEPS))
-        return time.perf_counter() - start
-
-    return timed
+    return partial(timed, plain_steps(task, optimizer, loader), WARM_UP, STEPS)
 
 
 # ------------------------------------------------------------------------------------------------- random images

@@ -7,12 +7,11 @@ ceiling repeats one batch that lies on the device already. On a GPU there are 10
 import gc
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import count, cycle, islice
+from itertools import count
 from pathlib import Path
 from statistics import mean
 from unittest.mock import patch
@@ -21,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 from interleaved import measure, write_results
+from plain_loop import plain_steps, timed
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -191,29 +191,7 @@ def plain_loop(photos: Path, config: FaceRunConfig, warm_up: int, steps: int) ->
     )
     task = FaceTask(config.model, config.loss, config.preprocessing, IDENTITIES).to(DEVICE)
     optimizer = torch.optim.SGD(task.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-
-    def take_steps() -> Iterator[None]:
-        for images, labels in (batch for epoch in cycle([loader]) for batch in epoch):
-            loss = task(images.to(DEVICE), labels.to(DEVICE), Progress(1, 10))["loss"]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
-            yield
-
-    return partial(timed, take_steps(), warm_up, steps)
-
-
-def timed(taken: Iterator[None], warm_up: int, steps: int) -> float:
-    """Seconds of so many steps after the first ones."""
-    list(islice(taken, warm_up))
-    if IS_GPU:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    list(islice(taken, steps))
-    if IS_GPU:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return partial(timed, plain_steps(task, optimizer, loader), warm_up, steps)
 
 
 def make_faces(folder: Path) -> None:
