@@ -13,8 +13,8 @@ def parser() -> ArgumentParser:
     options = ArgumentParser(
         prog="facegm reproduce",
         description="Make a table or figure of the paper again: train its networks, attack them where it is of "
-        "attacks,\nand put the results beside the paper's. Finished cells are not done again, cells that were begun are\n"
-        "gone on with, and several such commands, on several machines too, share the work of one output folder.",
+        "attacks,\nand put the results beside the paper's. Finished cells are not done again, cells that were\n"
+        "begun are gone on with, and several such commands, on several machines too, share one output folder.",
         formatter_class=RawDescriptionHelpFormatter,
         epilog="\n".join(f"{name}: {experiment.title}" for name, experiment in EXPERIMENTS.items()),
         allow_abbrev=False,
