@@ -68,9 +68,10 @@ def logits_of(images: Tensor, kind: Kind = "gm", pixel_range: PixelRange = UNIT_
     return logits
 
 
-SIGN = {"epsilon": 25.5, "step": 2.55, "iterations": 20, "restarts": 0, "stops": False}
-CARLINI_WAGNER = {"learning_rate": 0.001, "search_steps": 5, "iterations": 1000, "initial_constant": 1.0}
-EXPECTED: dict[str, tuple[str, dict[str, object], list[object]]] = {
+Numbers = dict[str, object]
+SIGN: Numbers = {"epsilon": 25.5, "step": 2.55, "iterations": 20, "restarts": 0, "stops": False}
+CARLINI_WAGNER: Numbers = {"learning_rate": 0.001, "search_steps": 5, "iterations": 1000, "initial_constant": 1.0}
+EXPECTED: dict[str, tuple[str, Numbers, list[type]]] = {
     "fgsm": ("sign_attack", {**SIGN, "step": 25.5, "iterations": 1}, [CrossEntropy]),
     "bim": ("sign_attack", SIGN, [CrossEntropy]),
     "ilcm": ("sign_attack", SIGN, [CrossEntropy]),
@@ -98,7 +99,7 @@ EXPECTED: dict[str, tuple[str, dict[str, object], list[object]]] = {
 def test_the_loop_takes_the_numbers_of_the_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of Wan et al., section 4.4, and what is chosen where they say nothing."""
     loop, numbers, objectives = EXPECTED[name]
-    taken: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    taken: list[tuple[tuple[object, ...], Numbers]] = []
 
     def keep(*arguments: object, **options: object) -> Attacked:
         taken.append((arguments, options))
@@ -170,8 +171,9 @@ def test_an_image_is_attacked_alike_in_any_batch(name: str) -> None:
     for part, rows in zip(parts, ([2], [7, 0, 4]), strict=True):
         torch.testing.assert_close(part.images, together.images[rows], rtol=0, atol=1e-9)
         assert torch.equal(part.passes, together.passes[rows])
-        assert together.targets is None or (part.targets is not None)
-        assert together.targets is None or torch.equal(part.targets, together.targets[rows])
+        if together.targets is not None:
+            assert part.targets is not None
+            assert torch.equal(part.targets, together.targets[rows])
 
 
 @pytest.mark.parametrize("name", QUICK)
