@@ -69,8 +69,10 @@ def planted_subject(image: Tensor, epsilon: float, seed: int) -> Subject:
         seed: of the points.
     """
     rng = torch.Generator().manual_seed(seed)
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(image.numel(), 60), nn.Tanh()).double().eval()
-    layers[1].weight.copy_(torch.randn(layers[1].weight.shape, generator=rng) / image.numel() ** 0.5)
+    linear = nn.Linear(image.numel(), 60)
+    linear.weight.copy_(torch.randn(linear.weight.shape, generator=rng) / image.numel() ** 0.5)
+    linear.bias.zero_()
+    layers = nn.Sequential(nn.Flatten(), linear, nn.Tanh()).double().eval()
     noise = 2 * torch.rand(2001, *SHAPE, generator=rng, dtype=torch.float64) - 1
     noise[0] = noise[0].sign()
     features = layers((image + epsilon * noise).clamp(0, 1))
@@ -84,3 +86,19 @@ def planted_subject(image: Tensor, epsilon: float, seed: int) -> Subject:
         return torch.stack([-lead, lead], dim=1) - 1000
 
     return Subject(module=layers, features=layers, logits=logits)
+
+
+def hyperplane_subject(normal: Tensor, offset: float, pixel_range: PixelRange = UNIT_RANGE) -> Subject:
+    """Two classes on both sides of <normal, image> = offset, the second where it is more; all logits are negative.
+
+    The nearest image of the other class lies |<normal, image> - offset| / ||normal|| away.
+    """
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(normal.numel(), 1)).double().eval()
+    with torch.no_grad():
+        layers[1].weight.copy_(normal.flatten()[None])
+        layers[1].bias.fill_(-offset)
+
+    def logits(features: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(features), features], dim=1) - 1000
+
+    return Subject(module=layers, features=layers, logits=logits, pixel_range=pixel_range)
