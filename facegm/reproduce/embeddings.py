@@ -18,6 +18,7 @@ from facegm.data.samples import DrawnSamples
 from facegm.losses.center import CenterLoss
 from facegm.losses.gm_module import GMLoss
 from facegm.losses.linear import ClassVectorLoss
+from facegm.reproduce.cell_data import evenly_spaced
 
 BANDWIDTHS = tuple(0.01 * 10 ** (step / 10) for step in range(31))
 """Standard deviations of the kernels among which the likeliest is chosen: 0.01 to 10, ten a decade."""
@@ -75,7 +76,7 @@ def embedding_panel(
         count: how many at most, evenly spaced among all.
         device: where to compute.
     """
-    predictions = _predict(classifier, images, _evenly_spaced(images, count), device)
+    predictions = _predict(classifier, images, evenly_spaced(len(images.samples), count), device)
     loss = classifier.loss
     if isinstance(loss, GMLoss | CenterLoss):
         class_vectors = loss.means if isinstance(loss, GMLoss) else loss.centers
@@ -110,7 +111,7 @@ def density_panel(
         count: how many at most, evenly spaced among all.
         device: where to compute.
     """
-    numbers = _evenly_spaced(test, count)
+    numbers = evenly_spaced(len(test.samples), count)
     predictions = _predict(classifier, test, numbers, device)
     targets = random_other_classes(
         torch.from_numpy(predictions.labels), len(test.classes), torch.Generator().manual_seed(0)
@@ -180,11 +181,6 @@ def likeliest_bandwidth(features: Float[Tensor, "samples dim"]) -> float:
     """
     held_out, others = features[::5][:1_000], features[torch.arange(len(features)) % 5 != 0][:10_000]
     return max(BANDWIDTHS, key=lambda bandwidth: log_density(held_out, others, bandwidth).mean().item())
-
-
-def _evenly_spaced(images: LabelledImages, count: int) -> Int64[np.ndarray, " some"]:
-    """Numbers of `count` images at most."""
-    return np.linspace(0, len(images.samples) - 1, min(count, len(images.samples))).astype(np.int64)
 
 
 def _predict(
