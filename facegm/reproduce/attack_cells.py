@@ -13,8 +13,9 @@ from facegm.reproduce.cells import Cell, Outcome
 from facegm.reproduce.observed_cells import ObservedCell
 from facegm.reproduce.trained_cells import TrainedCell
 
-FOLDER = "attacked"
-"""With the attacked images, in the cell's folder."""
+ATTACKED, SCORES_FILE = "attacked", "scores.safetensors"
+"""In the cell's folder: the folder of the attacked images, and what each detector makes of them, as DETECTOR/clean,
+DETECTOR/attacked and DETECTOR/noisy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,10 @@ class AttackCell(Cell):
         return f"{self.images:,} images"
 
     def share_of_training(self, size: DataSize) -> float:
-        """How long it takes, as a multiple of the training of its network."""
-        return self.images * self.recipe.passes / (size.images * self.config.train.epochs)
+        """How long it takes, as a multiple of the training of its network, by the passes of an image at most."""
+        r = self.recipe
+        tries = {"sign": max(1, r.restarts), "carlini_wagner": r.search_steps + 3 * r.defeats_detector}.get(r.loop, 1)
+        return self.images * tries * r.iterations / (size.images * self.config.train.epochs)
 
     @property
     def needs(self) -> Sequence[Cell]:
@@ -59,4 +62,42 @@ class AttackCell(Cell):
 
     def compute(self, cells: Path) -> Outcome:
         """Attack, from where it stands, and measure what came of it."""
-        ...
+        import torch
+
+        from facegm.data.weights import write_weights
+        from facegm.reproduce.attack_measurement import Network, measure_attack
+
+        def network(config: ImageRunConfig) -> Network:
+            seen = ObservedCell(config)
+            return Network(trained=seen.classifier(cells), training=seen.observations(cells))
+
+        made_with, folder = network(self.config), cells / self.name
+        found = measure_attack(
+            folder / ATTACKED,
+            self.recipe,
+            made_with,
+            made_with if self.judge is None else network(self.judge),
+            count=self.images,
+            defeated=self.detector,
+            detectors=self._detectors(),
+        )
+        scores = {
+            f"{name}/{state}": torch.from_numpy(some)
+            for name, one in found.scores.items()
+            for state, some in one.items()
+        }
+        write_weights(folder / SCORES_FILE, scores, {})
+        return Outcome(found.numbers, "float32")
+
+    def _detectors(self) -> tuple[str, ...]:
+        """Those that look at the attacked images: the one that is attacked, or all that the network lends itself to."""
+        config = self.config
+        if self.detector:
+            return (self.detector,)
+        if config.loss.name == "gm":
+            return ("k-density", "gm-likelihood")
+        if config.model.feature_dropout:
+            return ("kd-bu",)
+        if config.loss.name == "softmax" and config.data.set != "folder":
+            return ("k-density", "i-defender", "lid")  # which go through more than there is room for of photos
+        return ("k-density",)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from facegm.adversarial.recipe import BIM, CW, CW_HC, CW_WB, FGSM, ILCM, AttackRecipe
-from facegm.reproduce.experiment import OBSERVED, Beside, Column, Experiment, Overrides, Row, figures_of
+from facegm.reproduce.experiment import OBSERVED, Beside, Column, Experiment, Overrides, Published, Row, figures_of
 
 AMONG_SUCCESSES = Beside("among those that fool the network", {"auc_of_successes": "auc_of_successes"})
 UNDETECTED = Beside(
@@ -74,7 +74,10 @@ _ATTACKS = (
     _auc("C&W", CW),
 )
 _UNTARGETED = _auc("FGSM untargeted", replace(FGSM, targets="none"))
-_THEIRS = "of the method's own paper, it seems: other networks and settings"
+
+
+def _theirs(mean: float) -> Published:
+    return Published(mean, source="of the method's own paper, it seems: other networks and settings")
 
 
 def _table7_rows(images: str) -> tuple[Row, ...]:
@@ -100,17 +103,17 @@ _TABLE7 = Experiment(
         _ATTACKS,
         [
             [90.2, 90.3, 95.8, 97.6],
-            [(90.6, None, _THEIRS), (97.2, None, _THEIRS), (87.4, None, _THEIRS), (97.9, None, _THEIRS)],
-            [(96.4, None, _THEIRS), (97.6, None, _THEIRS), None, None],
-            [(96.9, None, _THEIRS), (99.6, None, _THEIRS), None, None],
+            [_theirs(90.6), _theirs(97.2), _theirs(87.4), _theirs(97.9)],
+            [_theirs(96.4), _theirs(97.6), None, None],
+            [_theirs(96.9), _theirs(99.6), None, None],
             [99.4, 91.8, 98.6, 99.8],
             [99.5, 99.7, 99.0, 99.8],
             [None, None, None, None],
             [71.2, 60.2, 85.4, 76.5],
-            [(72.2, None, _THEIRS), (81.1, None, _THEIRS), (93.3, None, _THEIRS), (92.2, None, _THEIRS)],
-            [(87.6, None, _THEIRS), (79.0, None, _THEIRS), None, None],
-            [(82.4, None, _THEIRS), (82.5, None, _THEIRS), None, None],
-            [98.0, (97.6, None, "re-implemented by the paper, for another early stop"), 93.9, 98.2],
+            [_theirs(72.2), _theirs(81.1), _theirs(93.3), _theirs(92.2)],
+            [_theirs(87.6), _theirs(79.0), None, None],
+            [_theirs(82.4), _theirs(82.5), None, None],
+            [98.0, Published(97.6, source="re-implemented by the paper, for another early stop"), 93.9, 98.2],
             [99.3, 98.6, 98.9, 99.2],
             [None, None, None, None],
         ],
@@ -210,9 +213,7 @@ _TABLE11 = Experiment(
     columns=(_BLACK_BOX,),
     images=IMAGES,
     ours=_TABLE7.ours,
-    paper=figures_of(
-        _TABLE11_ROWS, (_BLACK_BOX,), [[94.4], [96.7], [98.6], [None], [75.0], [84.9], [94.7], [None]]
-    ),
+    paper=figures_of(_TABLE11_ROWS, (_BLACK_BOX,), [[94.4], [96.7], [98.6], [None], [75.0], [84.9], [94.7], [None]]),
     notes=(
         *_PROTOCOL,
         "Both networks have the same loss and the same training images. Right is what ResNet-56 classifies right, and "

@@ -68,13 +68,13 @@ class Cell(ABC):
     def length(self) -> str:
         """How much there is to do, in words."""
 
+    @abstractmethod
     def share_of_training(self, size: DataSize) -> float:
         """How long it takes, as a multiple of the training of its network.
 
         Args:
             size: of the set that this is trained on.
         """
-        return 1.0
 
     @property
     def needs(self) -> Sequence["Cell"]:

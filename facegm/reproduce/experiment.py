@@ -39,6 +39,10 @@ class Published:
         return f"{text} ({self.source})" if self.source else text
 
 
+Figure = float | tuple[float, float] | Published
+"""A mean; with its deviation; or with its source."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of a table."""
@@ -107,15 +111,21 @@ class Experiment:
 
 
 def figures_of(
-    rows: Sequence[Row], columns: Sequence[Column], figures: Sequence[Sequence[float | tuple[float, float] | None]]
+    rows: Sequence[Row], columns: Sequence[Column], figures: Sequence[Sequence[Figure | None]]
 ) -> dict[tuple[str, str], Published]:
     """Figures of a whole table, row by row."""
     return {
-        (row.title, column.title): Published(*figure) if isinstance(figure, tuple) else Published(figure)
+        (row.title, column.title): _published(figure)
         for row, line in zip(rows, figures, strict=True)
         for column, figure in zip(columns, line, strict=True)
         if figure is not None
     }
+
+
+def _published(figure: Figure) -> Published:
+    if isinstance(figure, Published):
+        return figure
+    return Published(*figure) if isinstance(figure, tuple) else Published(figure)
 
 
 def changed(config: Config, overrides: Overrides) -> Config:

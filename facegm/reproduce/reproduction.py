@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+from facegm.adversarial.recipe import AttackRecipe
 from facegm.classification.config import ImageRunConfig
 from facegm.config import find_config, parse_config, task_of
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError, StoppedError, UsageError
 from facegm.faces.config import FaceRunConfig
 from facegm.reproduce.attack_cells import AttackCell
-from facegm.reproduce.budget import Budget, divided, seconds_of, shortened
-from facegm.reproduce.cell_data import DataSets
+from facegm.reproduce.budget import Budget, Config, divided, seconds_of, shortened
+from facegm.reproduce.cell_data import DataSets, RunConfig
 from facegm.reproduce.cells import Cell
-from facegm.reproduce.experiment import changed
+from facegm.reproduce.experiment import Row, changed
 from facegm.reproduce.grid import Grid
 from facegm.reproduce.paper import EXPERIMENTS
 from facegm.reproduce.presentation import write_page
@@ -73,11 +74,12 @@ class Reproduction:
         self._options, self._data = options, DataSets()
         self.experiment = EXPERIMENTS[options.name]
         self.cells_folder = options.output / "cells"
-        parts = [options.name, options.config and options.config.stem, options.budget and options.budget.text]
+        parts: list[str | None] = [options.name, options.config and options.config.stem]
+        parts.append(options.budget and options.budget.text)
         for option, number in (("images", options.images), ("attack-iterations", options.iterations)):
             if number is not None and not self.experiment.images:
                 raise UsageError(f"--{option}: {options.name} attacks no images")
-            parts.append(number and f"{number}{option}")
+            parts.append(None if number is None else f"{number}{option}")
         self._stem = "-".join(str(part) for part in parts if part)
         self.entries = self._entries()
         chosen = [p for p in self.entries if all(text.lower() in p.title.lower() for text in options.filters)]
@@ -186,31 +188,34 @@ class Reproduction:
             except ValueError as error:
                 raise UsageError(f"--config: {row.title}, {column.title}: {error}") from error
             whole.append((row, column, seed, config, judge))
-        share = self._share([config for *_, config, judge in whole for config in (config, judge) if config is not None])
-
-        def with_budget(config: Config) -> Config:
-            budget = self._options.budget
-            return config if budget is None else shortened(config, budget.epochs_of(config, share))
-
+        share = self._share([config for *_, config, judge in whole for config in (config, judge or config)])
         entries = []
         for row, column, seed, config, judge in whole:
-            short = with_budget(config)
-            lengths = {"epochs": Length(short.train.epochs, config.train.epochs)}
+            short, lengths = self._shortened(config, share), {}
+            lengths["epochs"] = Length(short.train.epochs, config.train.epochs)
             cell: Cell
             if column.attack is None:
-                lfw = self._options.data / "lfw" if isinstance(config, FaceRunConfig) else None
-                cell = TrainedCell(short, lfw)
+                cell = TrainedCell(short, self._options.data / "lfw" if isinstance(config, FaceRunConfig) else None)
             else:
-                assert isinstance(short, ImageRunConfig)
-                images = self._options.images or experiment.images
-                recipe, iterations = column.attack, self._options.iterations or column.attack.iterations
-                recipe = replace(recipe, iterations=min(iterations, recipe.iterations))
-                detector = row.detector if recipe.defeats_detector else ""
-                lengths["images"] = Length(images, experiment.images)
-                lengths["iterations"] = Length(recipe.iterations, column.attack.iterations)
-                cell = AttackCell(short, recipe, images, detector, None if judge is None else with_budget(judge))
+                cell = self._attack(row, column.attack, short, None if judge is None else self._shortened(judge, share))
+                lengths["images"] = Length(cell.images, experiment.images)
+                lengths["iterations"] = Length(cell.recipe.iterations, column.attack.iterations)
             entries.append(Entry(row, column, seed, cell, lengths))
         return entries
+
+    def _attack(self, row: Row, recipe: AttackRecipe, config: RunConfig, judge: RunConfig | None) -> AttackCell:
+        """An attack, with as many images and iterations as are asked for."""
+        assert isinstance(config, ImageRunConfig)
+        assert isinstance(judge, ImageRunConfig | None)
+        iterations = min(self._options.iterations or recipe.iterations, recipe.iterations)
+        images = self._options.images or self.experiment.images
+        detector = row.detector if recipe.defeats_detector else ""
+        return AttackCell(config, replace(recipe, iterations=iterations), images, detector, judge)
+
+    def _shortened(self, config: Config, share: float) -> Config:
+        """A run with the share of its schedule that the budget buys."""
+        budget = self._options.budget
+        return config if budget is None else shortened(config, budget.epochs_of(config, share))
 
     def _share(self, configs: Sequence[ImageRunConfig | FaceRunConfig]) -> float:
         """How much of the whole grid's time the budget buys."""

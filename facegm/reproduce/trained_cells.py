@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facegm.classification.config import ImageRunConfig
-from facegm.reproduce.cell_data import RunConfig
+from facegm.reproduce.cell_data import DataSize, RunConfig
 from facegm.reproduce.cells import Cell, Outcome
 from facegm.training.log import VALIDATION
 from facegm.training.run_folder import read_metrics
@@ -28,6 +28,10 @@ class TrainedCell(Cell):
     def length(self) -> str:
         """How much there is to do, in words."""
         return f"{self.config.train.epochs:g} epochs"
+
+    def share_of_training(self, size: DataSize) -> float:  # noqa: ARG002 - whatever it is
+        """How long it takes, as a multiple of the training of its network."""
+        return 1.0
 
     def compute(self, cells: Path) -> Outcome:
         """Train to the end, and measure what was trained."""
