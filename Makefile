@@ -4,19 +4,25 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
 
-.PHONY: demo test test-slow test-gpu lint format bench bench-loss bench-align bench-classify bench-gather bench-inspect bench-store bench-train install clean
+# Of attacks, apart from .venv and without their dependencies: torchattacks pins an old requests, adv-lib wants visdom.
+PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8
+
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-loss bench-align bench-classify bench-gather bench-inspect bench-store bench-train install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
 
 test: install  ## all tests but the long ones, on all cores, against the installed package
-	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu"
+	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu and not peers"
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
 test-gpu: install  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
+
+test-peers: install $(VENV)/peers/installed  ## the tests against other libraries
+	PYTHONPATH=$(CURDIR)/$(VENV)/peers $(BIN)/pytest -m peers
 
 lint: install  ## style, format and types; mypy reads the installed package, where the stages are in their places
 	$(BIN)/ruff check .
@@ -63,6 +69,11 @@ $(VENV)/dependencies: pyproject.toml
 $(VENV)/installed: $(VENV)/dependencies $(SOURCES)
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps .
+	touch $@
+
+$(VENV)/peers/installed: $(VENV)/dependencies Makefile
+	rm -rf $(VENV)/peers
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/peers $(PEERS)
 	touch $@
 
 clean:  ## remove what was built or installed

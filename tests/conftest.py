@@ -47,9 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU where none is to be seen."""
+    """Skip what needs a GPU where none is to be seen, or other libraries where they are not on the path."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and to be run by `make test-gpu`")
+    if item.get_closest_marker("peers") and importlib.util.find_spec("torchattacks") is None:
+        pytest.skip("needs other libraries, and to be run by `make test-peers`")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from facegm.adversarial.chance import Generators
 from facegm.adversarial.subject import Images, Subject, outputs_of
 
 
@@ -88,10 +89,11 @@ def lead_of(logits: Float[Tensor, "batch classes"], classes: Int64[Tensor, " bat
 
 
 def random_other_classes(
-    labels: Int64[Tensor, " batch"], classes: int, generator: torch.Generator
+    labels: Int64[Tensor, " batch"], classes: int, generators: Generators
 ) -> Int64[Tensor, " batch"]:
-    """For each label a class that is not its own, all others being equally likely; drawn on the CPU."""
-    return (labels + torch.randint(1, classes, labels.shape, generator=generator).to(labels)) % classes
+    """For each label a class that is not its own, all others being equally likely."""
+    shifts = [int(torch.randint(1, classes, (), generator=generator)) for generator in generators]
+    return (labels + torch.tensor(shifts).to(labels)) % classes
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from facegm.adversarial.chance import Generators, uniform
 from facegm.adversarial.objectives import Judgement, Objective
 from facegm.adversarial.result import Attacked
 from facegm.adversarial.subject import Images, PixelRange
@@ -18,7 +19,7 @@ def sign_attack(
     step: float,
     iterations: int,
     restarts: int = 0,
-    generator: torch.Generator | None = None,
+    generators: Generators | None = None,
     stops: bool = False,
 ) -> Attacked:
     """Go `iterations` steps against the sign of the loss's gradient, within `epsilon` of the clean images.
@@ -35,11 +36,11 @@ def sign_attack(
         iterations: steps of a try.
         restarts: tries from random points in the ball, of which each goes on with the images that have not reached the
             goal; 0 for one try from the clean images.
-        generator: draws the random points, on the CPU; needed with restarts.
+        generators: draw the random points of each image; needed with restarts.
         stops: whether an image stays as it is as soon as it reaches the goal, and costs no more; else each takes all
             steps of a try.
     """
-    low, high = (images - epsilon).clamp(min=pixel_range.low), (images + epsilon).clamp(max=pixel_range.high)
+    low, high = pixel_range.ball(images, epsilon)
     attacked, rows = images.detach().clone(), torch.arange(len(images), device=images.device)
     is_success = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     passes = torch.zeros_like(rows)
@@ -49,8 +50,8 @@ def sign_attack(
             break
         start = images[rows]
         if restarts:
-            assert generator is not None
-            noise = torch.rand(start.shape, generator=generator, dtype=start.dtype).to(start)
+            assert generators is not None
+            noise = uniform([generators[row] for row in rows.tolist()], start.shape[1:]).to(start)
             start = (start + (2 * noise - 1) * epsilon).clamp(low[rows], high[rows])
         attacked[rows], is_success[rows], taken = _descend(
             objective, start, rows, low[rows], high[rows], step=step, iterations=iterations, stops=stops

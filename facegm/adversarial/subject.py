@@ -26,6 +26,10 @@ class PixelRange(NamedTuple):
         """Images with no pixel outside of the range."""
         return images.clamp(self.low, self.high)
 
+    def ball(self, images: Images, epsilon: float) -> tuple[Images, Images]:
+        """The least and the greatest that each pixel may be, within the range and `epsilon` of images."""
+        return (images - epsilon).clamp(min=self.low), (images + epsilon).clamp(max=self.high)
+
 
 UNIT_RANGE = PixelRange()
 
