@@ -60,25 +60,28 @@ def random_pairs(count: int = 60, folds: int = 3) -> tuple[np.ndarray, np.ndarra
     return a, b, Pairs(names, names, same, np.arange(count) % folds)
 
 
-@pytest.mark.parametrize(
-    "preprocessing",
-    [SMALL, replace(SMALL, mirror=False), Preprocessing(face_size=128), Preprocessing(face_size=64, crop_size=60)],
-)
-def test_a_face_is_embedded_as_by_the_embedder(preprocessing: Preprocessing) -> None:
-    """But for the rounding of resized faces to 8 bits; the embedder sums the mirror images, here is their mean."""
+@pytest.mark.parametrize(("face_size", "crop_size"), [(56, 48), (64, 60), (100, 96), (128, 120), (160, 150)])
+def test_the_network_sees_of_a_face_what_the_embedder_shows_it(face_size: int, crop_size: int) -> None:
+    """Resized and cropped to the same pixels, but that these are not rounded to 8 bits; at 128 pixels exactly."""
+    preprocessing = Preprocessing(face_size=face_size, crop_size=crop_size)
+    faces = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
+    seen: list[Tensor] = []
+    module = face_network(preprocessing)
+    module.network.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    module.to(torch.float64)(unit(faces, torch.float64))
+    for found, expected in zip(seen, (faces, faces[:, :, ::-1]), strict=True):
+        pixels = 128 * found.permute(0, 2, 3, 1).numpy() + 127.5
+        difference = np.abs(pixels - preprocessing.middle_crops(expected))
+        assert difference.max() < {128: 1e-9, 160: 1.0}.get(face_size, 0.5 + 1e-3)  # bilinear in fixed point
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_a_face_is_embedded_as_by_the_embedder(mirror: bool) -> None:
+    """Which sums the mirror images; here is their mean."""
+    preprocessing = Preprocessing(face_size=SIDE, crop_size=60, mirror=mirror)
     faces, module = smooth_faces(3), face_network(preprocessing)
-    views = 2 if preprocessing.mirror else 1
-    expected = embed_faces(module.network, preprocessing, faces) / views
-    found = module(unit(faces)).numpy()
-    away = np.linalg.norm(expected[0] - expected[1])
-    assert np.abs(found - expected).max() < 2e-3 * away
-
-
-def test_an_enlarged_face_is_embedded_as_by_the_embedder() -> None:
-    preprocessing = Preprocessing(face_size=160, crop_size=150)
-    faces, module = smooth_faces(2), face_network(preprocessing)
-    expected = embed_faces(module.network, preprocessing, faces) / 2
-    assert np.abs(module(unit(faces)).numpy() - expected).max() < 2e-3 * np.linalg.norm(expected[0] - expected[1])
+    expected = embed_faces(module.network, preprocessing, faces) / (2 if mirror else 1)
+    assert module(unit(faces)).numpy() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -161,10 +164,10 @@ def test_the_gradient_is_that_of_finite_differences(variant: Variant) -> None:
     largest = gradient.flatten(1).abs().topk(3, dim=1).indices
     for row in range(4):
         for pixel in largest[row].tolist():
-            step = torch.zeros_like(photos)
-            step.view(4, -1)[row, pixel] = 1e-5
+            step = torch.zeros(photos.shape, dtype=torch.float64)
+            step.flatten(1)[row, pixel] = 1e-5
             change = objective(photos + step, rows).loss - objective(photos - step, rows).loss
-            assert change[row].item() / 2e-5 == pytest.approx(gradient.view(4, -1)[row, pixel].item(), rel=1e-3)
+            assert change[row].item() / 2e-5 == pytest.approx(gradient.flatten(1)[row, pixel].item(), rel=1e-3)
             assert change[torch.arange(4) != row].abs().max() == 0  # each image's loss is its own
 
 
@@ -195,7 +198,7 @@ def test_the_attacks_reach_the_goal_by_the_protocol(goal: Goal, attack: str) -> 
     found = (compared - objective.references).norm(dim=1)
     assert bool(((found < distance * factor) if goal == "impersonation" else (found >= distance * factor * 0.9999)).all())
     if attack != "sign":  # stops at the threshold
-        assert (found / (distance * factor) - 1).abs().max() < 0.02
+        assert (found / (distance * factor) - 1).abs().max() < 0.05
         assert distortion(photos, attacked.images, UNIT_RANGE).max() < 20
 
 
@@ -203,7 +206,7 @@ def attacked_by(attack: str, objective: EmbeddingDistance, photos: Tensor) -> At
     if attack == "sign":
         return sign_attack(objective, photos, UNIT_RANGE, epsilon=16 / 255, step=4 / 255, iterations=20, stops=True)
     if attack == "ddn":
-        return ddn(objective, photos, UNIT_RANGE, iterations=40)
+        return ddn(objective, photos, UNIT_RANGE, iterations=30)
     return carlini_wagner(
-        objective, photos, UNIT_RANGE, learning_rate=0.01, search_steps=4, iterations=40, initial_constant=10.0
+        objective, photos, UNIT_RANGE, learning_rate=0.01, search_steps=3, iterations=25, initial_constant=10.0
     )

@@ -47,7 +47,10 @@ class AlignedFaceNetwork(nn.Module):
         Without mirrored faces in its training (`Preprocessing.mirror`) it is f(face) alone.
         """
         crops = self.cut @ faces @ self.cut.T
-        inputs = (255 * crops - PIXEL_CENTER) / PIXEL_SCALE
+        return self.embed_inputs((255 * crops - PIXEL_CENTER) / PIXEL_SCALE)
+
+    def embed_inputs(self, inputs: Float[Tensor, "batch 3 crop crop"]) -> Float[Tensor, "batch dim"]:
+        """The same of faces that are cropped and scaled already."""
         return embed(self.network, inputs, mirror=self._mirror) / (2 if self._mirror else 1)
 
 
@@ -66,6 +69,8 @@ class FaceSubject(NamedTuple):
 
     subject: Subject
     """Images are aligned RGB faces of 0 to 1, features embeddings, and classes the identities of its training."""
+    module: AlignedFaceNetwork
+    """What computes the embeddings."""
     task: FaceTask
     """Network and loss, whose class vectors are the GM model's means where it is the GM loss."""
     steps: int
@@ -107,4 +112,5 @@ def load_face_subject(
         raise FacegmError(f"{run}: its checkpoint is of another network than its configuration ({error})") from error
     task.to(device).eval().requires_grad_(False)
     module = AlignedFaceNetwork(task.network, config.preprocessing, side).to(device)
-    return FaceSubject(Subject(module=module, features=module, logits=task.loss.logits), task, int(state["step"]))
+    subject = Subject(module=module, features=module, logits=task.loss.logits)
+    return FaceSubject(subject, module, task, int(state["step"]))
