@@ -62,14 +62,15 @@ def carlini_wagner(
     points = space.points(images if start is None else start)
     clean = space.images(space.points(images))  # shrunk, as all that is compared with it
     best = _Found.nothing(clean)
-    lower, upper = best.squared_distance.new_zeros(len(images)), torch.full_like(best.squared_distance, LARGEST_CONSTANT)
+    lower, upper = (
+        best.squared_distance.new_zeros(len(images)),
+        torch.full_like(best.squared_distance, LARGEST_CONSTANT),
+    )
     constant = torch.full_like(lower, initial_constant)
     for attempt in range(search_steps):
         if attempt == search_steps - 1 and search_steps >= REPEATED_FROM:
             constant = upper
-        found = _descend(
-            objective, space, points, clean, constant, learning_rate=learning_rate, iterations=iterations
-        )
+        found = _descend(objective, space, points, clean, constant, learning_rate=learning_rate, iterations=iterations)
         best = best.or_better(found)
         upper = torch.where(found.is_success, torch.minimum(upper, constant), upper)
         lower = torch.where(found.is_success, lower, torch.maximum(lower, constant))

@@ -18,9 +18,7 @@ def quantised(images: Images, pixel_range: PixelRange) -> UInt8[torch.Tensor, "b
     return ((images - pixel_range.low) * (255 / pixel_range.width)).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def of_levels(
-    levels: UInt8[torch.Tensor, "batch height width channels"], pixel_range: PixelRange
-) -> Images:
+def of_levels(levels: UInt8[torch.Tensor, "batch height width channels"], pixel_range: PixelRange) -> Images:
     """Images of the pixel range from levels, as they are read of a file."""
     return pixel_range.low + pixel_range.width * unit_images(levels).contiguous()
 

@@ -65,14 +65,23 @@ class TrainedClassifier:
         images = open_images(self.trained_on, "train", classes=self.classifier.description.classes)
         return ImageSet(name="training images", samples=images.samples, crop=images.crop)
 
-    def observe(self, images: ImageSet) -> Observations:
-        """Features, logits and labels of all of some images, in their order; shows progress.
+    def observe(self, images: ImageSet, numbers: Int64[np.ndarray, " some"] | None = None) -> Observations:
+        """Features, logits and labels of images, in their order; shows progress.
+
+        Args:
+            images: the set.
+            numbers: which of them; None for all.
 
         Raises:
             FacegmError: an image is missing or damaged.
         """
         found = predict(
-            self.classifier, images, batch_size=EVALUATION_BATCH, workers=self._workers, device=self.subject.device
+            self.classifier,
+            images,
+            batch_size=EVALUATION_BATCH,
+            workers=self._workers,
+            device=self.subject.device,
+            numbers=numbers,
         )
         features, logits, labels = map(torch.from_numpy, (found.features, found.logits, found.labels))
         return Observations(features=features, logits=logits, labels=labels)

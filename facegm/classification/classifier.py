@@ -91,10 +91,13 @@ def save_classifier(path: Path, d: Description, weights: dict[str, Tensor]) -> N
         d: what it is of.
         weights: those of its network and loss, by their names in it.
     """
+    model = asdict(d.model)
+    if not d.model.feature_dropout:
+        del model["feature_dropout"]  # as in files that were written before there was any
     description = {
         "format": FORMAT,
         "architecture": "ImageClassifier",
-        "model": asdict(d.model),
+        "model": model,
         "loss": {"name": d.loss.name, "settings": {} if d.loss.chosen is None else asdict(d.loss.chosen)},
         "preprocessing": asdict(d.preprocessing),
         "classes": list(d.classes),

@@ -44,9 +44,14 @@ class ImageModelConfig:
     feature_relu: bool = False
     """Whether the features of lenet_plus_plus go through a ReLU, as in the paper's table 1."""
 
+    feature_dropout: float = 0.0
+    """The chance that a number of a feature is dropped out in training; 0.5 for the detector KD+BU."""
+
     def __post_init__(self) -> None:
         if self.feature_dim < 1:
             raise ValueError(f"feature_dim: {self.feature_dim}, must be at least 1")
+        if not 0 <= self.feature_dropout < 1:
+            raise ValueError(f"feature_dropout: {self.feature_dropout}, must be from 0 to below 1")
         for key in ("feature_dim", "feature_relu"):
             value, default = getattr(self, key), getattr(ImageModelConfig, key)
             if self.name != "lenet_plus_plus" and value != default:
@@ -69,6 +74,11 @@ def build_image_network(config: ImageModelConfig, channels: int) -> tuple[nn.Mod
         ValueError: the network takes no grey images.
         ImportError: it is timm's, which is not installed.
     """
+    network, dim = _without_dropout(config, channels)
+    return nn.Sequential(network, nn.Dropout(config.feature_dropout)) if config.feature_dropout else network, dim
+
+
+def _without_dropout(config: ImageModelConfig, channels: int) -> tuple[nn.Module, int]:
     if config.name == "lenet_plus_plus":
         return LeNetPlusPlus(config.feature_dim, channels=channels, relu=config.feature_relu), config.feature_dim
     if config.name in CIFAR_DEPTHS:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from facegm.adversarial.detectors.kernels import log_density
 from facegm.data.files import atomic_file
-from facegm.reproduce.embeddings import DensityPanel, Panel, log_density
+from facegm.reproduce.embeddings import DensityPanel, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,5 @@
 """What a classifier makes of its set: features of the training images, their density, and test images under FGSM."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +8,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from facegm.adversarial.detectors.kernels import likeliest_bandwidth, log_density
+from facegm.adversarial.objectives import CrossEntropy, random_other_classes
+from facegm.adversarial.sign_attack import sign_attack
+from facegm.adversarial.subject import UNIT_RANGE, Subject
 from facegm.classification.classifier import ImageClassifier
 from facegm.classification.data import LabelledImages
 from facegm.classification.evaluation import Predictions
@@ -18,13 +21,11 @@ from facegm.data.samples import DrawnSamples
 from facegm.losses.center import CenterLoss
 from facegm.losses.gm_module import GMLoss
 from facegm.losses.linear import ClassVectorLoss
+from facegm.reproduce.cell_data import evenly_spaced
 
-BANDWIDTHS = tuple(0.01 * 10 ** (step / 10) for step in range(31))
-"""Standard deviations of the kernels among which the likeliest is chosen: 0.01 to 10, ten a decade."""
 EPSILON = 0.1
 """What FGSM changes of each pixel, of a range of 1 (section 4.4)."""
 _BATCH = 500
-_CHUNK = 32  # points whose kernels are in memory together: 15 MB with MNIST's training images as centers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def embedding_panel(
         count: how many at most, evenly spaced among all.
         device: where to compute.
     """
-    predictions = _predict(classifier, images, _evenly_spaced(images, count), device)
+    predictions = _predict(classifier, images, evenly_spaced(len(images.samples), count), device)
     loss = classifier.loss
     if isinstance(loss, GMLoss | CenterLoss):
         class_vectors = loss.means if isinstance(loss, GMLoss) else loss.centers
@@ -110,81 +111,30 @@ def density_panel(
         count: how many at most, evenly spaced among all.
         device: where to compute.
     """
-    numbers = _evenly_spaced(test, count)
+    numbers = evenly_spaced(len(test.samples), count)
     predictions = _predict(classifier, test, numbers, device)
     targets = random_other_classes(
         torch.from_numpy(predictions.labels), len(test.classes), torch.Generator().manual_seed(0)
     )
     is_right = predictions.predicted == predictions.labels
+    subject = Subject(module=classifier, features=classifier.features, logits=classifier.loss.logits)
     adversarial = []
     with full_precision(device):
         for number, target in zip(
             torch.from_numpy(numbers[is_right]).split(_BATCH), targets[is_right].split(_BATCH), strict=True
         ):
-            attacked = fgsm(classifier, _unit_images(test, number.numpy(), device), target.to(device), EPSILON)
+            fooled = CrossEntropy(subject=subject, classes=target.to(device), is_targeted=True)
+            inputs = _unit_images(test, number.numpy(), device)
+            attacked = sign_attack(fooled, inputs, UNIT_RANGE, epsilon=EPSILON, step=EPSILON, iterations=1)
             with torch.no_grad():
-                adversarial.append(classifier.features(attacked).cpu())
+                adversarial.append(classifier.features(attacked.images).cpu())
     return DensityPanel(
         title=title,
         training=training,
         clean=torch.from_numpy(predictions.features[is_right]),
         adversarial=torch.cat(adversarial),
-        bandwidth=likeliest_bandwidth(training),
+        bandwidth=likeliest_bandwidth([training]),
     )
-
-
-def random_other_classes(labels: Int64[Tensor, " batch"], classes: int, generator: torch.Generator) -> Tensor:
-    """For each label a class that is not its own, all others being equally likely; drawn on the CPU."""
-    return (labels + torch.randint(1, classes, labels.shape, generator=generator).to(labels)) % classes
-
-
-def fgsm(
-    classifier: ImageClassifier,
-    images: Float[Tensor, "batch channels side side"],
-    targets: Int64[Tensor, " batch"],
-    epsilon: float,
-) -> Float[Tensor, "batch channels side side"]:
-    """Targeted fast gradient sign method: x - epsilon sign(d CE(x, target) / dx), clipped to the range of images.
-
-    Args:
-        classifier: in evaluation mode.
-        images: 0 to 1.
-        targets: the class that each is to be taken for.
-        epsilon: the change of a pixel.
-    """
-    images = images.detach().requires_grad_()
-    cross_entropy = torch.nn.functional.cross_entropy(classifier(images), targets, reduction="sum")
-    (gradient,) = torch.autograd.grad(cross_entropy, images)
-    return (images - epsilon * gradient.sign()).clamp(0, 1).detach()
-
-
-def log_density(
-    points: Float[Tensor, "points dim"], centers: Float[Tensor, "centers dim"], bandwidth: float
-) -> Float[Tensor, " points"]:
-    """Log of the kernel density, a Gaussian of covariance bandwidth^2 I around each center, in nats; in float64."""
-    points, centers = points.double() / bandwidth, centers.double() / bandwidth
-    own = -0.5 * centers.square().sum(dim=1)
-    sums = [
-        torch.addmm(own, some, centers.T).logsumexp(dim=1) - 0.5 * some.square().sum(dim=1)
-        for some in points.split(_CHUNK)
-    ]
-    dim = points.shape[1]
-    return torch.cat(sums) - math.log(len(centers)) - dim * math.log(bandwidth) - dim / 2 * math.log(2 * math.pi)
-
-
-def likeliest_bandwidth(features: Float[Tensor, "samples dim"]) -> float:
-    """That of `BANDWIDTHS` by which features are likeliest under the density of others; no attack is looked at.
-
-    Args:
-        features: of images in a random order; at most 1,000 are held out, and 10,000 of the others are centers.
-    """
-    held_out, others = features[::5][:1_000], features[torch.arange(len(features)) % 5 != 0][:10_000]
-    return max(BANDWIDTHS, key=lambda bandwidth: log_density(held_out, others, bandwidth).mean().item())
-
-
-def _evenly_spaced(images: LabelledImages, count: int) -> Int64[np.ndarray, " some"]:
-    """Numbers of `count` images at most."""
-    return np.linspace(0, len(images.samples) - 1, min(count, len(images.samples))).astype(np.int64)
 
 
 def _predict(

@@ -13,7 +13,7 @@ from facegm.reproduce.embedding_figure import draw_embeddings
 from facegm.reproduce.embeddings import DensityPanel, Panel, density_panel, embedding_panel
 from facegm.reproduce.experiment import Experiment, Row
 from facegm.reproduce.page import Chart, PageCell, PageRow, render_reproduction
-from facegm.reproduce.table import Entry, Results, length_of, spread, values_at
+from facegm.reproduce.table import Entry, Results, length_of, spread, texts_at, values_at
 from facegm.training.devices import default_device
 from facegm.training.geometry_chart import CHART_FILE
 
@@ -63,9 +63,8 @@ def _page_row(experiment: Experiment, row: Row, entries: Sequence[Entry], result
         at = row.title, column.title
         paper, peer = experiment.paper.get(at), experiment.peers.get(at)
         ours = spread(values_at(entries, results, row, column))
-        best = values_at(entries, results, row, column, which="best_")
-        if best:
-            ours += f"; best validated epoch {spread(best)}"
+        texts = texts_at(entries, results, row, column)
+        ours += "".join(f"; {title} {text}" for title, text in texts.items() if text != "-")
         cells.append(PageCell(ours, "" if paper is None else str(paper), "" if peer is None else str(peer)))
     return PageRow(row.title, length_of([p for p in entries if p.row is row]), cells)
 
