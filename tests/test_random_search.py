@@ -128,6 +128,27 @@ def test_a_goal_without_gradient_is_reached_and_costs_no_more_then() -> None:
             best = tried if tried[1] < best[1] else best
 
 
+def test_an_image_that_reaches_the_goal_is_kept_though_its_loss_be_larger() -> None:
+    """As the cross-entropy of an own class may be when another one overtakes it."""
+    asked: list[Tensor] = []
+
+    def goal(images: Tensor, rows: Tensor) -> Judgement:
+        asked.append(images)
+        return Judgement(torch.full((1,), float(len(asked))), torch.full((1,), len(asked) == 3))
+
+    found = random_search(
+        goal,
+        torch.full((1, 1, 5, 6), 0.5),
+        UNIT_RANGE,
+        epsilon=0.1,
+        queries=9,
+        generators=generators_of(torch.tensor([0]), 0),
+    )
+    assert found.is_success.item()
+    assert len(asked) == found.passes.item() == 3
+    assert torch.equal(found.images, asked[2])
+
+
 def test_the_first_query_is_stripes_one_pixel_wide_of_either_sign_in_each_channel() -> None:
     images = torch.full((50, 3, 4, 8), 0.5)
     found = random_search(
