@@ -41,21 +41,18 @@ def ddn(objective: Objective, images: Images, pixel_range: PixelRange, *, iterat
     chance = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(0)).to(images)
     largest = _norms(torch.maximum(images - pixel_range.low, pixel_range.high - images))
     norm = torch.full_like(largest, FIRST_NORM * pixel_range.width)
-    perturbation = torch.zeros_like(images)
-    nearest, nearest_norm = images, torch.full_like(norm, torch.inf)
+    attacked, nearest, nearest_norm = images, images, torch.full_like(norm, torch.inf)
     for iteration in range(iterations):
-        judged = images + perturbation
-        gradient, judgement = gradient_of(objective, judged, rows)
-        is_nearer = judgement.is_reached & (_norms(perturbation) < nearest_norm)
-        nearest = torch.where(is_nearer | nearest_norm.isinf(), judged, nearest)
+        gradient, judgement = gradient_of(objective, attacked, rows)
+        perturbation, is_reached = attacked - images, judgement.is_reached[:, None, None, None]
+        is_nearer = is_reached & (_norms(perturbation) < nearest_norm)
+        nearest = torch.where(is_nearer | nearest_norm.isinf(), attacked, nearest)
         nearest_norm = torch.where(is_nearer, _norms(perturbation), nearest_norm)
-        direction = torch.where(_norms(gradient) > 0, gradient, chance)
         share = (1 + math.cos(math.pi * iteration / iterations)) / 2
         step = pixel_range.width * (LAST_STEP + (FIRST_STEP - LAST_STEP) * share)
-        perturbation = perturbation - step * direction / _norms(direction)
-        norm = norm * torch.where(judgement.is_reached[:, None, None, None], 1 - NORM_CHANGE, 1 + NORM_CHANGE)
-        norm = torch.minimum(norm, largest)
-        perturbation = pixel_range.clamp(images + perturbation * (norm / _norms(perturbation))) - images
+        direction = _scaled(torch.where(_norms(gradient) > 0, gradient, chance), step)
+        norm = torch.where(is_reached, (1 - NORM_CHANGE) * norm, (1 + NORM_CHANGE) * norm).minimum(largest)
+        attacked = pixel_range.clamp(images + _scaled(perturbation - direction, norm))
     return Attacked(
         images=nearest,
         is_success=nearest_norm.isfinite().flatten(),
@@ -65,3 +62,7 @@ def ddn(objective: Objective, images: Images, pixel_range: PixelRange, *, iterat
 
 def _norms(images: Images) -> Float[Tensor, "batch 1 1 1"]:
     return torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
+
+
+def _scaled(images: Images, norm: Float[Tensor, "batch 1 1 1"] | float) -> Images:
+    return images * (norm / _norms(images).clamp(min=torch.finfo(images.dtype).tiny))

@@ -39,7 +39,7 @@ FACE_ATTACKS: Mapping[str, AttackRecipe] = {
     "fgsm": replace(_pgd(USUAL_BUDGET), step=USUAL_BUDGET / 255, iterations=1, restarts=0, stops=False),
     **{f"pgd-{budget}": _pgd(budget) for budget in BUDGETS},
     "cw": AttackRecipe(
-        loop="carlini_wagner", targets="none", learning_rate=0.01, iterations=100, initial_constant=10.0
+        loop="carlini_wagner", targets="none", learning_rate=0.002, iterations=100, initial_constant=10.0
     ),
     "ddn": AttackRecipe(loop="ddn", targets="none", iterations=100),
 }

@@ -84,3 +84,19 @@ def planted_subject(image: Tensor, epsilon: float, seed: int) -> Subject:
         return torch.stack([-lead, lead], dim=1) - 1000
 
     return Subject(module=layers, features=layers, logits=logits)
+
+
+def hyperplane_subject(normal: Tensor, offset: float, pixel_range: PixelRange = UNIT_RANGE) -> Subject:
+    """Two classes on both sides of <normal, image> = offset, the second where it is more; all logits are negative.
+
+    The nearest image of the other class lies |<normal, image> - offset| / ||normal|| away.
+    """
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(normal.numel(), 1)).double().eval()
+    with torch.no_grad():
+        layers[1].weight.copy_(normal.flatten()[None])
+        layers[1].bias.fill_(-offset)
+
+    def logits(features: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(features), features], dim=1) - 1000
+
+    return Subject(module=layers, features=layers, logits=logits, pixel_range=pixel_range)
