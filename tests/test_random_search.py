@@ -25,7 +25,7 @@ def published_share(query: int, queries: int) -> float:
     bounds = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000, 10000]
     for halvings, bound in enumerate(bounds):
         if number <= bound:
-            return 0.05 / 2**halvings
+            return 0.05 / float(2**halvings)
     raise AssertionError
 
 

@@ -1,7 +1,10 @@
 """An attack as it is chosen and recorded: which loop over which objective, with what numbers."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from facegm.training.config import require
 
 Loop = Literal["sign", "random_search", "carlini_wagner", "ddn", "orthogonal"]
 """`sign` is the loop of FGSM, BIM, ILCM and PGD; `orthogonal` alone needs a detector beside the network."""
@@ -30,7 +33,8 @@ class AttackRecipe:
     stops: bool = False
     """Of sign: whether an image is left alone as soon as it reaches the goal."""
     confidence: float = 0.0
-    """kappa: by how much the logit of the target has to lead."""
+    """kappa: by how much the logit of the target has to lead. Not of sign and ddn on the network alone, which lower a
+    cross-entropy."""
     learning_rate: float = 0.001
     """Of carlini_wagner, by Adam."""
     search_steps: int = 5
@@ -38,10 +42,28 @@ class AttackRecipe:
     initial_constant: float = 1.0
     """Of carlini_wagner: the first weight of the objective."""
     density_floor: bool = False
-    """Of an attack on K-density: whether 1e-30 is added to the density, as Carlini and Wagner's published code has it,
-    where gradients far from a class vanish; the logarithm alone is stronger."""
+    """Of carlini_wagner on a detector: whether 1e-30 is added to the density, as in their published code, where
+    gradients far from a class vanish; the logarithm alone is stronger."""
     seed: int = 0
-    """Of random targets and points."""
+    """Of random targets, points and squares."""
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "step", "learning_rate", "initial_constant"):
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0")
+        for name in ("iterations", "search_steps"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.restarts >= 0, "restarts", self.restarts, "at least 0")
+        require(0 <= self.confidence < math.inf, "confidence", self.confidence, "at least 0")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2^63 - 1")
+        is_possible = self.defeats_detector or self.loop != "orthogonal"
+        require(is_possible, "defeats_detector", self.defeats_detector, "true with orthogonal")
+        is_possible = not self.defeats_detector or self.loop != "carlini_wagner" or self.targets != "none"
+        require(is_possible, "targets", self.targets, "random or least_likely where carlini_wagner defeats a detector")
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether no pixel changes by more than epsilon."""
+        return self.loop in ("sign", "random_search", "orthogonal")
 
 
 FGSM = AttackRecipe(loop="sign", step=0.1, iterations=1)

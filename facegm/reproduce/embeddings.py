@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from facegm.adversarial.chance import generators_of
 from facegm.adversarial.detectors.kernels import likeliest_bandwidth, log_density
 from facegm.adversarial.objectives import CrossEntropy, random_other_classes
 from facegm.adversarial.sign_attack import sign_attack
@@ -113,9 +114,8 @@ def density_panel(
     """
     numbers = evenly_spaced(len(test.samples), count)
     predictions = _predict(classifier, test, numbers, device)
-    targets = random_other_classes(
-        torch.from_numpy(predictions.labels), len(test.classes), torch.Generator().manual_seed(0)
-    )
+    generators = generators_of(torch.from_numpy(numbers), seed=0)
+    targets = random_other_classes(torch.from_numpy(predictions.labels), len(test.classes), generators)
     is_right = predictions.predicted == predictions.labels
     subject = Subject(module=classifier, features=classifier.features, logits=classifier.loss.logits)
     adversarial = []

@@ -69,8 +69,10 @@ def planted_subject(image: Tensor, epsilon: float, seed: int) -> Subject:
         seed: of the points.
     """
     rng = torch.Generator().manual_seed(seed)
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(image.numel(), 60), nn.Tanh()).double().eval()
-    layers[1].weight.copy_(torch.randn(layers[1].weight.shape, generator=rng) / image.numel() ** 0.5)
+    linear = nn.Linear(image.numel(), 60)
+    linear.weight.copy_(torch.randn(linear.weight.shape, generator=rng) / image.numel() ** 0.5)
+    linear.bias.zero_()
+    layers = nn.Sequential(nn.Flatten(), linear, nn.Tanh()).double().eval()
     noise = 2 * torch.rand(2001, *SHAPE, generator=rng, dtype=torch.float64) - 1
     noise[0] = noise[0].sign()
     features = layers((image + epsilon * noise).clamp(0, 1))
