@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from facegm.adversarial.craft import Crafted
 from facegm.adversarial.crafted import craft_in_batches
 from facegm.adversarial.objectives import CrossEntropy
 from facegm.adversarial.recipe import AttackRecipe
-from facegm.adversarial.result import Attacked
 from facegm.adversarial.sign_attack import sign_attack
 from facegm.adversarial.subject import UNIT_RANGE, Subject
 
@@ -32,16 +32,18 @@ class Work:
         self.subject = Subject(module=module.eval(), features=lambda images: images.flatten(1), logits=module)
         self.attacked: list[list[int]] = []
         self.dies_in = COUNT
+        self.is_targeted = True
 
-    def attack(self, images: Tensor, labels: Tensor, numbers: Tensor) -> Attacked:
+    def attack(self, images: Tensor, labels: Tensor, numbers: Tensor) -> Crafted:
         if len(self.attacked) == self.dies_in:
             raise InterruptedError
         self.attacked.append(numbers.tolist())
         objective = CrossEntropy(subject=self.subject, classes=labels, is_targeted=False)
         noise = torch.stack([torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(n)) for n in numbers.tolist()])
-        return sign_attack(objective, 0.9 * images + 0.1 * noise, UNIT_RANGE, epsilon=0.1, step=0.02, iterations=3)
+        found = sign_attack(objective, 0.9 * images + 0.1 * noise, UNIT_RANGE, epsilon=0.1, step=0.02, iterations=3)
+        return Crafted(**vars(found), targets=(labels + 1) % 3 if self.is_targeted else None)
 
-    def run(self, folder: Path, recipe: AttackRecipe = RECIPE, about: str = "") -> Attacked:
+    def run(self, folder: Path, recipe: AttackRecipe = RECIPE, about: str = "") -> Crafted:
         self.attacked = []
         return craft_in_batches(
             folder,
@@ -78,9 +80,17 @@ def test_batches_are_put_together_in_order(work: Work, tmp_path: Path) -> None:
     assert torch.allclose(attacked.images, at_once.images)
     assert torch.equal(attacked.is_success, at_once.is_success)
     assert torch.equal(attacked.passes, at_once.passes)
+    assert attacked.targets is not None
+    assert torch.equal(attacked.targets, (work.labels + 1) % 3)
     assert 0 < attacked.is_success.sum() < COUNT
     with safe_open(tmp_path / "1.safetensors", framework="pt") as file:
         assert torch.equal(file.get_tensor("images"), attacked.images[10:20])
+
+
+def test_there_may_be_no_targets(work: Work, tmp_path: Path) -> None:
+    work.is_targeted = False
+    assert work.run(tmp_path).targets is None
+    assert work.run(tmp_path).targets is None
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])

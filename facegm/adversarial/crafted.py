@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from facegm.adversarial.craft import Crafted
 from facegm.adversarial.recipe import AttackRecipe
-from facegm.adversarial.result import Attacked
 from facegm.adversarial.subject import Images, Subject
 from facegm.classification.prediction import full_precision
 from facegm.data.progress import Progress
@@ -25,9 +25,8 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 """Images that are attacked together, and the most that a killed process loses."""
 Numbers = Int64[Tensor, " images"]
-BatchAttack = Callable[[Images, Numbers, Numbers], Attacked]
+BatchAttack = Callable[[Images, Numbers, Numbers], Crafted]
 """Attacks images, by their labels and their numbers in the set, all on one device."""
-_PARTS = ("images", "is_success", "passes")
 
 
 def craft_in_batches(
@@ -41,7 +40,7 @@ def craft_in_batches(
     attack: BatchAttack,
     about: str = "",
     batch_size: int = BATCH,
-) -> Attacked:
+) -> Crafted:
     """Attack images in full single precision, or read those that were attacked before.
 
     Each batch is a file, 0.safetensors and so on, with a digest of its content and one of all that it was made of. What
@@ -69,25 +68,33 @@ def craft_in_batches(
         for start in range(0, len(images), batch_size):
             some = {name: part[start : start + batch_size] for name, part in parts.items()}
             file, description = folder / f"{start // batch_size}.safetensors", {**made_of, "clean": _digest(some)}
-            attacked = _read(file, description)
-            if attacked is None:
+            crafted = _read(file, description)
+            if crafted is None:
                 with full_precision(subject.device):
-                    attacked = attack(*(part.to(subject.device) for part in some.values()))
-                _write(file, attacked, description)
-                attacked = _read(file, description)
-                assert attacked is not None
-            done.append(attacked)
-            progress.update(len(attacked.images))
-    images, is_success, passes = (torch.cat([getattr(one, part) for one in done]) for part in _PARTS)
-    return Attacked(images=images, is_success=is_success, passes=passes)
+                    crafted = attack(*(part.to(subject.device) for part in some.values()))
+                _write(file, crafted, description)
+                crafted = _read(file, description)
+                assert crafted is not None
+            done.append(crafted)
+            progress.update(len(crafted.images))
+    return _of_tensors({name: torch.cat([_tensors_of(one)[name] for one in done]) for name in _tensors_of(done[0])})
 
 
-def _write(file: Path, attacked: Attacked, description: Mapping[str, Any]) -> None:
-    tensors = {part: getattr(attacked, part) for part in _PARTS}
+def _tensors_of(crafted: Crafted) -> dict[str, Tensor]:
+    """All that is known, by name."""
+    return {name: part for name, part in vars(crafted).items() if part is not None}
+
+
+def _of_tensors(tensors: Mapping[str, Tensor]) -> Crafted:
+    return Crafted(**{"targets": None, **tensors})  # type: ignore[arg-type]
+
+
+def _write(file: Path, crafted: Crafted, description: Mapping[str, Any]) -> None:
+    tensors = _tensors_of(crafted)
     write_weights(file, tensors, {**description, "content": _digest(tensors)})
 
 
-def _read(file: Path, description: Mapping[str, Any]) -> Attacked | None:
+def _read(file: Path, description: Mapping[str, Any]) -> Crafted | None:
     """A batch on the CPU; None where it has to be made."""
     if not file.exists():
         return None
@@ -98,7 +105,7 @@ def _read(file: Path, description: Mapping[str, Any]) -> Attacked | None:
         logger.warning(f"{file}: damaged; these images are attacked anew")
         return None
     if known == {**description, "content": _digest(tensors)}:
-        return Attacked(**tensors)
+        return _of_tensors(tensors)
     is_whole = isinstance(known, dict) and known.get("content") == _digest(tensors)
     what = "made of other images, weights or settings" if is_whole else "damaged"
     logger.warning(f"{file}: {what}; these images are attacked anew")

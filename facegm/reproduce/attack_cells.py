@@ -10,7 +10,6 @@ from facegm.classification.config import ImageRunConfig
 from facegm.identity import chosen_in, identity_of
 from facegm.reproduce.cell_data import DataSize
 from facegm.reproduce.cells import Cell, Outcome
-from facegm.reproduce.observed_cells import ObservedCell
 from facegm.reproduce.trained_cells import TrainedCell
 
 ATTACKED, SCORES_FILE = "attacked", "scores.safetensors"
@@ -56,27 +55,25 @@ class AttackCell(Cell):
 
     @property
     def needs(self) -> Sequence[Cell]:
-        """The networks, and what they make of their training images."""
-        networks = [self.config] if self.judge is None else [self.config, self.judge]
-        return [kind(config) for config in networks for kind in (TrainedCell, ObservedCell)]
+        """The networks."""
+        return [TrainedCell(config) for config in (self.config, self.judge) if config is not None]
 
     def compute(self, cells: Path) -> Outcome:
         """Attack, from where it stands, and measure what came of it."""
         import torch
 
+        from facegm.adversarial.trained import TrainedClassifier
+        from facegm.classification.classifier import MODEL_FILE
         from facegm.data.weights import write_weights
-        from facegm.reproduce.attack_measurement import Network, measure_attack
+        from facegm.reproduce.attack_measurement import measure_attack
 
-        def network(config: ImageRunConfig) -> Network:
-            seen = ObservedCell(config)
-            return Network(trained=seen.classifier(cells), training=seen.observations(cells))
-
-        made_with, folder = network(self.config), cells / self.name
+        networks = [TrainedClassifier.load(cells / one.name / MODEL_FILE, self.config.data) for one in self.needs]
+        folder = cells / self.name
         found = measure_attack(
             folder / ATTACKED,
             self.recipe,
-            made_with,
-            made_with if self.judge is None else network(self.judge),
+            networks[0],
+            networks[-1],
             count=self.images,
             defeated=self.detector,
             detectors=self._detectors(),

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from facegm.adversarial.craft import Crafted, craft
 from facegm.adversarial.crafted import craft_in_batches
-from facegm.adversarial.density_objective import density_thresholds
 from facegm.adversarial.detection import detection, equally_distorted_noise, false_alarms
-from facegm.adversarial.detectors.base import ClassDensity, SupervisedDetector, UnsupervisedDetector
-from facegm.adversarial.detectors.gm_likelihood import GMLikelihood
-from facegm.adversarial.detectors.i_defender import IDefender
+from facegm.adversarial.detectors.base import SupervisedDetector
 from facegm.adversarial.detectors.k_density import KDensity
 from facegm.adversarial.detectors.kd_bu import KDBU
 from facegm.adversarial.detectors.lid import LID
+from facegm.adversarial.fitted import FittedDetectors
 from facegm.adversarial.observations import Observations, observe
 from facegm.adversarial.recipe import AttackRecipe
 from facegm.adversarial.result import distortion
@@ -29,11 +27,8 @@ from facegm.adversarial.trained import TrainedClassifier
 from facegm.classification.data import open_images
 from facegm.classification.prediction import ImageSet, full_precision
 from facegm.errors import FacegmError
-from facegm.losses.gm_module import GMLoss
 from facegm.reproduce.cell_data import evenly_spaced
 
-CENTERS = 100
-"""Training images of a class by whose density an attacker estimates that of all (Carlini and Wagner 2017)."""
 REFERENCE = 100
 """Training images among which LID looks for neighbours."""
 FITTED = 0.8
@@ -43,24 +38,6 @@ Flags = Bool[np.ndarray, " images"]
 Labels = Int64[Tensor, " images"]
 Scores = Mapping[str, Float64[np.ndarray, " images"]]
 """Of a detector, by the state of the images: clean, attacked and noisy."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Network:
-    """A trained network, and what it makes of its training images."""
-
-    trained: TrainedClassifier
-    training: Observations
-
-    def fitted(self, detector: str) -> UnsupervisedDetector:
-        """A detector that is shown training images alone, by name, where the network computes."""
-        if detector == GMLikelihood.name:
-            loss = self.trained.classifier.loss
-            assert isinstance(loss, GMLoss)
-            found: UnsupervisedDetector = GMLikelihood(loss.means)
-        else:
-            found = {kind.name: kind for kind in (KDensity, IDefender)}[detector]().fit(self.training)
-        return found.to(self.trained.subject.device)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,8 +53,8 @@ class Measurement:
 def measure_attack(
     folder: Path,
     recipe: AttackRecipe,
-    made_with: Network,
-    judge: Network,
+    made_with: TrainedClassifier,
+    judge: TrainedClassifier,
     *,
     count: int,
     defeated: str,
@@ -97,43 +74,42 @@ def measure_attack(
     Raises:
         FacegmError: the network cannot be attacked in earnest, or images are missing or damaged.
     """
-    trained = made_with.trained
-    assert trained.trained_on is not None
-    test = open_images(trained.trained_on, "test", classes=trained.classifier.description.classes)
+    assert made_with.trained_on is not None
+    test = open_images(made_with.trained_on, "test", classes=made_with.classifier.description.classes)
     images = ImageSet(name="test images", samples=test.samples, crop=test.crop)
     numbers = evenly_spaced(len(test.samples), count)
-    clean = judge.trained.observe(images, numbers)
+    clean = judge.observe(images, numbers)
     assert clean.labels is not None
     is_right = clean.predicted == clean.labels
     numbers, labels = numbers[is_right.numpy()], clean.labels[is_right]
     if not len(labels):
-        raise FacegmError(f"{judge.trained.file}: classifies none of {count:,} test images right; train it for longer")
-    pixels = trained.read(images, numbers)
-    check_subject(trained.subject, pixels, labels)
-    attack = partial(craft, recipe, trained.subject)
+        raise FacegmError(f"{judge.file}: classifies none of {count:,} test images right; train it for longer")
+    subject, pixels = made_with.subject, made_with.read(images, numbers)
+    check_subject(subject, pixels.to(subject.device), labels.to(subject.device))
+    attack, about = partial(craft, recipe, subject), ""
     if recipe.defeats_detector:
-        density = _seen_by_attacker(made_with, defeated)
-        thresholds = density_thresholds(density, made_with.training)
-        attack = partial(attack, density=density, thresholds=thresholds.to(trained.subject.device))
+        fitted = FittedDetectors(made_with)
+        known = fitted.attacked(fitted.named([defeated]))
+        attack, about = partial(attack, density=known.density, thresholds=known.thresholds), known.fingerprint
     crafted = craft_in_batches(
         folder,
         recipe,
-        trained.subject,
+        subject,
         pixels,
         labels,
         torch.from_numpy(numbers),
         attack=lambda some, classes, own: attack(some, classes, numbers=own),
-        about=f"{defeated} {trained.fingerprint}",
+        about=about,
     )
     generator = torch.Generator().manual_seed(recipe.seed)
-    noisy = equally_distorted_noise(pixels, crafted.images, trained.subject.pixel_range, generator)
+    noisy = equally_distorted_noise(pixels, crafted.images, subject.pixel_range, generator)
     states = {"clean": pixels, "attacked": crafted.images, "noisy": noisy}
     scores, is_fooled = _judged(judge, states, labels, crafted, detectors)
     is_success = crafted.is_success.numpy() if judge is made_with else is_fooled
     found = {"attacked": float(len(labels)), "fooled": 100 * is_fooled.mean(), "success": 100 * is_success.mean()}
     found["passes"] = crafted.passes.double().mean().item()
     if is_success.any():
-        change = distortion(pixels, crafted.images, trained.subject.pixel_range).numpy()
+        change = distortion(pixels, crafted.images, subject.pixel_range).numpy()
         found["distortion"] = float(change[is_success].mean())
     for name, of_states in scores.items():
         own = _numbers_of(of_states, is_fooled[-len(of_states["clean"]) :])
@@ -141,30 +117,21 @@ def measure_attack(
     return Measurement(numbers=found, scores=scores)
 
 
-def _seen_by_attacker(network: Network, detector: str) -> ClassDensity:
-    """The density that an attack on a detector makes large: for K-density, that of a few training images."""
-    fitted = network.fitted(detector)
-    if isinstance(fitted, KDensity):
-        return fitted.subset(CENTERS, seed=0)
-    assert isinstance(fitted, GMLikelihood)
-    return fitted.log_density
-
-
 # ------------------------------------------------------------------------------------------------- judgement
 
 
 def _judged(
-    judge: Network, states: Mapping[str, Images], labels: Labels, crafted: Crafted, detectors: Sequence[str]
+    judge: TrainedClassifier, states: Mapping[str, Images], labels: Labels, crafted: Crafted, detectors: Sequence[str]
 ) -> tuple[dict[str, Scores], Flags]:
     """The scores of each detector, and which attacked images are taken for what the attacker wants."""
-    trained, reference = judge.trained, None
+    reference = None
     if LID.name in detectors:
-        training = trained.training_images
-        reference = trained.read(training, evenly_spaced(len(training.samples), REFERENCE))
-    with full_precision(trained.subject.device):
+        training = judge.training_images
+        reference = judge.read(training, evenly_spaced(len(training.samples), REFERENCE))
+    with full_precision(judge.subject.device):
         observed = {
             state: observe(
-                trained.subject,
+                judge.subject,
                 some,
                 labels=labels,
                 reference=reference,
@@ -174,17 +141,18 @@ def _judged(
         }
     predicted = observed["attacked"].predicted
     is_fooled = predicted != labels if crafted.targets is None else predicted == crafted.targets
-    return {name: _scores(judge, name, observed) for name in detectors}, is_fooled.numpy()
+    fitted = FittedDetectors(judge)
+    return {name: _scores(fitted, name, observed) for name in detectors}, is_fooled.numpy()
 
 
-def _scores(judge: Network, detector: str, observed: Mapping[str, Observations]) -> Scores:
+def _scores(fitted: FittedDetectors, detector: str, observed: Mapping[str, Observations]) -> Scores:
     """Of all images, or for a detector that is shown the attack of those that it was not fitted to."""
     if detector not in (LID.name, KDBU.name):
-        unsupervised = judge.fitted(detector)
+        unsupervised = fitted.named([detector])[detector]
         return {state: unsupervised.score_samples(one) for state, one in observed.items()}
     supervised: SupervisedDetector = LID()
     if detector == KDBU.name:
-        density = judge.fitted(KDensity.name)
+        density = fitted.named([KDensity.name])[KDensity.name]
         assert isinstance(density, KDensity)
         supervised = KDBU(density)
     split = int(FITTED * len(observed["clean"].logits))

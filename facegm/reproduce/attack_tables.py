@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from facegm.adversarial.recipe import BIM, CW, CW_HC, CW_WB, FGSM, ILCM, AttackRecipe
-from facegm.reproduce.experiment import OBSERVED, Beside, Column, Experiment, Overrides, Published, Row, figures_of
+from facegm.reproduce.experiment import Beside, Column, Experiment, Overrides, Published, Row, figures_of
 
 AMONG_SUCCESSES = Beside("among those that fool the network", {"auc_of_successes": "auc_of_successes"})
 UNDETECTED = Beside(
@@ -146,7 +146,7 @@ _TABLE8 = Experiment(
     ),
     notes=(
         *_PROTOCOL,
-        f"Densities are of {OBSERVED:,} training images, evenly spaced among all.",
+        "Densities are of 60,000 training images, drawn among all.",
         "The authors' released FGSM, from which the paper's 74.9 is, is untargeted: the last column.",
     ),
 )

@@ -18,8 +18,6 @@ Metric = Literal[
     "distortion",
     "success",
 ]
-OBSERVED = 100_000
-"""Training images that detectors are fitted to, at most; they are evenly spaced among all."""
 Overrides = Mapping[str, Any]
 """Values of a configuration by dotted key."""
 Config = TypeVar("Config")

@@ -232,7 +232,8 @@ class Reproduction:
     def _base(self, name: str) -> ImageRunConfig | FaceRunConfig:
         """A configuration that rows and columns change: shipped, with its data in the folder of all, or the user's."""
         shipped = find_config(name or self.experiment.config)
-        path = shipped if name or self._options.config is None else self._options.config
+        is_other = bool(name) and name != self.experiment.config
+        path = shipped if is_other or self._options.config is None else self._options.config
         if task_of(path) != task_of(shipped):
             raise UsageError(f"--config: {path}: of another kind of run than {shipped.name}")
         root: type[ImageRunConfig | FaceRunConfig] = FaceRunConfig if task_of(path) is None else ImageRunConfig
