@@ -9,7 +9,8 @@ from plane import MEANS, images_at, plane_subject, points_of
 from small_subjects import CLASSES, DIM, small_subject, some_images
 from torch import Tensor
 
-from facegm.adversarial.density_objective import DensityShortfall, gm_class_density
+from facegm.adversarial.density_objective import DensityShortfall
+from facegm.adversarial.detectors.gm_likelihood import GMLikelihood
 from facegm.adversarial.objectives import Judgement, Margin
 from facegm.adversarial.orthogonal_attack import JointObjective, across, orthogonal_attack
 from facegm.adversarial.result import check_attacked
@@ -30,7 +31,7 @@ def both(eta: float, pixel_range: PixelRange = UNIT_RANGE) -> tuple[Margin, Dens
             subject=subject,
             classes=TARGETS,
             is_targeted=True,
-            density=gm_class_density(OTHER_MEANS),
+            density=GMLikelihood(OTHER_MEANS).log_density,
             thresholds=torch.full((CLASSES,), eta, dtype=torch.float64),
         ),
     )
@@ -129,7 +130,7 @@ def on_the_plane() -> tuple[Margin, DensityShortfall]:
             subject=subject,
             classes=classes,
             is_targeted=True,
-            density=gm_class_density(MEANS),
+            density=GMLikelihood(MEANS).log_density,
             thresholds=torch.full((3,), 0.5, dtype=torch.float64),
         ),
     )
@@ -183,10 +184,10 @@ def test_the_point_that_fools_the_network_and_is_least_conspicuous_is_kept() -> 
     images = some_images(COUNT)
     seen: dict[int, list[tuple[bool, float, Tensor]]] = {row: [] for row in range(COUNT)}
 
-    def watched(judged: Tensor, rows: Tensor) -> Judgement:
-        judgement = detector(judged, rows)
-        fools = network(judged, rows).is_reached.tolist()
-        for row, is_fooled, loss, image in zip(rows.tolist(), fools, judgement.loss.tolist(), judged, strict=True):
+    def watched(images: Tensor, rows: Tensor) -> Judgement:
+        judgement = detector(images, rows)
+        fools = network(images, rows).is_reached.tolist()
+        for row, is_fooled, loss, image in zip(rows.tolist(), fools, judgement.loss.tolist(), images, strict=True):
             seen[row].append((is_fooled, loss, image.detach()))
         return judgement
 

@@ -4,7 +4,6 @@ After Carlini and Wagner 2017, "Adversarial Examples Are Not Easily Detected", a
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,28 +12,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from facegm.adversarial.carlini_wagner import carlini_wagner
+from facegm.adversarial.detectors.base import ClassDensity, features_by_class
 from facegm.adversarial.objectives import Judgement, Margin, lead_of
 from facegm.adversarial.observations import Observations
 from facegm.adversarial.result import Attacked
 from facegm.adversarial.subject import Images, PixelRange, Subject, outputs_of
-from facegm.errors import FacegmError
 
-ClassDensity = Callable[[Float[Tensor, "batch dim"], Int64[Tensor, " batch"]], Float[Tensor, " batch"]]
-"""Log density, up to a constant, of each feature in the class that is named for it; differentiable."""
 LOG_FLOOR = math.log(1e-30)
 """Of what the published code adds to a density before it takes the logarithm."""
-
-
-# ------------------------------------------------------------------------------------------------- densities
-
-
-def gm_class_density(means: Float[Tensor, "classes dim"]) -> ClassDensity:
-    """The likelihood of the GM loss's classes: log density -s_k = -||x - mu_k||^2 / 2.
-
-    Args:
-        means: mu, on the device of the features.
-    """
-    return lambda features, classes: -0.5 * (features - means[classes]).square().sum(dim=1)
 
 
 def no_density(features: Float[Tensor, "batch dim"], classes: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -43,41 +28,22 @@ def no_density(features: Float[Tensor, "batch dim"], classes: Int64[Tensor, " ba
     return 0 * features.sum(dim=1)  # of which there is a gradient
 
 
-def random_subset(clean: Observations, generator: torch.Generator, *, per_class: int = 100) -> Observations:
-    """A few images of each class, of which an attacker estimates a density; all of a class that has no more.
-
-    Args:
-        clean: of training images, with their labels.
-        generator: draws them, on the CPU.
-        per_class: how many; Carlini and Wagner's are 100.
-    """
-    assert clean.labels is not None
-    order = torch.randperm(len(clean.labels), generator=generator)
-    labels = clean.labels[order]
-    chosen = torch.cat([order[labels == one][:per_class] for one in labels.unique()])
-    return Observations(features=clean.features[chosen], logits=clean.logits[chosen], labels=clean.labels[chosen])
-
-
 @torch.no_grad()
 def density_thresholds(density: ClassDensity, clean: Observations) -> Float[Tensor, " classes"]:
     """The eta of each class: the median of -log density over its own training images.
 
     Args:
-        density: the one that is attacked.
-        clean: of training images, with their labels.
+        density: the one that is attacked, such as that of `KDensity.subset`, or `GMLikelihood.log_density`.
+        clean: of training images, with their labels; on the device of the density.
 
     Raises:
-        FacegmError: a class has no image.
+        FacegmError: as `features_by_class` says; a class without image among others.
     """
-    assert clean.labels is not None
-    surprise = -density(clean.features, clean.labels)
-    of_class = [surprise[clean.labels == one] for one in range(clean.logits.shape[1])]
-    missing = [number for number, some in enumerate(of_class) if not len(some)]
-    if missing:
-        raise FacegmError(
-            f"training images: none of class {missing[0]}, whose density is to be known; give some of each"
-        )
-    return torch.stack([some.quantile(0.5) for some in of_class])
+    medians = [
+        density(features, torch.full((len(features),), number, device=features.device)).quantile(0.5)
+        for number, features in enumerate(features_by_class(clean))
+    ]
+    return -torch.stack(medians).to(clean.features.dtype)
 
 
 # ------------------------------------------------------------------------------------------------- objectives
