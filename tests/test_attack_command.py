@@ -166,7 +166,15 @@ def test_a_file_alone_and_images_of_ones_own(run: Path, tmp_path: Path) -> None:
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         (tmp_path / "photos" / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "photos" / str(label) / f"{number}.png")
-    options = ["--data", tmp_path / "photos", "--output", tmp_path / "out", "--attack", "fgsm", "--untargeted"]
+    options: list[str | Path] = [
+        "--data",
+        tmp_path / "photos",
+        "--output",
+        tmp_path / "out",
+        "--attack",
+        "fgsm",
+        "--untargeted",
+    ]
     found = attack(run / "classifier.safetensors", *options)
     assert found["examined"] == 12
     assert list(found["attacks"][0]["detectors"]) == ["gm-likelihood"], "training images are not known"
@@ -181,7 +189,7 @@ def test_what_is_asked_for_changes_the_recipes() -> None:
     ).recipes()
     assert recipes["fgsm"].step == pytest.approx(0.05)
     assert recipes["pgd"].step == pytest.approx(0.005)
-    common = {"targets": "none", "seed": 3}
+    common: dict[str, Any] = {"targets": "none", "seed": 3}
     assert {name: replace(recipe, step=1) for name, recipe in recipes.items()} == {
         "fgsm": replace(ATTACKS["fgsm"], epsilon=0.05, step=1, **common),
         "pgd": replace(ATTACKS["pgd"], epsilon=0.05, step=1, iterations=7, **common),

@@ -141,7 +141,9 @@ def test_every_level_survives_and_others_go_to_the_nearest(pixel_range: PixelRan
 def test_a_picture_read_as_a_user_would(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     write_png(tmp_path / "a.png", levels)
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1], levels)
+    read = cv2.imread(str(tmp_path / "a.png"))
+    assert read is not None
+    np.testing.assert_array_equal(read[:, :, ::-1], levels)
 
 
 def test_changes_are_shown_as_large_as_they_fit() -> None:

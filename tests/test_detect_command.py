@@ -74,7 +74,7 @@ def read(rows: list[dict[str, str]]) -> np.ndarray:
 def test_the_likelihood_of_each_image(run: Path, suspicious: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found, rows = detect(run, suspicious, "--false-alarms", "0.4")
     said = capsys.readouterr().out
-    means = load_classifier(run).loss.means.double().detach().numpy()  # type: ignore[operator,union-attr]
+    means = load_classifier(run).loss.means.double().detach().numpy()  # type: ignore[operator]
 
     def score(features: np.ndarray) -> np.ndarray:
         return np.array([max(-np.square(one - mean).sum() / 2 for mean in means) for one in features])
@@ -122,7 +122,7 @@ def test_a_file_alone_with_a_fitted_detector(run: Path, suspicious: Path, tmp_pa
     clean = run.parent / "digits"
     for part in ("train", "t10k"):
         write_idx(clean, part, *patterns(TEST, 2, classes=CLASSES))
-    options = ["--detector", file, "--data", clean, "--output", tmp_path / "out"]
+    options: list[str | Path] = ["--detector", file, "--data", clean, "--output", tmp_path / "out"]
     assert detect(run / "classifier.safetensors", suspicious, *options)[1] == expected
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from facegm.adversarial.density_objective import ClassDensity, density_thresholds
-from facegm.adversarial.detectors.base import Detector, UnsupervisedDetector
+from facegm.adversarial.density_objective import density_thresholds
+from facegm.adversarial.detectors.base import ClassDensity, Detector, UnsupervisedDetector
 from facegm.adversarial.detectors.detector_file import load_detector, save_detector
 from facegm.adversarial.detectors.gm_likelihood import GMLikelihood
 from facegm.adversarial.detectors.i_defender import IDefender
