@@ -12,8 +12,11 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from facegm.adversarial.attack_charts import detector_chart
-from facegm.adversarial.attack_results import ALARM_RATES, AttackResult, alarm_threshold, numbers_of
+from facegm.adversarial.attack_results import AttackResult, by_rate, numbers_of
+from facegm.adversarial.conclusions import conclusions
+from facegm.adversarial.detection import FALSE_ALARM_RATES
 from facegm.adversarial.lossless import write_png
+from facegm.adversarial.verdict import USUAL_RATE
 from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import enlarged, jpeg_uri, render_page
@@ -33,9 +36,7 @@ class AttackReport:
     classes: Sequence[str]
     """Their names."""
     examined: int
-    """Images that were classified."""
-    right: int
-    """Those of them that were classified right, of which some are attacked."""
+    """Images that were drawn, of which those that are classified right are attacked."""
     numbers: Int64[np.ndarray, " images"]
     """Of the attacked images, in their set."""
     keys: Sequence[str]
@@ -44,28 +45,22 @@ class AttackReport:
     """Before the attacks, as the network is shown them, in 8 bits."""
     results: Sequence[AttackResult]
     """Of each attack; one at least."""
-    detectors: Sequence[str]
-    """Their names."""
-    verdict: Sequence[str]
-    """Sentences."""
 
     def summary(self) -> str:
         """A few lines of plain text."""
-        lines = [
-            f"{self.right:,} of {self.examined:,} images are classified right; {len(self.keys):,} of them are attacked"
-        ]
+        lines = [f"{len(self.keys):,} of {self.examined:,} images are classified right, and attacked"]
         for result in self.results:
-            found = numbers_of(result, self.detectors)
+            found = numbers_of(result)
             distance = "" if found["distortion"] is None else f", distortion {found['distortion']:.2f} of 255"
             lines.append(
                 f"  {result.name}: success {found['success']:.2%}, in 8 bits {found['success_quantised']:.2%}{distance}"
             )
             lines += [
-                f"    {name}: AUC {scores['area']:.4f}, undetected at {ALARM_RATES[1]:.0%} false alarms "
-                f"{scores['undetected'][f'{ALARM_RATES[1]:g}']:.2%}"
+                f"    {name}: AUC {scores['area']:.4f}, undetected at {USUAL_RATE:.0%} false alarms "
+                f"{scores['undetected'][f'{USUAL_RATE:g}']:.2%}"
                 for name, scores in found["detectors"].items()
             ]
-        return "\n".join([*lines, *self.verdict])
+        return "\n".join([*lines, *conclusions(self.results)])
 
 
 def write_report(folder: Path, report: AttackReport) -> None:
@@ -81,6 +76,8 @@ def write_report(folder: Path, report: AttackReport) -> None:
     with Progress("write images", len(report.keys) * len(report.results), "images") as progress:
         for result in report.results:
             (folder / result.name).mkdir(parents=True, exist_ok=True)
+            for before in (folder / result.name).glob("[0-9]*.png"):  # of a command with other images
+                before.unlink()
             for number, levels in zip(report.numbers.tolist(), result.levels, strict=True):
                 write_png(folder / picture_name(result.name, number), levels)
                 progress.update(1)
@@ -96,19 +93,13 @@ def picture_name(attack: str, number: int) -> str:
 
 def report_numbers(report: AttackReport) -> dict[str, Any]:
     """Everything that `attack.json` holds: shares from 0 to 1, distortions on a scale of 0 to 255."""
-    first = report.results[0].scores
     return {
         "facts": {name: escaped(fact) for name, fact in report.facts.items()},
         "classes": [escaped(name) for name in report.classes],
         "examined": report.examined,
-        "right": report.right,
         "attacked": len(report.keys),
-        "attacks": [{"settings": asdict(one.recipe), **numbers_of(one, report.detectors)} for one in report.results],
-        "thresholds": {
-            name: {f"{rate:g}": alarm_threshold(first[name].clean, rate) for rate in ALARM_RATES}
-            for name in report.detectors
-        },
-        "verdict": list(report.verdict),
+        "attacks": [{"settings": asdict(one.recipe), **numbers_of(one)} for one in report.results],
+        "verdict": conclusions(report.results),
     }
 
 
@@ -150,7 +141,7 @@ def _rows(report: AttackReport) -> Iterator[dict[str, Any]]:
                     column: f"{scores[row]:.9g}"
                     for name, found in result.scores.items()
                     for column, scores in (
-                        (f"{name} before", found.before),
+                        (f"{name} before", found.clean),
                         (name, found.attacked),
                         (f"{name} quantised", found.quantised),
                     )
@@ -162,18 +153,18 @@ def _rows(report: AttackReport) -> Iterator[dict[str, Any]]:
 
 
 def _html(report: AttackReport, numbers: Mapping[str, Any]) -> str:
+    first = report.results[0].scores
     charts = [
-        detector_chart(
-            name, report.results[0].scores[name].clean, {one.name: one.scores[name].attacked for one in report.results}
-        )
-        for name in report.detectors
+        detector_chart(name, first[name].clean, {one.name: one.scores[name].attacked for one in report.results})
+        for name in first
     ]
     return render_page(
         "facegm.adversarial/attack.html.jinja",
         **numbers,
         strongest=max(numbers["attacks"], key=lambda one: float(one["success"])),
-        rates=[f"{rate:g}" for rate in ALARM_RATES],
-        detectors=list(report.detectors),
+        rates=list(by_rate(dict.fromkeys(FALSE_ALARM_RATES, 0.0))),
+        usual=f"{USUAL_RATE:g}",
+        detectors=list(first),
         charts=charts,
         pictures=[(one.name, list(_pictures(report, one))) for one in report.results],
     )

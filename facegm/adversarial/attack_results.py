@@ -1,54 +1,33 @@
 """What an attack on a set of images came to: success, distortion, and whether detectors notice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
-from sklearn.metrics import roc_auc_score
 
+from facegm.adversarial.detection import FALSE_ALARM_RATES, Detection, detection, false_alarms, threshold_at
 from facegm.adversarial.recipe import AttackRecipe
-
-ALARM_RATES = (0.01, 0.05, 0.1)
-"""Shares of the clean images that are taken for manipulated, at which the rest of an attack's success is told."""
 
 Classes = Int64[np.ndarray, " images"]
 Flags = Bool[np.ndarray, " images"]
 Numbers = Float[np.ndarray, " images"]
 
 
-def alarm_threshold(clean: Float[np.ndarray, " clean"], rate: float) -> float:
-    """The score below which an image is taken for manipulated.
-
-    Args:
-        clean: scores of clean images, higher for normal ones; one at least.
-        rate: the most of them that may be taken for manipulated, from 0 to below 1.
-    """
-    return float(np.sort(clean)[int(rate * len(clean))])
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DetectorScores:
-    """What a detector makes of images; higher for normal ones."""
+    """What a detector makes of the images of an attack; higher for normal ones."""
 
-    clean: Float[np.ndarray, " clean"]
-    """Of all clean images that are classified right."""
-    before: Numbers
-    """Of those that are attacked, before."""
+    clean: Numbers
+    """Before the attack."""
     attacked: Numbers
-    """After."""
+    """After it."""
     quantised: Numbers
-    """After, rounded to 8 bits."""
-
-    @property
-    def area(self) -> float:
-        """Under the ROC curve: the chance that a clean image scores higher than an attacked one, a tie counting half.
-
-        Of all attacked images, whether the attack succeeded or not.
-        """
-        is_clean = np.repeat([True, False], [len(self.clean), len(self.attacked)])
-        return float(roc_auc_score(is_clean, np.concatenate([self.clean, self.attacked])))
+    """After it, rounded to 8 bits."""
+    noisy: Numbers
+    """Of the clean images with noise of the attack's distortion."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,11 +71,15 @@ class AttackResult:
     def _is_fooled(self, predicted: Classes) -> Flags:
         return np.asarray(predicted != self.labels if self.targets is None else predicted == self.targets)
 
-    def undetected(self, detector: str, rate: float) -> float:
-        """Share of the images that fool the network and pass a detector whose false alarms are no more than `rate`."""
-        scores = self.scores[detector]
-        passes = scores.attacked >= alarm_threshold(scores.clean, rate)
-        return float((self.is_fooled & passes).mean())
+    def detection(self, detector: str) -> Detection:
+        """How a detector does, between the clean images and all attacked ones."""
+        found = self.scores[detector]
+        return detection(found.clean, found.attacked, self.is_fooled)
+
+    def false_alarms_on_noise(self, detector: str) -> Mapping[float, float]:
+        """Share of merely noisy images that a detector takes for manipulated, by its false-alarm rate on clean ones."""
+        found = self.scores[detector]
+        return false_alarms(found.clean, found.noisy)
 
 
 def mean_where(numbers: Numbers, chosen: Flags) -> float | None:
@@ -104,7 +87,7 @@ def mean_where(numbers: Numbers, chosen: Flags) -> float | None:
     return float(numbers[chosen].mean()) if chosen.any() else None
 
 
-def numbers_of(result: AttackResult, detectors: Sequence[str]) -> dict[str, object]:
+def numbers_of(result: AttackResult) -> dict[str, Any]:
     """The figures of an attack, for JSON: shares from 0 to 1, distortions on a scale of 0 to 255."""
     fooled, quantised = result.is_fooled, result.is_fooled_quantised
     return {
@@ -117,11 +100,21 @@ def numbers_of(result: AttackResult, detectors: Sequence[str]) -> dict[str, obje
         "distortion_quantised": mean_where(result.distortion_quantised, quantised),
         "largest_change": mean_where(result.largest_change, fooled),
         "passes": float(result.passes.mean()),
-        "detectors": {
-            name: {
-                "area": result.scores[name].area,
-                "undetected": {f"{rate:g}": result.undetected(name, rate) for rate in ALARM_RATES},
-            }
-            for name in detectors
-        },
+        "detectors": {name: _detection_numbers(result, name) for name in result.scores},
     }
+
+
+def _detection_numbers(result: AttackResult, detector: str) -> dict[str, Any]:
+    found = result.detection(detector)
+    return {
+        "area": found.area,
+        "area_of_successes": found.area_of_successes,
+        "undetected": by_rate(found.undetected),
+        "false_alarms_on_noise": by_rate(result.false_alarms_on_noise(detector)),
+        "thresholds": by_rate({rate: threshold_at(result.scores[detector].clean, rate) for rate in FALSE_ALARM_RATES}),
+    }
+
+
+def by_rate(numbers: Mapping[float, float]) -> dict[str, float]:
+    """What is known by false-alarm rate, as JSON can hold it."""
+    return {f"{rate:g}": number for rate, number in numbers.items()}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from facegm.adversarial.craft import Crafted
 from facegm.adversarial.recipe import AttackRecipe
+from facegm.adversarial.result import Attacked
 from facegm.adversarial.subject import Images, Subject
 from facegm.classification.prediction import full_precision
 from facegm.data.progress import Progress
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 """Images that are attacked together, and the most that a killed process loses."""
 Numbers = Int64[Tensor, " images"]
-BatchAttack = Callable[[Images, Numbers, Numbers], Crafted]
+BatchAttack = Callable[[Images, Numbers, Numbers], Attacked]
 """Attacks images, by their labels and their numbers in the set, all on one device."""
 
 
@@ -71,8 +72,8 @@ def craft_in_batches(
             crafted = _read(file, description)
             if crafted is None:
                 with full_precision(subject.device):
-                    crafted = attack(*(part.to(subject.device) for part in some.values()))
-                _write(file, crafted, description)
+                    attacked = attack(*(part.to(subject.device) for part in some.values()))
+                _write(file, attacked, description)
                 crafted = _read(file, description)
                 assert crafted is not None
             done.append(crafted)
@@ -80,17 +81,17 @@ def craft_in_batches(
     return _of_tensors({name: torch.cat([_tensors_of(one)[name] for one in done]) for name in _tensors_of(done[0])})
 
 
-def _tensors_of(crafted: Crafted) -> dict[str, Tensor]:
+def _tensors_of(attacked: Attacked) -> dict[str, Tensor]:
     """All that is known, by name."""
-    return {name: part for name, part in vars(crafted).items() if part is not None}
+    return {name: part for name, part in vars(attacked).items() if part is not None}
 
 
 def _of_tensors(tensors: Mapping[str, Tensor]) -> Crafted:
     return Crafted(**{"targets": None, **tensors})  # type: ignore[arg-type]
 
 
-def _write(file: Path, crafted: Crafted, description: Mapping[str, Any]) -> None:
-    tensors = _tensors_of(crafted)
+def _write(file: Path, attacked: Attacked, description: Mapping[str, Any]) -> None:
+    tensors = _tensors_of(attacked)
     write_weights(file, tensors, {**description, "content": _digest(tensors)})
 
 

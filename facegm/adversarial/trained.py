@@ -51,6 +51,11 @@ class TrainedClassifier:
         return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What it is, in words."""
+        return {"classifier": str(self.file), **self.classifier.facts}
+
+    @property
     def training_images(self) -> ImageSet:
         """Those that it was trained on, not augmented.
 

@@ -41,7 +41,11 @@ def evaluate_classifier(
     d = classifier.description
     images = images_of_classes(classifier, trained_on, data)
     left_out = [] if trained_on is None or data is not None else _images_left_out(classifier, trained_on)
-    outsiders = [*drawn_sets(d, min(len(images.samples), MOST_DRAWN)), *left_out, *named_sets(outside, d)]
+    outsiders = [
+        *drawn_sets(d, min(len(images.samples), MOST_DRAWN)),
+        *left_out,
+        *named_sets(outside, d.side, d.resize),
+    ]
     workers = min(ImageDataConfig.workers if trained_on is None else trained_on.workers, cores())
 
     means = classifier.loss.means.detach().cpu().numpy() if isinstance(classifier.loss, GMLoss) else None
@@ -97,14 +101,10 @@ def _outside_result(name: str, of_classes: Scores, scores: Scores) -> OutsideRes
 def _facts(
     file: Path, classifier: ImageClassifier, trained_on: ImageDataConfig | None, data: Path | None
 ) -> dict[str, str]:
-    d = classifier.description
-    parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     left_out = [] if trained_on is None else trained_on.leave_out
     return {
         "classifier": str(file),
-        "network": f"{d.model.name}, {parameters:,} parameters, features of {classifier.feature_dim} numbers",
-        "loss": str(d.loss),
+        **classifier.facts,
         "images": str(data if trained_on is None or data is not None else trained_on.folder),
-        "input": f"{d.side}x{d.side} pixels, {'grey' if d.channels == 1 else 'RGB'}, in float32",
         **({"classes left out of training": ", ".join(left_out)} if left_out else {}),
     }
