@@ -5,50 +5,230 @@ import json
 import re
 import shutil
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from attack_grids import (
-    BATCH,
-    SLOWLY,
-    TEST,
-    TRAINING,
-    begin,
-    DEPTHS,
-    digits,
-    write_digits,
-    write_networks,
-)
+from attack_grids import BATCH, DEPTHS, PAGELESS, SLOWLY, TEST, TRAINING, begin, digits, write_digits, write_networks
+from pages import Page
 from safetensors.torch import load_file
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
-from facegm.classification.classifier import ImageClassifier, load_classifier
+from facegm.classification.classifier import load_classifier
+from facegm.reproduce.attack_cells import AttackCell
 from facegm.reproduce.cells import RESULT_FILE
 from facegm.reproduce.reproduction import Options, Reproduction
 
 FILTERS = ["MNIST", "seed 0", "BIM"]
-TABLE7 = Options(name="table7", config=Path("small.yaml"), filters=FILTERS, images=len(TEST))
-ARGUMENTS = [f"--images={len(TEST)}", *(f"--filter={text}" for text in FILTERS)]
+TABLE7 = Options(name="table7", config=Path("small.yaml"), filters=FILTERS, images=len(TEST), iterations=2)
+ARGUMENTS = [f"--images={len(TEST)}", "--attack-iterations=2", *(f"--filter={text}" for text in FILTERS)]
+NETWORKS, ATTACKS = 4, 4
+"""Cells: of softmax, softmax with dropout, RCE and GM."""
+STEM = f"table7-small-{len(TEST)}images-2attack-iterations"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits, trained networks in `networks`, and in `whole` what an undisturbed command makes of them."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Digits, networks of most rows in `networks`, and in `whole` what an undisturbed command makes of them."""
     folder = tmp_path_factory.mktemp("attacks")
     write_digits(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("facegm.models.image_network.CIFAR_DEPTHS", DEPTHS)
         patch.chdir(folder)
-        write_networks(Options(**{**vars(TABLE7), "output": Path("networks")}), but="softmax")
+        write_networks(replace(TABLE7, output=Path("networks")))
         shutil.copytree("networks", "whole")
         command = begin(folder, "table7", "--output=whole", "--jobs=2", *ARGUMENTS)
         assert command.wait(300) == 0, command.output
         yield folder
 
 
-def test_try(folder: Path) -> None:
-    print((folder / "output.txt").read_text())
-    print((folder / "whole").iterdir())
+def rows_of(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+def batches(output: Path) -> dict[Path, int]:
+    """The files of attacked images, and when they were made."""
+    files = output.glob("cells/*/attacked/*.safetensors")
+    return {file.relative_to(output): file.stat().st_mtime_ns for file in files}
+
+
+# ------------------------------------------------------------------------------------------------- figures
+
+
+def test_every_row_has_its_figures_and_says_how_short_they_are(folder: Path) -> None:
+    rows = rows_of(folder / "whole" / f"{STEM}.csv")
+    titles = ["softmax+KD", "KD+BU", "I-defender", "LID", "RCE+KD", "GM+KD", "GM likelihood"]
+    assert [row["row"] for row in rows] == [f"MNIST: {title}" for title in titles]
+    assert len({row["cell"] for row in rows}) == ATTACKS
+    assert {(row["images"], row["of_images"]) for row in rows} == {(str(len(TEST)), "1000")}
+    assert {(row["iterations"], row["of_iterations"], row["epochs"]) for row in rows} == {("2", "20", "8")}
+    assert len({row["value"] for row in rows}) > 4, "the detectors cannot be told apart by what they find"
+    page = Page()
+    page.feed((folder / "whole" / f"{STEM}.html").read_text())
+    assert f"shortened: {len(TEST)} of 1000 images, 2 of 20 iterations" in page.text
+    assert f"{float(rows[5]['value']):.2f} (1 seed); successes alone" in page.text
+    assert len(page.loads) == 2  # every seed as a dot, and ROC curves
+
+
+def density(centers: Tensor, points: Tensor, bandwidth: float) -> np.ndarray:
+    """Log K-density of each point, up to a constant, by a loop over the points."""
+    found = []
+    for point in points.double():
+        exponents = [-((point - center) ** 2).sum().item() / (2 * bandwidth**2) for center in centers.double()]
+        highest = max(exponents)
+        found.append(highest + np.log(np.mean(np.exp(np.array(exponents) - highest))))
+    return np.array(found)
+
+
+def scores(kind: str, run: Path, images: Tensor) -> np.ndarray:
+    """What a detector makes of images: K-density under the predicted class, or the likelihood of the nearest mean."""
+    classifier = load_classifier(run / "classifier.safetensors")
+    with torch.no_grad():
+        points, training = classifier.features(images), classifier.features(digits(TRAINING, 0))
+        predicted = classifier(images).argmax(dim=1)
+    if kind == "gm-likelihood":
+        means = load_file(run / "classifier.safetensors")["loss.means"]
+        return np.array([max(-0.5 * ((x - mean) ** 2).sum().item() for mean in means) for x in points])
+    (fitted,) = (run / "detectors").glob("k-density-*.safetensors")
+    bandwidth, labels = load_file(fitted)["bandwidth_"].item(), torch.tensor(TRAINING)
+    of_class = zip(points, predicted.tolist(), strict=True)
+    return np.array([density(training[labels == k], x[None], bandwidth)[0] for x, k in of_class])
+
+
+def area(normal: np.ndarray, other: np.ndarray) -> float:
+    """The share of pairs of which the normal one scores higher, in percent; a tie is half a pair."""
+    return 100 * float(np.mean([(a > b) + 0.5 * (a == b) for a in normal for b in other]))
+
+
+@pytest.mark.parametrize(
+    ("row", "detector"),
+    [("softmax+KD", "k-density"), ("RCE+KD", "k-density"), ("GM+KD", "k-density"), ("GM likelihood", "gm-likelihood")],
+)
+def test_the_figures_are_those_of_plain_loops(row: str, detector: str, folder: Path) -> None:
+    (line,) = (one for one in rows_of(folder / "whole" / f"{STEM}.csv") if one["row"] == f"MNIST: {row}")
+    entries = Reproduction(replace(TABLE7, output=folder / "whole")).entries
+    cell = next(p.cell for p in entries if p.cell.name == line["cell"])
+    run, files = (folder / "whole" / "cells" / one.name for one in (cell.needs[0], cell))
+    classifier, clean, labels = load_classifier(run / "classifier.safetensors"), digits(TEST, 1), torch.tensor(TEST)
+    with torch.no_grad():
+        is_right = classifier(clean).argmax(dim=1) == labels
+    clean, labels = clean[is_right], labels[is_right]
+    made = [load_file(files / "attacked" / f"{number}.safetensors") for number in range(-(-len(clean) // BATCH))]
+    attacked, targets = (torch.cat([one[name] for one in made]) for name in ("images", "targets"))
+    assert (targets != labels).all()
+    assert (attacked - clean).abs().amax() == pytest.approx(0.02, abs=1e-6)
+    with torch.no_grad():
+        is_fooled = (classifier(attacked).argmax(dim=1) == targets).numpy()
+    normal, other = scores(detector, run, clean), scores(detector, run, attacked)
+    numbers = json.loads((files / RESULT_FILE).read_bytes())["numbers"]
+    expected = {
+        "auc": area(normal, other),
+        "auc_of_successes": area(normal[is_fooled], other[is_fooled]),
+        **{
+            f"undetected_at_{rate}": 100 * np.mean(is_fooled & (other >= np.sort(normal)[rate * len(normal) // 100]))
+            for rate in (1, 5, 10)
+        },
+    }
+    assert {name: numbers[f"{name}:{detector}"] for name in expected} == pytest.approx(expected, abs=0.05)
+    assert float(line["value"]) == pytest.approx(expected["auc"], abs=0.05)
+    changes = [255 * np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(clean.numpy(), attacked.numpy(), strict=True)]
+    assert numbers["success"] == pytest.approx(100 * is_fooled.mean())
+    assert numbers["distortion"] == pytest.approx(np.mean(np.array(changes)[is_fooled]), rel=1e-4)
+    assert numbers["attacked"] == len(clean)
+
+
+def test_black_box_images_are_judged_by_the_other_network(folder: Path) -> None:
+    """Made with the one and its own density; right and fooled are what the judge says, by its own detector."""
+    options = Options(
+        name="table11", output=folder / "black", config=Path("small.yaml"), images=20, iterations=3,
+        filters=["MNIST: GM+KD", "seed 0"],
+    )  # fmt: skip
+    write_networks(options)
+    given = ["--images=20", "--attack-iterations=3", "--filter=MNIST: GM+KD", "--filter=seed 0"]
+    command = begin(folder, "table11", "--output=black", *given, name="black.txt", code=PAGELESS)
+    assert command.wait(200) == 0, command.output
+    (line,) = rows_of(folder / "black" / "table11-small-20images-3attack-iterations.csv")
+    assert (line["iterations"], line["of_iterations"]) == ("3", "1000")
+    (cell,) = (one for one in Reproduction(options).work if isinstance(one, AttackCell))
+    made_with, judge = (folder / "black" / "cells" / one.name for one in cell.needs)
+    assert made_with != judge
+    numbers = np.linspace(0, len(TEST) - 1, 20).astype(int)
+    clean, labels = digits(TEST, 1)[numbers], torch.tensor(TEST)[numbers]
+    classifier = load_classifier(judge / "classifier.safetensors")
+    with torch.no_grad():
+        is_right = classifier(clean).argmax(dim=1) == labels
+    files = sorted((folder / "black" / "cells" / cell.name / "attacked").iterdir())
+    made = [load_file(file) for file in files]
+    attacked, targets = (torch.cat([one[name] for one in made]) for name in ("images", "targets"))
+    assert len(attacked) == is_right.sum()
+    normal, other = scores("k-density", judge, clean[is_right]), scores("k-density", judge, attacked)
+    assert float(line["value"]) == pytest.approx(area(normal, other), abs=0.05)
+    assert area(normal, other) != pytest.approx(area(normal, scores("k-density", made_with, attacked)), abs=0.5)
+    with torch.no_grad():
+        is_fooled = classifier(attacked).argmax(dim=1) == targets
+    assert float(line["success"]) == pytest.approx(100 * is_fooled.double().mean().item(), abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------- interruptions
+
+
+def test_killed_while_it_attacks_it_loses_a_batch_at_most_and_ends_in_the_same_table(folder: Path) -> None:
+    """Two commands at once go on with it, and share what is left; batches that were there are not made again."""
+    output = folder / "killed"
+    shutil.copytree(folder / "networks", output)
+    killed = begin(
+        folder, "table7", "--output=killed", "--jobs=2", *ARGUMENTS, name="killed.txt", code=SLOWLY + PAGELESS
+    )
+    killed.wait_until(lambda: len(batches(output)) >= 3, 120)
+    killed.signal_group(signal.SIGKILL)
+    killed.wait()
+    before = batches(output)
+    print(f"killed with {len(before)} batches of {len(batches(folder / 'whole'))}")
+    assert 3 <= len(before) < len(batches(folder / "whole"))
+    damaged = output / min(before)
+    content = bytearray(damaged.read_bytes())
+    content[-5] ^= 1
+    damaged.write_bytes(content)
+    commands = [
+        begin(folder, "table7", "--output=killed", "--jobs=1", *ARGUMENTS, name=f"killed-{number}.txt", code=PAGELESS)
+        for number in range(2)
+    ]
+    for command in commands:
+        assert command.wait(200) == 0, command.output
+    done = [set(re.findall(r"^done    (\w+)", command.output, flags=re.MULTILINE)) for command in commands]
+    assert len(done[0] | done[1]) == ATTACKS
+    assert not done[0] & done[1]
+    after = batches(output)
+    assert {file: after[file] for file in before if output / file != damaged} == {
+        file: made for file, made in before.items() if output / file != damaged
+    }
+    log = damaged.parents[1].with_suffix(".log").read_text()
+    assert f"{damaged.name}: damaged; these images are attacked anew" in log
+    for file in after:
+        assert (output / file).read_bytes() == (folder / "whole" / file).read_bytes()
+    assert (output / f"{STEM}.csv").read_text() == (folder / "whole" / f"{STEM}.csv").read_text()
+
+
+def test_networks_are_trained_first_and_a_failed_one_leaves_out_its_attacks(folder: Path) -> None:
+    """The network of RCE is somebody's folder of photos, and that of softmax is trained, in a minute or less."""
+    options = replace(TABLE7, output=folder / "first", filters=[*FILTERS, "softmax+KD"])
+    first, attack = Reproduction(options).work
+    of_rce = next(iter(Reproduction(replace(options, filters=[*FILTERS, "RCE+KD"])).work))
+    spoilt = folder / "first" / "cells" / of_rce.name
+    spoilt.mkdir(parents=True)
+    (spoilt / "holiday.jpg").touch()
+    given = [*ARGUMENTS, "--filter=+KD", "--filter=BIM"]
+    write_networks(replace(options, filters=[*FILTERS, "GM+KD"]))
+    command = begin(folder, "table7", "--output=first", "--jobs=2", *given, name="first.txt", code=PAGELESS)
+    assert command.wait(200) == 1
+    lines = [re.split(r"\s+", line)[:2] for line in command.output.splitlines()]
+    assert lines.index(["begins", first.name]) < lines.index(["begins", attack.name])
+    assert "1 of 6 cells have failed; see " in command.output
+    assert "; 1 that need them are not done" in command.output
+    rows = rows_of(folder / "first" / f"{STEM}.csv")
+    assert [row["row"].partition(": ")[2] for row in rows] == [
+        "softmax+KD", "I-defender", "LID", "GM+KD", "GM likelihood"
+    ]  # fmt: skip

@@ -164,8 +164,9 @@ def _scores(fitted: FittedDetectors, detector: str, observed: Mapping[str, Obser
 
 def _part(observed: Observations, rows: slice) -> Observations:
     """What was observed of some of the images."""
-    found: dict[str, Any] = {one.name: getattr(observed, one.name) for one in fields(observed)}
-    return Observations(**{name: part if part is None else part[rows] for name, part in found.items()})
+    parts: dict[str, Any] = {one.name: getattr(observed, one.name) for one in fields(observed)}
+    parts = {name: part if part is None else part[rows] for name, part in parts.items()}
+    return Observations(**parts)
 
 
 def _numbers_of(scores: Scores, is_fooled: Flags) -> Numbers:

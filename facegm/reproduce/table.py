@@ -89,11 +89,8 @@ def spread(values: Sequence[float]) -> str:
 
 def length_of(entries: Sequence[Entry]) -> str:
     """In words, how much shorter than without a budget the cells are; empty where they are not."""
-    parts = []
-    for unit in dict.fromkeys(unit for p in entries for unit in p.lengths):
-        lengths = sorted({p.lengths[unit] for p in entries if unit in p.lengths})
-        if any(used < whole for used, whole in lengths):
-            parts += [f"{used:g} of {whole:g} {unit}" for used, whole in lengths]
+    lengths = sorted({(unit, *length) for p in entries for unit, length in p.lengths.items()})
+    parts = [f"{used:g} of {whole:g} {unit}" for unit, used, whole in lengths if used < whole]
     return f"shortened: {', '.join(parts)}" if parts else ""
 
 
