@@ -41,7 +41,11 @@ def evaluate_classifier(
     d = classifier.description
     images = images_of_classes(classifier, trained_on, data)
     left_out = [] if trained_on is None or data is not None else _images_left_out(classifier, trained_on)
-    outsiders = [*drawn_sets(d, min(len(images.samples), MOST_DRAWN)), *left_out, *named_sets(outside, d.side, d.resize)]
+    outsiders = [
+        *drawn_sets(d, min(len(images.samples), MOST_DRAWN)),
+        *left_out,
+        *named_sets(outside, d.side, d.resize),
+    ]
     workers = min(ImageDataConfig.workers if trained_on is None else trained_on.workers, cores())
 
     means = classifier.loss.means.detach().cpu().numpy() if isinstance(classifier.loss, GMLoss) else None
