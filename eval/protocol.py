@@ -121,17 +121,19 @@ def _distances_by_fold(
         distances = np.linalg.norm(a - b, axis=1)
         yield from (distances for _ in range(int(fold.max()) + 1))
         return
-    for mean, axes in _pca_by_fold(np.concatenate([a, b]), np.concatenate([fold, fold]), variant.components):
+    for mean, axes in pca_by_fold(np.concatenate([a, b]), np.concatenate([fold, fold]), variant.components):
         projected_a, projected_b = (a - mean) @ axes, (b - mean) @ axes
         if variant.renormalise:
             projected_a, projected_b = _unit_length(projected_a), _unit_length(projected_b)
         yield np.linalg.norm(projected_a - projected_b, axis=1)
 
 
-def _pca_by_fold(
+def pca_by_fold(
     vectors: Float64[np.ndarray, "vectors dim"], fold: Int[np.ndarray, " vectors"], components: int
 ) -> Iterator[tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, "dim components"]]]:
     """Yield mean and principal axes of all vectors outside each fold: scikit-learn's PCA up to the axes' signs.
+
+    `verify` fits it on both sides of all pairs, normalised where the variant says so.
 
     Every fold's scatter about its own mean is computed once; those of the training folds, and only those, are then
     added up (Chan, Golub & LeVeque, 1979). Axes without variance, whose direction is arbitrary, are left out.

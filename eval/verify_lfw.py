@@ -43,7 +43,7 @@ def verify_lfw(
     embedder = FaceEmbedder.load(model)
     if not lfw.is_dir():
         raise FacegmError(f"{lfw}: no such folder of photos or aligned faces")
-    pairs_file = pairs_file or _find_pairs(lfw)
+    pairs_file = pairs_file or find_pairs(lfw)
     pairs = read_pairs(pairs_file)
     output.mkdir(parents=True, exist_ok=True)
     store = FaceStore(lfw) if is_store(lfw) else _aligned(lfw, pairs, output / "aligned", workers)
@@ -64,7 +64,12 @@ def verify_lfw(
     return report
 
 
-def _find_pairs(lfw: Path) -> Path:
+def find_pairs(lfw: Path) -> Path:
+    """The pairs file of a set.
+
+    Raises:
+        FacegmError: there is none in its folder or in the one above.
+    """
     for folder in (lfw, lfw.parent):
         if (folder / PAIRS_FILE).is_file():
             return folder / PAIRS_FILE

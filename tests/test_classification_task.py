@@ -214,6 +214,21 @@ def test_what_is_written_is_read(name: LossName, tmp_path: Path) -> None:
         assert all(torch.equal(tensor, classifier.state_dict()[key]) for key, tensor in found.state_dict().items())
 
 
+def test_dropout_is_written_where_there_is_some(tmp_path: Path) -> None:
+    """Protects files of networks without it, which are to be as before there was any."""
+    for dropout in (0.0, 0.5):
+        description = replace(SMALL, model=ImageModelConfig(name="resnet20", feature_dropout=dropout))
+        path = tmp_path / MODEL_FILE
+        classifier = trained_a_little(description)
+        save_classifier(path, description, classifier.state_dict())
+        with safe_open(path, framework="pt") as opened:
+            model = json.loads(opened.metadata()["facegm"])["model"]
+        assert model.get("feature_dropout") == (dropout or None)
+        found, images = load_classifier(path), torch.rand(5, 3, 16, 16)
+        assert found.description.model.feature_dropout == dropout
+        assert torch.equal(found(images), classifier(images))
+
+
 def test_logits_of_the_gm_loss_are_those_of_distances(tmp_path: Path) -> None:
     """Posteriors of a Gaussian of unit variance around each mean, from what lies in the file alone."""
     save_classifier(tmp_path / "c", SMALL, trained_a_little(SMALL).state_dict())
@@ -332,7 +347,7 @@ JSON = st.recursive(
 )
 PLACES: list[tuple[str, ...]] = [
     *((key,) for key in ("format", "architecture", "model", "loss", "preprocessing", "classes", "channels", "side")),
-    *(("model", key) for key in ("name", "feature_dim", "feature_relu", "new")),
+    *(("model", key) for key in ("name", "feature_dim", "feature_relu", "feature_dropout", "new")),
     *(("loss", key) for key in ("name", "settings")),
     *(("loss", "settings", key) for key in ("alpha", "likelihood_weight", "regularizer", "shard_means", "new")),
     *(("preprocessing", key) for key in ("mean", "std", "new")),

@@ -3,17 +3,16 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from image_files import write_idx
 from image_runs import make_photos
 from pages import Page
+from pattern_runs import patterns, train_on_patterns, train_small
 from PIL import Image
 from scipy.special import logsumexp
 
@@ -23,30 +22,17 @@ from facegm.cli import main
 CLASSES, LEFT_OUT = 8, 7
 
 
-def digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy images of 28x28 of a smooth pattern a class."""
-    patterns = np.random.default_rng(0).uniform(0, 255, (CLASSES, 4, 4))
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % CLASSES)
-    images = np.stack([cv2.resize(patterns[label], (28, 28), interpolation=cv2.INTER_CUBIC) for label in labels])
-    return np.clip(images + rng.normal(0, 50, images.shape), 0, 255).astype(np.uint8), labels
-
-
-def train(config: str, run: Path, options: Sequence[str]) -> None:
-    shared = ["--train.compile=false", "--train.precision=float32", "--model.name=resnet20", "--data.workers=0"]
-    shared.append("--model.feature_relu=false")
-    assert main(["train", "--config", config, "--output", str(run), *shared, *options]) == 0
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """The run's test images, and their labels."""
+    return patterns(96, 2, classes=CLASSES)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of digits, all but one class."""
     folder = tmp_path_factory.mktemp("digits")
-    for part, count, seed in (("train", 192, 1), ("t10k", 96, 2)):
-        write_idx(folder / "data", part, *digits(count, seed))
-    options = [f"--data.folder={folder / 'data'}", f"--data.leave_out=[{LEFT_OUT}]", "--train.batch_size=12"]
-    train("mnist.yaml", folder / "run", [*options, "--train.epochs=3", "--optimizer.learning_rate=0.03"])
-    return folder / "run"
+    options = [f"--data.leave_out=[{LEFT_OUT}]", "--train.batch_size=12"]
+    return train_on_patterns(folder, *options, classes=CLASSES, train=192, test=96)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +42,7 @@ def photo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_photos(folder)
     (folder / "held-out").rename(folder / "val")
     options = [f"--data.folder={folder}", "--data.side=20", "--data.resize=24", "--loss.name=softmax"]
-    train("folder.yaml", folder / "run", [*options, "--train.epochs=3", "--train.batch_size=12"])
+    train_small("folder.yaml", folder / "run", [*options, "--train.epochs=3", "--train.batch_size=12"])
     return folder / "run"
 
 
@@ -94,7 +80,7 @@ def by_hand(run: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_numbers_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = evaluate(run)
     said = capsys.readouterr().out
-    images, labels = digits(96, 2)
+    images, labels = digits()
     known = labels != LEFT_OUT
     logits, likelihood = by_hand(run, images)
     assert found["classes"] == [str(number) for number in range(CLASSES - 1)]
@@ -155,7 +141,7 @@ def test_the_page_says_it_all(run: Path) -> None:
 
 def test_the_same_images_from_elsewhere_give_the_same_numbers(run: Path, tmp_path: Path) -> None:
     shutil.move(shutil.copytree(run.parent / "data", tmp_path / "data"), tmp_path / "moved")
-    images, labels = digits(96, 2)
+    images, labels = digits()
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         (tmp_path / "photos" / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "photos" / str(label) / f"{number}.png")

@@ -14,6 +14,7 @@ import torchvision.models
 from naive_networks import double, naive_cifar_resnet, naive_lenet, naive_vgg13
 from torch import Tensor, nn
 
+from facegm.identity import chosen_in
 from facegm.models.cifar_resnet import CifarResNet
 from facegm.models.image_network import ImageModelConfig, ImageNetworkName, build_image_network
 
@@ -300,3 +301,35 @@ def test_only_lenet_asks_for_a_side() -> None:
     assert {name: ImageModelConfig(name=name).input_side for name in NAMES} == {
         name: 28 if name == "lenet_plus_plus" else None for name in NAMES
     }
+
+
+@pytest.mark.parametrize("name", ["lenet_plus_plus", "resnet20"])
+def test_features_are_dropped_out_in_training_alone(name: ImageNetworkName) -> None:
+    """Each number with its chance, and what is left grows by as much, as a detector's passes have it."""
+    plain, dim = built(name, 3)
+    own_dim = dim if name == "lenet_plus_plus" else 100
+    config = ImageModelConfig(name=name, feature_dim=own_dim, feature_dropout=0.25)
+    network, same_dim = build_image_network(config, 3)
+    assert same_dim == dim
+    network.load_state_dict(dict(zip(network.state_dict(), plain.state_dict().values(), strict=True)))
+    images = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = plain.eval()(images)
+        assert torch.equal(network.eval()(images), expected)
+        for module in network.modules():
+            module.train(isinstance(module, nn.Dropout))
+        ratios = torch.stack([network(images) / expected for _ in range(40)])[:, expected != 0]
+    assert ((ratios == 0) | ((ratios - 4 / 3).abs() < 1e-5)).all()
+    assert 0.1 < (ratios == 0).float().mean() < 0.4
+
+
+def test_without_dropout_a_network_and_its_cells_are_as_before_there_was_any() -> None:
+    assert isinstance(build_image_network(ImageModelConfig(name="resnet20"), 3)[0], CifarResNet)
+    assert chosen_in(ImageModelConfig(name="resnet20")) == {"name": "resnet20"}
+    assert chosen_in(ImageModelConfig(feature_dropout=0.5)) == {"feature_dropout": 0.5}
+
+
+@pytest.mark.parametrize("chance", [-0.1, 1.0, math.nan])
+def test_dropout_leaves_something(chance: float) -> None:
+    with pytest.raises(ValueError, match=r"^feature_dropout: .*, must be from 0 to below 1"):
+        ImageModelConfig(feature_dropout=chance)

@@ -93,18 +93,18 @@ def test_drawn_sets_follow_from_their_seed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_packed_images_are_brought_to_the_side(tmp_path: Path, colours: np.ndarray) -> None:
     write_cifar10(tmp_path / "cifar", colours, np.arange(9))
-    found = pixels(open_unlabelled(tmp_path / "cifar", description(3, 16)))
+    found = pixels(open_unlabelled(tmp_path / "cifar", 16))
     means = colours.reshape(9, 16, 2, 16, 2, 3).astype(np.float64).mean(axis=(2, 4))
     assert np.abs(found - means).max() <= 0.5
-    assert np.array_equal(pixels(open_unlabelled(tmp_path / "cifar", description(3, 32))), colours)
+    assert np.array_equal(pixels(open_unlabelled(tmp_path / "cifar", 32)), colours)
     grey = colours[:, :20, :24, 0]
     for part in ("train", "t10k"):
         write_idx(tmp_path / "idx", part, grey, np.arange(9))
-    found = pixels(open_unlabelled(tmp_path / "idx", description(1, 10)))
+    found = pixels(open_unlabelled(tmp_path / "idx", 10))
     middle = grey[:, :, 2:22].reshape(9, 10, 2, 10, 2).astype(np.float64).mean(axis=(2, 4))
     assert found.shape == (9, 10, 10, 1)
     assert np.abs(found[..., 0] - middle).max() <= 0.5, "the middle square of what is not square"
-    assert pixels(open_unlabelled(tmp_path / "idx", description(3, 40))).shape == (9, 40, 40, 1)
+    assert pixels(open_unlabelled(tmp_path / "idx", 40)).shape == (9, 40, 40, 1)
 
 
 def test_photos_need_no_class_and_are_cropped_as_for_an_evaluation(tmp_path: Path) -> None:
@@ -112,11 +112,11 @@ def test_photos_need_no_class_and_are_cropped_as_for_an_evaluation(tmp_path: Pat
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for name in ("a.png", "deep/er/b.png"):
         Image.fromarray(photo).save(tmp_path / name)
-    found = pixels(open_unlabelled(tmp_path, description(3, 20, resize=24)))
+    found = pixels(open_unlabelled(tmp_path, 20, 24))
     halved = photo.reshape(24, 2, 32, 2, 3).astype(np.float64).mean(axis=(1, 3))[2:22, 6:26]
     assert found.shape == (2, 20, 20, 3)
     assert np.abs(found - halved).max() <= 0.5
-    whole = pixels(open_unlabelled(tmp_path, description(1, 24)))  # of a classifier of small images: all of the square
+    whole = pixels(open_unlabelled(tmp_path, 24))  # of a classifier of small images: all of the square
     assert np.abs(whole[1] - photo.reshape(24, 2, 32, 2, 3).mean(axis=(1, 3))[:, 4:28]).max() <= 0.5
 
 
@@ -126,7 +126,7 @@ def test_named_sets_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Image.new("RGB", (9, 9)).save(tmp_path / folder / "a.png")
     monkeypatch.chdir(tmp_path)
     sources = [Path(name) for name in ("one/photos", "two/photos", "noise", "cats", "../" + tmp_path.name + "/cats/.")]
-    names = [one.name for one in named_sets(sources[:4], description(3, 8))]
+    names = [one.name for one in named_sets(sources[:4], 8)]
     assert names[:2] == ["one/photos", "two/photos"]
     assert names[3] == "cats"
     assert len({*names, "silhouettes"}) == 5
@@ -140,7 +140,7 @@ def test_what_is_no_set_is_refused(name: str, message: str, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     write_idx(tmp_path / "half", "t10k", np.zeros((2, 8, 8), np.uint8), np.zeros(2))
     with pytest.raises(FacegmError, match=message):
-        open_unlabelled(tmp_path / name, description(1, 8))
+        open_unlabelled(tmp_path / name, 8)
 
 
 def test_labels_are_the_classifiers_own(tmp_path: Path) -> None:

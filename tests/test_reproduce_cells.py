@@ -23,7 +23,8 @@ from facegm.losses.config import LossConfig
 from facegm.losses.gm_module import GMLossConfig
 from facegm.models.image_network import ImageModelConfig
 from facegm.reproduce.cell_data import DataSets
-from facegm.reproduce.cells import RESULT_FILE, Cell, _train, measure_classifier
+from facegm.reproduce.cells import RESULT_FILE
+from facegm.reproduce.trained_cells import TrainedCell, measure_classifier
 from facegm.training.run_folder import METRICS_FILE
 
 TEST = alternating(50, 10)
@@ -153,9 +154,9 @@ def test_a_cell_of_faces_has_its_accuracy_on_lfw(
 
     monkeypatch.setattr("facegm.faces.run.train_run", train)
     monkeypatch.setattr("facegm.eval.verify_lfw.verify_lfw", verify)
-    cell = Cell(config, lfw)
+    cell = TrainedCell(config, lfw)
     assert cell.result(tmp_path) is None
-    _train(cell, tmp_path / cell.name)
+    cell.finish(tmp_path)
     assert done == ["trained", (tmp_path / cell.name, lfw)]
     result = cell.result(tmp_path)
     assert result is not None

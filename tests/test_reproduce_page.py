@@ -72,7 +72,8 @@ def test_a_comparison_shows_every_seed_beside_the_paper(tmp_path: Path, figures:
     ours = {("softmax", "2-D"): [1.8, 2.1, 2.4], ("GM", "2-D"): [1.2], ("GM", "100-D"): []}
     paper = {("softmax", "2-D"): (1.82, 0.01), ("GM", "2-D"): (1.17, 0.02), ("GM", "100-D"): (0.39, 0.03)}
     for name in ("a.svg", "b.svg"):
-        draw_comparison(tmp_path / name, "Table <1>", ["2-D", "100-D"], ["softmax", "GM"], ours, paper)
+        columns, rows = ["2-D", "100-D"], ["softmax", "GM"]
+        draw_comparison(tmp_path / name, "Table <1>", columns, rows, ours, paper, xlabel="test error (%)")
     text = (tmp_path / "a.svg").read_text()
     assert (tmp_path / "b.svg").read_text() == text
     assert "Table &lt;1&gt;" in text

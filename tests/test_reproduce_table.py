@@ -19,11 +19,12 @@ from facegm.errors import FacegmError, UsageError
 from facegm.faces.config import FaceRunConfig
 from facegm.reproduce.budget import Budget, seconds_of, shortened
 from facegm.reproduce.cell_data import DataSets
-from facegm.reproduce.cells import Cell, Result, visible_gpu
+from facegm.reproduce.cells import Result, visible_gpu
 from facegm.reproduce.experiment import changed
 from facegm.reproduce.paper import EXPERIMENTS
 from facegm.reproduce.reproduction import Options, Reproduction
 from facegm.reproduce.table import to_csv, to_text
+from facegm.reproduce.trained_cells import TrainedCell
 from facegm.schedule import Progress
 
 MNIST = parse_config(find_config("mnist.yaml"), ImageRunConfig)
@@ -37,12 +38,12 @@ def config_of(overrides: Mapping[str, Any]) -> ImageRunConfig:
 
 
 def test_a_cell_is_named_by_what_changes_its_result() -> None:
-    name = Cell(MNIST).name
+    name = TrainedCell(MNIST).name
     assert re.fullmatch(r"[0-9a-f]{12}", name)
     free = {"data.folder": Path("elsewhere"), "train.precision": "float32", "train.log_every": 1, "data.workers": 0}
-    assert Cell(config_of(free)).name == name
+    assert TrainedCell(config_of(free)).name == name
     unused = {"loss.center.weight": 0.5}  # the loss is another
-    assert Cell(config_of(unused)).name == name
+    assert TrainedCell(config_of(unused)).name == name
     different: list[dict[str, Any]] = [
         {"train.seed": 1},
         {"train.epochs": 49},
@@ -52,7 +53,7 @@ def test_a_cell_is_named_by_what_changes_its_result() -> None:
         {"optimizer.learning_rate": 0.01},
         {"data.set": "cifar10"},
     ]
-    assert len({name, *(Cell(config_of(one)).name for one in different)}) == 1 + len(different)
+    assert len({name, *(TrainedCell(config_of(one)).name for one in different)}) == 1 + len(different)
 
 
 def test_changed_changes_a_key_and_nothing_else() -> None:

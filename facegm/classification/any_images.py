@@ -103,26 +103,27 @@ def _photos_of_classes(source: Path, d: Description, left_out: Sequence[str]) ->
     return LabelledPhotos(paths, photos.labels[known], classes=d.classes, side=d.side, resize=d.resize or d.side)
 
 
-def open_unlabelled(source: Path, description: Description) -> Samples:
+def open_unlabelled(source: Path, side: int, resize: int | None = None) -> Samples:
     """Images that need be of no class.
 
     Args:
         source: a folder with photos in whatever folders, a list of photos, or a folder of files like MNIST's or
             CIFAR's, of which the test images are taken.
-        description: what the classifier is of.
+        side: that they are brought to, in pixels.
+        resize: what the shorter side of a photo is brought to before the middle is taken out of it; `side` where None.
 
     Raises:
         FacegmError: there are no images, they are damaged, or photos lie packed in one file.
     """
     arrays = read_packed(source) if source.is_dir() else None
     if arrays is not None:
-        return FittedImages(arrays, description.side)
+        return FittedImages(arrays, side)
     photos = find_photos(source).photos
     refuse_packed(photos)
     return LabelledPhotos(
         [Path(photo.path) for photo in photos],
         np.zeros(len(photos), np.int64),
         classes=("outside",),
-        side=description.side,
-        resize=description.resize or description.side,
+        side=side,
+        resize=resize or side,
     )

@@ -72,6 +72,17 @@ class ImageClassifier(nn.Module):
         self.normalization = Normalization(d.preprocessing)
         self.description = d
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is, in words."""
+        d = self.description
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        return {
+            "network": f"{d.model.name}, {parameters:,} parameters, features of {self.feature_dim} numbers",
+            "loss": str(d.loss),
+            "input": f"{d.side}x{d.side} pixels, {'grey' if d.channels == 1 else 'RGB'}, in float32",
+        }
+
     def features(self, images: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch dim"]:
         """What the network makes of images of 0 to 1, which is what the loss compares with its class vectors."""
         features: Tensor = self.network(self.normalization(images))

@@ -39,8 +39,13 @@ def evaluate_classifier(
     device = default_device()
     classifier = load_classifier(file).to(device)
     d = classifier.description
-    images, left_out = _images_of_classes(classifier, trained_on, data)
-    outsiders = [*drawn_sets(d, min(len(images.samples), MOST_DRAWN)), *left_out, *named_sets(outside, d)]
+    images = images_of_classes(classifier, trained_on, data)
+    left_out = [] if trained_on is None or data is not None else _images_left_out(classifier, trained_on)
+    outsiders = [
+        *drawn_sets(d, min(len(images.samples), MOST_DRAWN)),
+        *left_out,
+        *named_sets(outside, d.side, d.resize),
+    ]
     workers = min(ImageDataConfig.workers if trained_on is None else trained_on.workers, cores())
 
     means = classifier.loss.means.detach().cpu().numpy() if isinstance(classifier.loss, GMLoss) else None
@@ -61,21 +66,31 @@ def evaluate_classifier(
     )
 
 
-def _images_of_classes(
-    classifier: ImageClassifier, trained_on: ImageDataConfig | None, data: Path | None
-) -> tuple[ImageSet, list[ImageSet]]:
-    """The images to classify, and those of classes that were left out of training, as a set or none."""
+def images_of_classes(classifier: ImageClassifier, trained_on: ImageDataConfig | None, data: Path | None) -> ImageSet:
+    """The images to classify: those of the run's test part, or others in their place.
+
+    Args:
+        classifier: what is to classify them.
+        trained_on: the images of its run; None where they are not known.
+        data: other images of its classes; see `open_labelled`.
+
+    Raises:
+        FacegmError: they are missing or unusable, or none are named.
+    """
     d = classifier.description
     if data is not None:
         left_out = [] if trained_on is None else trained_on.leave_out
-        return ImageSet(name="images", samples=open_labelled(data, d, left_out=left_out)), []
+        return ImageSet(name="images", samples=open_labelled(data, d, left_out=left_out))
     if trained_on is None:
         raise FacegmError("which images to evaluate on is not known of a classifier alone; give --data FOLDER")
-    test, others = open_images(trained_on, "test", classes=d.classes), open_left_out(trained_on, trained=d.classes)
-    images = ImageSet(name="test images", samples=test.samples, crop=test.crop)
-    if others is None:
-        return images, []
-    return images, [ImageSet(name="classes left out", samples=others.samples, crop=others.crop)]
+    test = open_images(trained_on, "test", classes=d.classes)
+    return ImageSet(name="test images", samples=test.samples, crop=test.crop)
+
+
+def _images_left_out(classifier: ImageClassifier, trained_on: ImageDataConfig) -> list[ImageSet]:
+    """Those of classes that were left out of training, as a set or none."""
+    others = open_left_out(trained_on, trained=classifier.description.classes)
+    return [] if others is None else [ImageSet(name="classes left out", samples=others.samples, crop=others.crop)]
 
 
 def _outside_result(name: str, of_classes: Scores, scores: Scores) -> OutsideResult:
@@ -86,14 +101,10 @@ def _outside_result(name: str, of_classes: Scores, scores: Scores) -> OutsideRes
 def _facts(
     file: Path, classifier: ImageClassifier, trained_on: ImageDataConfig | None, data: Path | None
 ) -> dict[str, str]:
-    d = classifier.description
-    parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     left_out = [] if trained_on is None else trained_on.leave_out
     return {
         "classifier": str(file),
-        "network": f"{d.model.name}, {parameters:,} parameters, features of {classifier.feature_dim} numbers",
-        "loss": str(d.loss),
+        **classifier.facts,
         "images": str(data if trained_on is None or data is not None else trained_on.folder),
-        "input": f"{d.side}x{d.side} pixels, {'grey' if d.channels == 1 else 'RGB'}, in float32",
         **({"classes left out of training": ", ".join(left_out)} if left_out else {}),
     }

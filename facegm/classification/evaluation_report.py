@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from facegm.classification.evaluation import Detection, Evaluation, Histograms, Predictions, histograms
 from facegm.classification.evaluation_charts import reliability_chart, score_chart
 from facegm.classification.prediction import ImageSet
 from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
-from facegm.data.pages import jpeg_uri, render_page
+from facegm.data.pages import enlarged, jpeg_uri, render_page
 
 JSON_FILE, PAGE_FILE = "evaluation.json", "evaluation.html"
 LARGEST_TABLE = 20
@@ -23,8 +23,6 @@ LARGEST_TABLE = 20
 PAIRS_SHOWN = 20
 """Confused pairs shown where there are more classes."""
 MISTAKES_SHOWN = 24
-PICTURE_SIDE = 128
-"""Pixels that a picture on the page has about, if not more."""
 
 Scores = Mapping[str, Float[np.ndarray, " images"]]
 """By name, as `facegm.classification.evaluation.ood_scores` gives them."""
@@ -141,17 +139,11 @@ def _mistake(report: EvaluationReport, number: int, classes: Sequence[str]) -> d
     }
 
 
-def _enlarged(picture: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarray, "larger larger 3"]:
-    """A small picture with each pixel repeated, so that JPEG leaves it sharp."""
-    times = max(1, PICTURE_SIDE // len(picture))
-    return np.ascontiguousarray(picture.repeat(times, axis=0).repeat(times, axis=1))
-
-
 def _html(report: EvaluationReport, numbers: Mapping[str, Any]) -> str:
     e, first = report.evaluation, next(iter(report.scores))
     names = [printable(name) for name in (report.images.name, *(one.name for one in report.outside))]
     shown = numbers["mistakes"][:MISTAKES_SHOWN]
-    pictures = [jpeg_uri(_enlarged(report.images.picture(number))) for number in report.mistakes[:MISTAKES_SHOWN]]
+    pictures = [jpeg_uri(enlarged(report.images.picture(number))) for number in report.mistakes[:MISTAKES_SHOWN]]
     errors = [row for row in numbers["confusion"] if row["class"] != row["predicted"]]
     return render_page(
         "facegm.classification/evaluation.html.jinja",

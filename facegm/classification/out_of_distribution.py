@@ -1,6 +1,6 @@
 """Out-of-distribution images: of none of a classifier's classes, drawn or named by the user, to see if it notices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,19 +111,23 @@ def drawn_sets(description: Description, count: int, *, seed: int = 0) -> list[I
     return sets
 
 
-def named_sets(sources: Sequence[Path], description: Description) -> list[ImageSet]:
+def named_sets(
+    sources: Sequence[Path], side: int, resize: int | None = None, *, taken: Collection[str] = tuple(DRAWINGS)
+) -> list[ImageSet]:
     """The sets that a user names, each called by its folder's or file's name, or by all of its path where two share it.
 
     Args:
         sources: what `open_unlabelled` takes.
-        description: what the classifier is of.
+        side: that the images are brought to, in pixels.
+        resize: what photos are resized to before, see `open_unlabelled`.
+        taken: names of other sets.
 
     Raises:
         FacegmError: as `open_unlabelled` says.
     """
     names = [printable(source.resolve().name) for source in sources]
-    taken = {*DRAWINGS, *(name for name in names if names.count(name) > 1)}
+    taken = {*taken, *(name for name in names if names.count(name) > 1)}
     return [
-        ImageSet(name=printable(str(source)) if name in taken else name, samples=open_unlabelled(source, description))
+        ImageSet(name=printable(str(source)) if name in taken else name, samples=open_unlabelled(source, side, resize))
         for source, name in zip(sources, names, strict=True)
     ]

@@ -1,6 +1,6 @@
 """Images through a classifier, in full single precision."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from facegm.classification.classifier import ImageClassifier
+from facegm.classification.classifier import Description, ImageClassifier
 from facegm.classification.evaluation import Predictions
 from facegm.classification.preprocessing import unit_images
 from facegm.data.draws import load
@@ -67,19 +67,19 @@ def predict(
     Raises:
         FacegmError: a photo is missing or damaged, or what the network makes of an image is not finite.
     """
-    samples, d = images.samples, classifier.description
+    samples = images.samples
     features: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     numbers = np.arange(len(samples)) if numbers is None else numbers
-    parts = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
-    sampler = [DrawnSamples(part, samples.draw(part, None)) for part in parts]
+    inputs_of_images = read_inputs(
+        classifier.description, images, numbers, batch_size=batch_size, workers=workers, device=device
+    )
     with (
         full_precision(device),
         Progress(f"evaluate {images.name}", len(numbers), "images") as progress,
-        closing(load(samples, sampler, workers=workers, pin_memory=device.type == "cuda")) as batches,
+        closing(inputs_of_images) as batches,
     ):
-        for batch in batches:
-            inputs = _in_channels(unit_images(images.pixels(batch.to(device))), d.channels)
+        for inputs in batches:
             found = classifier.features(inputs).float()
             features.append(found.cpu().numpy())
             logits.append(classifier.loss.logits(found).cpu().numpy())
@@ -93,6 +93,36 @@ def predict(
             f"of {len(finite):,} images; train anew, with a smaller optimizer.learning_rate"
         )
     return predictions
+
+
+def read_inputs(
+    description: Description,
+    images: ImageSet,
+    numbers: Int64[np.ndarray, " images"],
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+) -> Generator[Float[Tensor, "batch channels side side"], None, None]:
+    """What a classifier takes of images: batches of 0 to 1 on a device; to be closed where not all of them are taken.
+
+    Args:
+        description: what the classifier is of.
+        images: what to read.
+        numbers: which of them, in their order.
+        batch_size: images at a time.
+        workers: processes that decode photos.
+        device: where to.
+
+    Raises:
+        FacegmError: a photo is missing or damaged.
+    """
+    samples = images.samples
+    parts = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+    sampler = [DrawnSamples(part, samples.draw(part, None)) for part in parts]
+    with closing(load(samples, sampler, workers=workers, pin_memory=device.type == "cuda")) as batches:
+        for batch in batches:
+            yield _in_channels(unit_images(images.pixels(batch.to(device))), description.channels)
 
 
 @contextmanager

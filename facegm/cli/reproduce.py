@@ -12,9 +12,9 @@ def parser() -> ArgumentParser:
     """The options of the command."""
     options = ArgumentParser(
         prog="facegm reproduce",
-        description="Make a table or figure of the paper again: train each of its cells, and put the results beside "
-        "the paper's.\nFinished cells are not done again, cells that were begun are gone on with, and several such "
-        "commands,\non several machines too, share the work of one output folder.",
+        description="Make a table or figure of the paper again: train its networks, attack them where it is of "
+        "attacks,\nand put the results beside the paper's. Finished cells are not done again, cells that were\n"
+        "begun are gone on with, and several such commands, on several machines too, share one output folder.",
         formatter_class=RawDescriptionHelpFormatter,
         epilog="\n".join(f"{name}: {experiment.title}" for name, experiment in EXPERIMENTS.items()),
         allow_abbrev=False,
@@ -34,7 +34,17 @@ def parser() -> ArgumentParser:
         help="configuration in place of the shipped one, such as celeba291.yaml for fig4; its data lie where it says",
     )
     options.add_argument(
-        "--budget", help="time for the whole grid, such as 10m or 2h, or epochs of each cell, such as 30epochs"
+        "--budget", help="time for all training, such as 10m or 2h, or epochs of each network, such as 30epochs"
+    )
+    options.add_argument(
+        "--images",
+        type=whole_number(minimum=1),
+        help="test images that are attacked, less those that are classified wrong (default: 1000)",
+    )
+    options.add_argument(
+        "--attack-iterations",
+        type=whole_number(minimum=1),
+        help="iterations of each try of an attack, at most (default: as the paper's, and 1000 for C&W)",
     )
     options.add_argument(
         "--filter",
@@ -78,6 +88,8 @@ def run(arguments: Sequence[str]) -> None:
             config=None if given.config is None else find_config(given.config),
             budget=None if given.budget is None else Budget.parse(given.budget),
             filters=given.filter,
+            images=given.images,
+            iterations=given.attack_iterations,
             part=given.array,
             jobs=given.jobs or gpus or cores(),
             gpus=gpus,

@@ -35,6 +35,12 @@ def jpeg_uri(picture: UInt8[np.ndarray, "height width 3"]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode("ascii")
 
 
+def enlarged(picture: UInt8[np.ndarray, "side width 3"], side: int = 128) -> UInt8[np.ndarray, "larger wider 3"]:
+    """A small picture with each pixel repeated, up to about so many pixels, so that JPEG leaves it sharp."""
+    times = max(1, side // len(picture))
+    return np.ascontiguousarray(picture.repeat(times, axis=0).repeat(times, axis=1))
+
+
 def _source(template: str) -> str:
     package, _, name = template.partition("/")
     return (files(package) / name).read_text(encoding="utf-8")

@@ -78,12 +78,17 @@ def face_setup(
         optimizer=config.optimizer,
         train=config.train,
         config=config,
-        data=f"{len(faces)} faces of {len(faces.identities)} identities ({faces.fingerprint})",
+        data=data_of(faces),
         export=export,
         validation=validation,
         validate_every=config.validation.every_epochs,
         project=Projector(faces).embed,
     )
+
+
+def data_of(faces: LabelledFaces) -> str:
+    """By what a checkpoint knows the faces that it was trained on."""
+    return f"{len(faces)} faces of {len(faces.identities)} identities ({faces.fingerprint})"
 
 
 def open_training_faces(config: FaceRunConfig) -> LabelledFaces:

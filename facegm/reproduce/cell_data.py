@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int64
+
 from facegm.classification.config import ImageRunConfig
 from facegm.errors import FacegmError
 from facegm.faces.config import FaceRunConfig
@@ -59,6 +62,11 @@ class DataSets:
             return self.open(config).size
         except FacegmError:
             return _published(config)
+
+
+def evenly_spaced(images: int, count: int) -> Int64[np.ndarray, " some"]:
+    """Numbers of some of so many images, `count` at most."""
+    return np.linspace(0, images - 1, min(count, images)).astype(np.int64)
 
 
 def _published(config: RunConfig) -> DataSize:

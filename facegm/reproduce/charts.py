@@ -22,7 +22,7 @@ def draw_comparison(
     ours: Mapping[tuple[str, str], Sequence[float]],
     paper: Mapping[tuple[str, str], tuple[float, float] | None],
     *,
-    xlabel: str = "test error (%)",
+    xlabel: str,
 ) -> None:
     """Write a dot plot of a table as SVG, a part for each of its columns.
 

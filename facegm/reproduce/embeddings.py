@@ -22,6 +22,7 @@ from facegm.data.samples import DrawnSamples
 from facegm.losses.center import CenterLoss
 from facegm.losses.gm_module import GMLoss
 from facegm.losses.linear import ClassVectorLoss
+from facegm.reproduce.cell_data import evenly_spaced
 
 EPSILON = 0.1
 """What FGSM changes of each pixel, of a range of 1 (section 4.4)."""
@@ -76,7 +77,7 @@ def embedding_panel(
         count: how many at most, evenly spaced among all.
         device: where to compute.
     """
-    predictions = _predict(classifier, images, _evenly_spaced(images, count), device)
+    predictions = _predict(classifier, images, evenly_spaced(len(images.samples), count), device)
     loss = classifier.loss
     if isinstance(loss, GMLoss | CenterLoss):
         class_vectors = loss.means if isinstance(loss, GMLoss) else loss.centers
@@ -111,7 +112,7 @@ def density_panel(
         count: how many at most, evenly spaced among all.
         device: where to compute.
     """
-    numbers = _evenly_spaced(test, count)
+    numbers = evenly_spaced(len(test.samples), count)
     predictions = _predict(classifier, test, numbers, device)
     generators = generators_of(torch.from_numpy(numbers), seed=0)
     targets = random_other_classes(torch.from_numpy(predictions.labels), len(test.classes), generators)
@@ -134,11 +135,6 @@ def density_panel(
         adversarial=torch.cat(adversarial),
         bandwidth=likeliest_bandwidth([training]),
     )
-
-
-def _evenly_spaced(images: LabelledImages, count: int) -> Int64[np.ndarray, " some"]:
-    """Numbers of `count` images at most."""
-    return np.linspace(0, len(images.samples) - 1, min(count, len(images.samples))).astype(np.int64)
 
 
 def _predict(

@@ -4,8 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from facegm.adversarial.recipe import AttackRecipe
+
 Metric = Literal[
-    "error", "top5_error", "accuracy", "mean_distance", "distance_deviation", "optimal_distance", "lfw_accuracy"
+    "error",
+    "top5_error",
+    "accuracy",
+    "mean_distance",
+    "distance_deviation",
+    "optimal_distance",
+    "lfw_accuracy",
+    "auc",
+    "distortion",
+    "success",
 ]
 Overrides = Mapping[str, Any]
 """Values of a configuration by dotted key."""
@@ -26,6 +37,10 @@ class Published:
         return f"{text} ({self.source})" if self.source else text
 
 
+Figure = float | tuple[float, float] | Published
+"""A mean; with its deviation; or with its source."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of a table."""
@@ -34,6 +49,20 @@ class Row:
     overrides: Overrides = field(default_factory=dict)
     config: str = ""
     """Shipped configuration, where it is another than the experiment's."""
+    detector: str = ""
+    """Of an attack: the detector whose figures these are, and that the attack defeats if it defeats any."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Further numbers of a cell that are shown beside those of a column."""
+
+    title: str
+    numbers: Mapping[str, str]
+    """Their names, in which {metric} stands for the column's own, by the names of their columns in the CSV file."""
+
+
+BEST = Beside("best validated epoch", {"best_epoch_value": "best_{metric}"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +72,12 @@ class Column:
     title: str
     overrides: Overrides = field(default_factory=dict)
     metric: Metric = "error"
+    beside: Sequence[Beside] = (BEST,)
+    attack: AttackRecipe | None = None
+    """What is done to test images before the measurement; None where the network alone is measured."""
+    judge: Overrides | None = None
+    """What tells the network that looks at attacked images from the one that they were made with; None where it is the
+    same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +90,10 @@ class Experiment:
     rows: Sequence[Row]
     columns: Sequence[Column]
     seeds: int = 3
+    images: int = 0
+    """Test images that are attacked, where they are."""
+    ours: str = "last epoch"
+    """What our figures are of."""
     paper: Mapping[tuple[str, str], Published] = field(default_factory=dict)
     """By titles of row and column."""
     peers: Mapping[tuple[str, str], Published] = field(default_factory=dict)
@@ -67,6 +106,24 @@ class Experiment:
             for row in self.rows:
                 for column in self.columns:
                     yield row, column, seed
+
+
+def figures_of(
+    rows: Sequence[Row], columns: Sequence[Column], figures: Sequence[Sequence[Figure | None]]
+) -> dict[tuple[str, str], Published]:
+    """Figures of a whole table, row by row."""
+    return {
+        (row.title, column.title): _published(figure)
+        for row, line in zip(rows, figures, strict=True)
+        for column, figure in zip(columns, line, strict=True)
+        if figure is not None
+    }
+
+
+def _published(figure: Figure) -> Published:
+    if isinstance(figure, Published):
+        return figure
+    return Published(*figure) if isinstance(figure, tuple) else Published(figure)
 
 
 def changed(config: Config, overrides: Overrides) -> Config:

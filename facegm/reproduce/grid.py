@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facegm.errors import FacegmError, StoppedError
-from facegm.reproduce.cells import TAKEN_EXIT_CODE, Cell, train_cell
+from facegm.reproduce.cells import TAKEN_EXIT_CODE, Cell, do_cell
 from facegm.training.interruption import StopSignals
 
 logger = logging.getLogger(__name__)
 LOOK_EVERY = 2.0
 """Seconds between two looks at cells that others are working on."""
+SAID = ("error", "lfw_accuracy", "success")
+"""Numbers of a finished cell that are logged."""
 TAKEN_FOR = 60.0
 """Seconds for which a cell is left alone whose folder was found taken."""
 
 
 class Job(NamedTuple):
-    """A cell that is being trained."""
+    """A cell that is being done."""
 
     cell: Cell
     process: BaseProcess
@@ -31,7 +33,7 @@ class Grid:
     """The cells of a grid that are to be done, and their processes.
 
     Args:
-        cells: each with a title for the log.
+        cells: each with a title for the log; those that others need are among them.
         folder: of all cells, made when missing.
         jobs: processes side by side.
         gpus: how many there are; the processes take turns at them. Without any each has one core.
@@ -40,6 +42,7 @@ class Grid:
     def __init__(self, cells: dict[Cell, str], folder: Path, *, jobs: int, gpus: int) -> None:
         self._titles, self._folder, self._slots, self._gpus = cells, folder, list(range(jobs)), gpus
         self._waiting, self._running, self._failed = list(cells), list[Job](), list[Cell]()
+        self._left_out: list[Cell] = []
         self._taken: dict[Cell, float] = {}
         self._said_to_wait = False
         self._context = get_context("spawn")  # a fork would inherit this process's threads and signals
@@ -63,19 +66,24 @@ class Grid:
                 self._stop()
         if self._failed:
             logs = ", ".join(str(self._log(cell)) for cell in self._failed[:3])
-            raise FacegmError(f"{len(self._failed)} of {len(self._titles)} cells have failed; see {logs}")
+            left_out = f"; {len(self._left_out)} that need them are not done" if self._left_out else ""
+            raise FacegmError(f"{len(self._failed)} of {len(self._titles)} cells have failed; see {logs}{left_out}")
 
     def _start(self) -> None:
         """Begin with cells that nobody has begun with, as long as there is room for another process."""
+        failed = {cell.name for cell in self._failed}
         for cell in list(self._waiting):
             if cell.result(self._folder) is not None:
                 self._waiting.remove(cell)
-            elif self._slots and self._is_free(cell):
+            elif any(one.name in failed for one in cell.needs):
+                self._waiting.remove(cell)
+                self._left_out.append(cell)
+            elif self._slots and all(one.result(self._folder) for one in cell.needs) and self._is_free(cell):
                 self._waiting.remove(cell)
                 self._said_to_wait = False
                 slot = self._slots.pop(0)
                 gpu = slot % self._gpus if self._gpus else None
-                process = self._context.Process(target=train_cell, args=(cell, self._folder, self._log(cell), gpu))
+                process = self._context.Process(target=do_cell, args=(cell, self._folder, self._log(cell), gpu))
                 process.start()
                 self._running.append(Job(cell, process, slot))
                 logger.info(f"begins  {cell.name}  {self._titles[cell]}")
@@ -107,7 +115,7 @@ class Grid:
             self._taken[job.cell] = time.monotonic() + TAKEN_FOR
         elif result is not None:
             left, found = len(self._waiting) + len(self._running), result.numbers
-            numbers = ", ".join(f"{name} {found[name]:.2f}" for name in ("error", "lfw_accuracy") if name in found)
+            numbers = ", ".join(f"{name} {found[name]:.2f}" for name in SAID if name in found)
             logger.info(f"done    {job.cell.name}  {self._titles[job.cell]}: {numbers}; {left} cells are left")
         else:
             self._failed.append(job.cell)

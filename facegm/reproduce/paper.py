@@ -3,22 +3,11 @@
 Errors and accuracies are percentages on the test images, unless a column says otherwise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from facegm.reproduce.experiment import Column, Experiment, Published, Row
-
-
-def _grid(
-    rows: Sequence[Row], columns: Sequence[Column], figures: Sequence[Sequence[float | tuple[float, float] | None]]
-) -> dict[tuple[str, str], Published]:
-    """Figures of a whole table, row by row."""
-    return {
-        (row.title, column.title): Published(*figure) if isinstance(figure, tuple) else Published(figure)
-        for row, line in zip(rows, figures, strict=True)
-        for column, figure in zip(columns, line, strict=True)
-        if figure is not None
-    }
+from facegm.reproduce.attack_tables import ATTACK_EXPERIMENTS
+from facegm.reproduce.experiment import Column, Experiment, Published, Row, figures_of
 
 
 def _gm(alpha: float, **others: Any) -> dict[str, Any]:
@@ -49,7 +38,7 @@ _TABLE1 = Experiment(
     config="mnist.yaml",
     rows=_MNIST_ROWS,
     columns=(_2D, _100D),
-    paper=_grid(
+    paper=figures_of(
         _MNIST_ROWS,
         (_2D, _100D),
         [
@@ -116,7 +105,7 @@ _TABLE2 = Experiment(
     config="cifar10.yaml",
     rows=_CIFAR10_ROWS,
     columns=_CIFAR10_COLUMNS,
-    paper=_grid(
+    paper=figures_of(
         _CIFAR10_ROWS,
         _CIFAR10_COLUMNS,
         [
@@ -156,7 +145,7 @@ _TABLE3 = Experiment(
     config="cifar100.yaml",
     rows=_CIFAR100_ROWS,
     columns=_CIFAR100_COLUMNS,
-    paper=_grid(
+    paper=figures_of(
         _CIFAR100_ROWS,
         _CIFAR100_COLUMNS,
         [
@@ -180,7 +169,7 @@ _TABLE6 = Experiment(
     config="cifar100.yaml",
     rows=_LAMBDAS,
     columns=_ALPHAS,
-    paper=_grid(
+    paper=figures_of(
         _LAMBDAS,
         _ALPHAS,
         [[78.40, 78.63, 78.55, 79.08, 78.74, 78.65], [78.62, 78.80, 78.86, 79.24, 78.95, 78.81]],
@@ -215,7 +204,7 @@ _TABLE4 = Experiment(
         ("SE-ResNet-50", "softmax, top-1"): Published(23.29, source=_THEIR_OWN),
         ("SE-ResNet-50", "softmax, top-5"): Published(6.62, source=_THEIR_OWN),
     }
-    | _grid(
+    | figures_of(
         _TABLE4_ROWS,
         _TABLE4_COLUMNS[2:],
         [[23.28, 6.81], [22.51, 6.22], [21.43, 5.72], [22.37, 5.85]],
@@ -261,4 +250,5 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "fig1": _FIG1,
     "fig2": _FIG2,
     "fig4": _FIG4,
+    **ATTACK_EXPERIMENTS,
 }

@@ -8,12 +8,13 @@ from facegm.classification.classifier import load_classifier
 from facegm.classification.config import ImageRunConfig
 from facegm.classification.data import open_images
 from facegm.data.files import replace_atomically
+from facegm.reproduce.attack_pictures import draw_density_histograms, draw_roc_curves
 from facegm.reproduce.charts import draw_comparison, draw_curve
 from facegm.reproduce.embedding_figure import draw_embeddings
 from facegm.reproduce.embeddings import DensityPanel, Panel, density_panel, embedding_panel
 from facegm.reproduce.experiment import Experiment, Row
 from facegm.reproduce.page import Chart, PageCell, PageRow, render_reproduction
-from facegm.reproduce.table import Entry, Results, length_of, spread, values_at
+from facegm.reproduce.table import Entry, Results, length_of, spread, texts_at, values_at
 from facegm.training.devices import default_device
 from facegm.training.geometry_chart import CHART_FILE
 
@@ -40,7 +41,7 @@ def write_page(
     draw = _PICTURES.get(name, _draw_table)
     charts = list(draw(experiment, entries, results, cells, stem))
     length = length_of(entries)
-    notes = [*experiment.notes, "Ours is the last epoch's, mean ± standard deviation over seeds."]
+    notes = [*experiment.notes, "Ours is of the networks' last epoch, mean ± standard deviation over seeds."]
     if not charts:
         lacking = [p.title for p in entries if p.cell.name not in results]
         notes.append(f"There is no picture yet: these cells are not done: {'; '.join(lacking)}.")
@@ -63,9 +64,8 @@ def _page_row(experiment: Experiment, row: Row, entries: Sequence[Entry], result
         at = row.title, column.title
         paper, peer = experiment.paper.get(at), experiment.peers.get(at)
         ours = spread(values_at(entries, results, row, column))
-        best = values_at(entries, results, row, column, which="best_")
-        if best:
-            ours += f"; best validated epoch {spread(best)}"
+        texts = texts_at(entries, results, row, column)
+        ours += "".join(f"; {title} {text}" for title, text in texts.items() if text != "-")
         cells.append(PageCell(ours, "" if paper is None else str(paper), "" if peer is None else str(peer)))
     return PageRow(row.title, length_of([p for p in entries if p.row is row]), cells)
 
@@ -86,9 +86,19 @@ def _draw_table(
             paper[at] = None if figure is None else (figure.mean, figure.deviation or 0.0)
     file = _picture(stem, "seeds", "svg")
     titles = [column.title for column in experiment.columns]
-    draw_comparison(file, experiment.title, titles, [row.title for row in experiment.rows], ours, paper)
+    rows, xlabel = [row.title for row in experiment.rows], "" if experiment.images else "test error (%)"
+    draw_comparison(file, experiment.title, titles, rows, ours, paper, xlabel=xlabel)
     length = length_of(entries)
-    yield Chart("Every seed", f"Ours after the last epoch{f', {length}' if length else ''}, and the paper's.", file)
+    caption = f"Ours, {experiment.ours}{f', {length}' if length else ''}; and the paper's."
+    yield Chart("Every seed", caption, file)
+
+
+def _draw_attacks(
+    experiment: Experiment, entries: Sequence[Entry], results: Results, cells: Path, stem: Path
+) -> Iterator[Chart]:
+    """A table of attacks, and the curves that its figures are the areas under."""
+    yield from _draw_table(experiment, entries, results, cells, stem)
+    yield from draw_roc_curves(experiment, entries, results, cells, stem)
 
 
 def _draw_embeddings(
@@ -177,5 +187,7 @@ _PICTURES: Mapping[str, Callable[[Experiment, Sequence[Entry], Results, Path, Pa
     "fig1": _draw_embeddings,
     "fig2": _draw_distances,
     "fig4": _draw_lfw,
+    "fig5": draw_density_histograms,
     "table6": _draw_sensitivity,
+    **dict.fromkeys(("table7", "table8", "table9", "table10", "table11"), _draw_attacks),
 }

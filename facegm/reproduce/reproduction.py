@@ -5,23 +5,26 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+from facegm.adversarial.recipe import AttackRecipe
 from facegm.classification.config import ImageRunConfig
 from facegm.config import find_config, parse_config, task_of
 from facegm.data.files import replace_atomically
 from facegm.errors import FacegmError, StoppedError, UsageError
 from facegm.faces.config import FaceRunConfig
-from facegm.reproduce.budget import Budget, divided, seconds_of, shortened
-from facegm.reproduce.cell_data import DataSets
+from facegm.reproduce.attack_cells import AttackCell
+from facegm.reproduce.budget import Budget, Config, divided, seconds_of, shortened
+from facegm.reproduce.cell_data import DataSets, RunConfig
 from facegm.reproduce.cells import Cell
-from facegm.reproduce.experiment import changed
+from facegm.reproduce.experiment import Row, changed
 from facegm.reproduce.grid import Grid
 from facegm.reproduce.paper import EXPERIMENTS
 from facegm.reproduce.presentation import write_page
-from facegm.reproduce.table import Entry, Results, to_csv, to_text
+from facegm.reproduce.table import Entry, Length, Results, to_csv, to_text
+from facegm.reproduce.trained_cells import TrainedCell
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,10 @@ class Options:
     budget: Budget | None = None
     filters: Sequence[str] = ()
     """Texts that a cell's title must hold, all of them."""
+    images: int | None = None
+    """Test images that are attacked, in place of the experiment's own number."""
+    iterations: int | None = None
+    """Of each try of an attack, at most."""
     part: tuple[int, int] = (1, 1)
     """Which of how many parts of the cells to do, from 1 on."""
     jobs: int = 1
@@ -58,7 +65,8 @@ class Reproduction:
         options: which, and how.
 
     Raises:
-        UsageError: there is no cell of that title, or a configuration is of another kind of run.
+        UsageError: there is no cell of that title, an attack is to be shortened where there is none, or a configuration
+            is of another kind of run.
         FacegmError: a configuration cannot be read.
     """
 
@@ -66,7 +74,12 @@ class Reproduction:
         self._options, self._data = options, DataSets()
         self.experiment = EXPERIMENTS[options.name]
         self.cells_folder = options.output / "cells"
-        parts = [options.name, options.config and options.config.stem, options.budget and options.budget.text]
+        parts: list[str | None] = [options.name, options.config and options.config.stem]
+        parts.append(options.budget and options.budget.text)
+        for option, number in (("images", options.images), ("attack-iterations", options.iterations)):
+            if number is not None and not self.experiment.images:
+                raise UsageError(f"--{option}: {options.name} attacks no images")
+            parts.append(None if number is None else f"{number}{option}")
         self._stem = "-".join(str(part) for part in parts if part)
         self.entries = self._entries()
         chosen = [p for p in self.entries if all(text.lower() in p.title.lower() for text in options.filters)]
@@ -79,6 +92,13 @@ class Reproduction:
         names = list(dict.fromkeys(p.cell.name for p in chosen))
         number, count = options.part
         self.chosen = [by_name[name] for name in names[number - 1 :: count]]
+        work: dict[str, tuple[Cell, str]] = {}
+        for p in self.chosen:
+            for need in p.cell.needs:
+                work.setdefault(need.name, (need, f"network of {p.title}"))
+            work[p.cell.name] = p.cell, p.title
+        self.work = dict(work.values())
+        """The chosen cells and those that they need, each before those that need it, with their titles."""
 
     def run(self) -> None:
         """Do what is not done, write table and page, and log the results.
@@ -91,8 +111,7 @@ class Reproduction:
         self._check_data()
         failure: FacegmError | None = None
         try:
-            titles = {p.cell: p.title for p in self.chosen}
-            Grid(titles, self.cells_folder, jobs=self._options.jobs, gpus=self._options.gpus).run()
+            Grid(self.work, self.cells_folder, jobs=self._options.jobs, gpus=self._options.gpus).run()
         except StoppedError:
             self._write_table()
             raise
@@ -114,34 +133,32 @@ class Reproduction:
     def plan(self) -> str:
         """The cells that would be done, how they stand, and how long they would take here."""
         lines, left = [], 0.0
-        results = self.results()
-        times = seconds_of([p.cell.config for p in self.chosen], self._data)
-        for entry, seconds in zip(self.chosen, times, strict=True):
-            name, epochs = entry.cell.name, entry.cell.config.train.epochs
-            state = "to do"
-            if name in results:
+        times = seconds_of([cell.config for cell in self.work], self._data)
+        for (cell, title), training in zip(self.work.items(), times, strict=True):
+            state, seconds = "to do", training * cell.share_of_training(self._data.size(cell.config))
+            if cell.result(self.cells_folder) is not None:
                 state, seconds = "done", 0.0
-            elif self.cells_folder.is_dir() and entry.cell.is_taken(self.cells_folder):
+            elif self.cells_folder.is_dir() and cell.is_taken(self.cells_folder):
                 state = "in work"
             left += seconds if math.isfinite(seconds) else 0.0
-            lines.append(f"{name}  {state:<7}  {epochs:>6g} epochs  {_duration(seconds):>16}  {entry.title}")
+            lines.append(f"{cell.name}  {state:<7}  {cell.length:>13}  {_duration(seconds):>16}  {title}")
         total = _duration(left / self._options.jobs)
-        lines.append(f"{len(self.chosen)} cells, {total} with {self._options.jobs} side by side, by steps not compiled")
+        lines.append(f"{len(self.work)} cells, {total} with {self._options.jobs} side by side, by steps not compiled")
         return "\n".join(lines)
 
     def image_configs(self) -> list[ImageRunConfig]:
         """Of each set of images that the chosen cells are trained on, one configuration, however it augments them."""
-        configs = [p.cell.config for p in self.chosen]
+        configs = [cell.config for cell in self.work]
         return list({(c.data.set, c.data.folder): c for c in configs if isinstance(c, ImageRunConfig)}.values())
 
     def _check_data(self) -> None:
         """Refuse to begin without data, or to go on with others than finished cells were made of."""
-        for entry in self.chosen:
-            result = entry.cell.result(self.cells_folder)
-            data = self._data.open(entry.cell.config).description
+        for cell in self.work:
+            result = cell.result(self.cells_folder)
+            data = self._data.open(cell.config).description
             if result is not None and result.data != data:
                 raise FacegmError(
-                    f"{self.cells_folder / entry.cell.name}: was made of {result.data}, and now there are {data}; give "
+                    f"{self.cells_folder / cell.name}: was made of {result.data}, and now there are {data}; give "
                     "another --output, or the data of then"
                 )
 
@@ -167,17 +184,38 @@ class Reproduction:
         for row, column, seed in experiment.places():
             try:
                 config = changed(bases[row.config], {**row.overrides, **column.overrides, "train.seed": seed})
+                judge = None if column.judge is None else changed(config, column.judge)
             except ValueError as error:
                 raise UsageError(f"--config: {row.title}, {column.title}: {error}") from error
-            whole.append((row, column, seed, config))
-        share = self._share([config for *_, config in whole])
+            whole.append((row, column, seed, config, judge))
+        share = self._share([config for *_, config, judge in whole for config in (config, judge or config)])
         entries = []
-        for row, column, seed, config in whole:
-            budget = self._options.budget
-            epochs = config.train.epochs if budget is None else budget.epochs_of(config, share)
-            lfw = self._options.data / "lfw" if isinstance(config, FaceRunConfig) else None
-            entries.append(Entry(row, column, seed, Cell(shortened(config, epochs), lfw), config.train.epochs))
+        for row, column, seed, config, judge in whole:
+            short, lengths = self._shortened(config, share), {}
+            lengths["epochs"] = Length(short.train.epochs, config.train.epochs)
+            cell: Cell
+            if column.attack is None:
+                cell = TrainedCell(short, self._options.data / "lfw" if isinstance(config, FaceRunConfig) else None)
+            else:
+                cell = self._attack(row, column.attack, short, None if judge is None else self._shortened(judge, share))
+                lengths["images"] = Length(cell.images, experiment.images)
+                lengths["iterations"] = Length(cell.recipe.iterations, column.attack.iterations)
+            entries.append(Entry(row, column, seed, cell, lengths))
         return entries
+
+    def _attack(self, row: Row, recipe: AttackRecipe, config: RunConfig, judge: RunConfig | None) -> AttackCell:
+        """An attack, with as many images and iterations as are asked for."""
+        assert isinstance(config, ImageRunConfig)
+        assert isinstance(judge, ImageRunConfig | None)
+        iterations = min(self._options.iterations or recipe.iterations, recipe.iterations)
+        images = self._options.images or self.experiment.images
+        detector = row.detector if recipe.defeats_detector else ""
+        return AttackCell(config, replace(recipe, iterations=iterations), images, detector, judge)
+
+    def _shortened(self, config: Config, share: float) -> Config:
+        """A run with the share of its schedule that the budget buys."""
+        budget = self._options.budget
+        return config if budget is None else shortened(config, budget.epochs_of(config, share))
 
     def _share(self, configs: Sequence[ImageRunConfig | FaceRunConfig]) -> float:
         """How much of the whole grid's time the budget buys."""
@@ -186,7 +224,7 @@ class Reproduction:
             return 1.0
 
         def seconds() -> list[float]:
-            distinct = {Cell(config).name: config for config in configs}
+            distinct = {TrainedCell(config).name: config for config in configs}
             return seconds_of(list(distinct.values()), self._data)
 
         return divided(o.budget, o.output / f"{self._stem}.json", seconds, jobs=o.jobs, is_kept=not o.is_dry)
@@ -194,7 +232,8 @@ class Reproduction:
     def _base(self, name: str) -> ImageRunConfig | FaceRunConfig:
         """A configuration that rows and columns change: shipped, with its data in the folder of all, or the user's."""
         shipped = find_config(name or self.experiment.config)
-        path = shipped if name or self._options.config is None else self._options.config
+        is_other = bool(name) and name != self.experiment.config
+        path = shipped if is_other or self._options.config is None else self._options.config
         if task_of(path) != task_of(shipped):
             raise UsageError(f"--config: {path}: of another kind of run than {shipped.name}")
         root: type[ImageRunConfig | FaceRunConfig] = FaceRunConfig if task_of(path) is None else ImageRunConfig

@@ -5,14 +5,21 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from facegm.reproduce.cells import Cell, Result
 from facegm.reproduce.experiment import Column, Experiment, Row
 
-CSV_COLUMNS = (
-    *("row", "column", "seed", "metric", "value", "best_epoch_value", "epochs", "of_epochs", "cell"),
-    *("paper", "paper_source", "like_recipe", "like_recipe_source", "device", "precision", "torch"),
-)
+_CSV_PUBLISHED = ("paper", "paper_source", "like_recipe", "like_recipe_source")
+_CSV_MACHINE = ("device", "precision", "torch")
+
+
+class Length(NamedTuple):
+    """How much of something a cell has."""
+
+    used: float
+    whole: float
+    """Without a budget."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +30,8 @@ class Entry:
     column: Column
     seed: int
     cell: Cell
-    whole_epochs: float
-    """Epochs of the whole schedule."""
+    lengths: Mapping[str, Length]
+    """Epochs of training; where there is an attack, also images that are attacked and iterations of a try."""
 
     @property
     def title(self) -> str:
@@ -36,7 +43,9 @@ Results = Mapping[str, Result]
 """What finished cells have come to, by their names."""
 
 
-def values_at(entries: Sequence[Entry], results: Results, row: Row, column: Column, *, which: str = "") -> list[float]:
+def values_at(
+    entries: Sequence[Entry], results: Results, row: Row, column: Column, *, number: str = "{metric}"
+) -> list[float]:
     """Our figures of a row and column, one a finished seed.
 
     Args:
@@ -44,11 +53,29 @@ def values_at(entries: Sequence[Entry], results: Results, row: Row, column: Colu
         results: of finished cells.
         row: which row.
         column: which column.
-        which: empty for the last epoch, `best_` for the best one.
+        number: which of the numbers of its cells; see `Beside`.
     """
-    cells = [p.cell.name for p in entries if p.row is row and p.column is column and p.cell.name in results]
-    name = f"{which}{column.metric}"
-    return [results[cell].numbers[name] for cell in cells if name in results[cell].numbers]
+    found = [results[p.cell.name] for p in entries if p.row is row and p.column is column and p.cell.name in results]
+    values = [_number(result, row, column, number) for result in found]
+    return [value for value in values if value is not None]
+
+
+def _number(result: Result, row: Row, column: Column, number: str) -> float | None:
+    """One of the numbers of a cell: that of the row's detector, where each has its own."""
+    name = number.format(metric=column.metric)
+    return result.numbers.get(f"{name}:{row.detector}", result.numbers.get(name))
+
+
+def texts_at(entries: Sequence[Entry], results: Results, row: Row, column: Column) -> dict[str, str]:
+    """What stands beside our figures of a row and column, by its title."""
+    texts = {}
+    for beside in column.beside:
+        values = [values_at(entries, results, row, column, number=number) for number in beside.numbers.values()]
+        if len(values) == 1:
+            texts[beside.title] = spread(values[0])
+        else:
+            texts[beside.title] = " / ".join(f"{mean(some):.2f}" for some in values) if all(values) else "-"
+    return texts
 
 
 def spread(values: Sequence[float]) -> str:
@@ -61,44 +88,53 @@ def spread(values: Sequence[float]) -> str:
 
 
 def length_of(entries: Sequence[Entry]) -> str:
-    """In words, how much shorter than the whole schedule the runs are; empty where they are not."""
-    lengths = sorted({(p.cell.config.train.epochs, p.whole_epochs) for p in entries})
-    if all(epochs >= whole for epochs, whole in lengths):
-        return ""
-    return "shortened: " + ", ".join(f"{epochs:g} of {whole:g} epochs" for epochs, whole in lengths)
+    """In words, how much shorter than without a budget the cells are; empty where they are not."""
+    parts = []
+    for unit in dict.fromkeys(unit for p in entries for unit in p.lengths):
+        lengths = sorted({p.lengths[unit] for p in entries if unit in p.lengths})
+        if any(used < whole for used, whole in lengths):
+            parts += [f"{used:g} of {whole:g} {unit}" for used, whole in lengths]
+    return f"shortened: {', '.join(parts)}" if parts else ""
 
 
 def to_csv(experiment: Experiment, entries: Sequence[Entry], results: Results) -> str:
     """A line a finished entry, in the grid's order; the same results make the same bytes."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(CSV_COLUMNS)
+    beside = {name: None for column in experiment.columns for one in column.beside for name in one.numbers}
+    units = list(dict.fromkeys(unit for p in entries for unit in p.lengths))
+    length_columns = [name for unit in units for name in (unit, f"of_{unit}")]
+    head = ["row", "column", "seed", "metric", "value", *beside, *length_columns, "cell"]
+    lines.writerow([*head, *_CSV_PUBLISHED, *_CSV_MACHINE])
     for p in entries:
-        result, metric = results.get(p.cell.name), p.column.metric
-        if result is not None and metric in result.numbers:
-            best = result.numbers.get(f"best_{metric}")
-            values = [f"{result.numbers[metric]:.4f}", "" if best is None else f"{best:.4f}"]
-            epochs = f"{p.cell.config.train.epochs:g}", f"{p.whole_epochs:g}"
-            at = p.row.title, p.column.title
-            others = [figures.get(at) for figures in (experiment.paper, experiment.peers)]
-            published = [
-                text for one in others for text in (("", "") if one is None else (f"{one.mean:g}", one.source))
-            ]
-            machine = [result.machine[key] for key in ("device", "precision", "torch")]
-            lines.writerow([*at, p.seed, metric, *values, *epochs, p.cell.name, *published, *machine])
+        result = results.get(p.cell.name)
+        value = None if result is None else _number(result, p.row, p.column, "{metric}")
+        if result is None or value is None:
+            continue
+        others = {name: number for one in p.column.beside for name, number in one.numbers.items()}
+        numbers = [_number(result, p.row, p.column, others[name]) if name in others else None for name in beside]
+        lengths = [f"{part:g}" for unit in units for part in p.lengths[unit]]
+        at = p.row.title, p.column.title
+        published = [figures.get(at) for figures in (experiment.paper, experiment.peers)]
+        quoted = [text for one in published for text in (("", "") if one is None else (f"{one.mean:g}", one.source))]
+        machine = [result.machine[key] for key in _CSV_MACHINE]
+        values = ["" if one is None else f"{one:.4f}" for one in (value, *numbers)]
+        lines.writerow([*at, p.seed, p.column.metric, *values, *lengths, p.cell.name, *quoted, *machine])
     return text.getvalue()
 
 
 def to_text(experiment: Experiment, entries: Sequence[Entry], results: Results) -> str:
     """The table for a console: a line a row and column, ours beside the paper's and the best known like it."""
-    rows = [("", "", "last epoch", "best validated epoch", "paper", "best known of a like recipe")]
+    beside = list(dict.fromkeys(one.title for column in experiment.columns for one in column.beside))
+    rows = [("", "", experiment.ours, *beside, "paper", "best known of a like recipe")]
     for row in experiment.rows:
         length = length_of([p for p in entries if p.row is row])
         for column in experiment.columns:
-            ours, best = (spread(values_at(entries, results, row, column, which=w)) for w in ("", "best_"))
+            ours, texts = spread(values_at(entries, results, row, column)), texts_at(entries, results, row, column)
             at = row.title, column.title
-            paper, peer = (str(figures.get(at, "-")) for figures in (experiment.paper, experiment.peers))
-            rows.append((f"{row.title}{f' [{length}]' if length else ''}", column.title, ours, best, paper, peer))
+            published = [str(figures.get(at, "-")) for figures in (experiment.paper, experiment.peers)]
+            title = f"{row.title}{f' [{length}]' if length else ''}"
+            rows.append((title, column.title, ours, *(texts.get(one, "-") for one in beside), *published))
     widths = [max(len(line[number]) for line in rows) for number in range(len(rows[0]))]
     length = length_of(entries)
     head = [experiment.title, *([f"with a budget, {length}"] if length else [])]

@@ -1,0 +1,109 @@
+"""The attacks on faces, and their way to the attacked photos: by recipe, batch by batch."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from facegm.adversarial.carlini_wagner import carlini_wagner
+from facegm.adversarial.chance import Generators, generators_of
+from facegm.adversarial.crafted import craft_in_batches
+from facegm.adversarial.ddn import ddn
+from facegm.adversarial.face_objectives import EmbeddingDistance
+from facegm.adversarial.face_pairs import AttackedPairs
+from facegm.adversarial.lossless import of_levels
+from facegm.adversarial.recipe import AttackRecipe
+from facegm.adversarial.result import Attacked, check_attacked
+from facegm.adversarial.sign_attack import sign_attack
+from facegm.adversarial.subject import UNIT_RANGE, Images, Subject
+from facegm.adversarial.verifier import Verifier
+
+BUDGETS = (1, 2, 4, 8, 16)
+"""The most that a pixel changes, on a scale of 0 to 255."""
+USUAL_BUDGET = 8
+"""FGSM's."""
+
+
+def _pgd(budget: int) -> AttackRecipe:
+    epsilon = budget / 255
+    return AttackRecipe(
+        loop="sign", targets="none", epsilon=epsilon, step=epsilon / 4, iterations=40, restarts=1, stops=True
+    )
+
+
+FACE_ATTACKS: Mapping[str, AttackRecipe] = {
+    "fgsm": replace(_pgd(USUAL_BUDGET), step=USUAL_BUDGET / 255, iterations=1, restarts=0, stops=False),
+    **{f"pgd-{budget}": _pgd(budget) for budget in BUDGETS},
+    "cw": AttackRecipe(
+        loop="carlini_wagner", targets="none", learning_rate=0.002, iterations=100, initial_constant=10.0
+    ),
+    "ddn": AttackRecipe(loop="ddn", targets="none", iterations=100),
+}
+"""By name, what photos are attacked by: success within L-infinity balls by PGD, and the nearest success in the L2
+distance by C&W and by DDN. Targets are persons, and so none of the recipe's."""
+
+
+def craft_faces(
+    subject: Subject, verifier: Verifier, pairs: AttackedPairs, recipe: AttackRecipe, folder: Path
+) -> Attacked:
+    """Attack the photos of some pairs, batch by batch into a folder.
+
+    Args:
+        subject: on the device that is to compute.
+        verifier: the decision that is attacked.
+        pairs: photos, and what they are compared with.
+        recipe: the attack.
+        folder: for the batches.
+    """
+    images, device = of_levels(torch.from_numpy(pairs.faces), UNIT_RANGE), subject.device
+    references, verifier = pairs.references.to(device), verifier.to(device)
+
+    def attack(some: Images, folds: Int64[Tensor, " batch"], numbers: Int64[Tensor, " batch"]) -> Attacked:
+        objective = EmbeddingDistance(
+            subject=subject,
+            verifier=verifier,
+            goal=pairs.goal,
+            references=references[numbers].to(some),
+            folds=folds,
+            margin=recipe.confidence,
+        )
+        return _carry_out(recipe, objective, some, generators_of(numbers, recipe.seed))
+
+    aim = hashlib.sha256(pairs.references.numpy().tobytes() + verifier.thresholds.cpu().numpy().tobytes()).hexdigest()
+    numbers = torch.arange(len(images))
+    found = craft_in_batches(
+        folder, recipe, subject, images, pairs.folds, numbers, attack=attack, about=f"{pairs.goal} {aim}"
+    )
+    check_attacked(images, found.images, UNIT_RANGE, epsilon=recipe.epsilon if recipe.loop == "sign" else None)
+    return found
+
+
+def _carry_out(recipe: AttackRecipe, objective: EmbeddingDistance, images: Images, generators: Generators) -> Attacked:
+    """The recipe's loop."""
+    if recipe.loop == "carlini_wagner":
+        return carlini_wagner(
+            objective,
+            images,
+            UNIT_RANGE,
+            learning_rate=recipe.learning_rate,
+            search_steps=recipe.search_steps,
+            iterations=recipe.iterations,
+            initial_constant=recipe.initial_constant,
+        )
+    if recipe.loop == "ddn":
+        return ddn(objective, images, UNIT_RANGE, iterations=recipe.iterations)
+    return sign_attack(
+        objective,
+        images,
+        UNIT_RANGE,
+        epsilon=recipe.epsilon,
+        step=recipe.step,
+        iterations=recipe.iterations,
+        restarts=recipe.restarts,
+        generators=generators,
+        stops=recipe.stops,
+    )
