@@ -182,7 +182,7 @@ def test_without_a_density_it_is_the_attack_on_the_network() -> None:
 
 
 def test_where_the_density_is_out_of_reach_the_densest_of_the_target_is_what_remains() -> None:
-    """Of all points that the second phase, which alone asks for the density, has looked at: it ends in another class."""
+    """Of all points that the second phase, which alone asks for the density, came by; it ends in another class."""
     asked: list[Tensor] = []
     densest = torch.tensor([4.0, 5.0], dtype=torch.float64)  # of class 0, and near the border to class 1
 
