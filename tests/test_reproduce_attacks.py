@@ -1,33 +1,18 @@
 """Protects tables of attacks: whatever is killed they end alike, and their figures are those of plain loops."""
 
-import csv
-import json
-import re
 import shutil
-import signal
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
-import torch
 from attack_grids import (
-    BATCH,
-    SLOWLY,
-    TEST,
-    TRAINING,
-    begin,
     DEPTHS,
-    digits,
+    TEST,
+    begin,
     write_digits,
     write_networks,
 )
-from safetensors.torch import load_file
-from torch.nn.functional import cross_entropy
 
-from facegm.classification.classifier import ImageClassifier, load_classifier
-from facegm.reproduce.cells import RESULT_FILE
-from facegm.reproduce.reproduction import Options, Reproduction
+from facegm.reproduce.reproduction import Options
 
 FILTERS = ["MNIST", "seed 0", "BIM"]
 TABLE7 = Options(name="table7", config=Path("small.yaml"), filters=FILTERS, images=len(TEST))
