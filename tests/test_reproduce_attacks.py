@@ -219,7 +219,7 @@ def test_killed_while_it_attacks_it_loses_a_batch_at_most_and_ends_in_the_same_t
 
 
 def test_networks_are_trained_first_and_a_failed_one_leaves_out_its_attacks(attacks: Attacks) -> None:
-    """The network of RCE is somebody's folder of photos, that of softmax is trained, and that of GM is there already."""
+    """The network of RCE is somebody's folder of photos, that of softmax is trained, that of GM is there already."""
     names = {title.removeprefix("MNIST: "): cell.name for title, cell in attacks.cells.items()}
     network, attack, gm = (
         names[title]

@@ -86,6 +86,10 @@ def test_tables_share_the_cells_that_they_have_in_common() -> None:
     assert len(names["table4"]) == 4 * 2  # top-1 and top-5 are of one run
     assert len(names["table3"] & names["table6"]) == 3 * 3
     assert len(names["fig4"]) == 11  # one point is in both curves
+    assert len(names["table7"]) == 2 * 4 * 6 * 3  # of 7 rows 3 and 2 look at the same images
+    assert names["fig5"] < names["table7"]
+    assert len(names["table9"]) == len(names["table10"]) == 4 * 3  # AUC, distortion and success are of one attack
+    assert not names["table9"] & names["table11"]
 
 
 def test_all_cells_of_a_table_are_trained_alike() -> None:
@@ -220,6 +224,9 @@ def test_figures_are_means_over_seeds_beside_the_papers() -> None:
         (["reproduce", "table1", "--config=casia.yaml"], 2, "casia.yaml: of another kind of run than mnist.yaml"),
         (["reproduce", "fig4", "--config=mnist.yaml"], 2, "mnist.yaml: of another kind of run than casia.yaml"),
         (["reproduce", "table1", "--config=cifar10.yaml"], 2, "center, 2-D: feature_dim: 2,"),
+        (["reproduce", "table1", "--images=5"], 2, "--images: table1 attacks no images"),
+        (["reproduce", "fig4", "--attack-iterations=5"], 2, "--attack-iterations: fig4 attacks no images"),
+        (["reproduce", "table9", "--images=0"], 2, "--images: 0, must be a whole number"),
         (["reproduce", "table1", "--data=nowhere"], 1, "nowhere/mnist: no files of"),
     ],
 )
