@@ -6,8 +6,9 @@ SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml'
 
 # Of attacks, apart from .venv and without their dependencies: torchattacks pins an old requests, adv-lib wants visdom.
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0
+PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 
-.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-loss bench-align bench-classify bench-gather bench-inspect bench-store bench-train install clean
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-classify bench-gather bench-inspect bench-store bench-train install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -22,7 +23,7 @@ test-gpu: install  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
 
 test-peers: install $(VENV)/peers/installed  ## the tests against other libraries
-	PYTHONPATH=$(CURDIR)/$(VENV)/peers $(BIN)/pytest -m peers
+	PYTHONPATH=$(PEERS_PATH) $(BIN)/pytest -m peers
 
 lint: install  ## style, format and types; mypy reads the installed package, where the stages are in their places
 	$(BIN)/ruff check .
@@ -34,8 +35,11 @@ format: install  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install  ## measure, and write the figures to benchmarks/results
-	for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
+bench: install $(VENV)/peers/installed  ## measure, and write the figures to benchmarks/results
+	for benchmark in benchmarks/bench_*.py; do PYTHONPATH=$(PEERS_PATH) $(BIN)/python $$benchmark || exit 1; done
+
+bench-adversarial: install $(VENV)/peers/installed  ## C&W, DDN and K-density against other libraries', about five minutes
+	PYTHONPATH=$(PEERS_PATH) $(BIN)/python benchmarks/bench_adversarial.py
 
 bench-loss: install  ## the GM loss alone: time and memory against other ways to compute it
 	$(BIN)/python benchmarks/bench_gm_loss.py

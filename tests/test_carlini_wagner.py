@@ -45,7 +45,7 @@ def reference(
             constant = upper
         w = to_w((start - low) / width).requires_grad_()
         adam = torch.optim.Adam([w], lr=learning_rate)
-        is_success, before = False, math.inf
+        is_success, smallest, before = False, math.inf, math.inf
         for iteration in range(iterations):
             unit = 0.5 * (torch.tanh(w) + 1)
             logits = subject.logits(subject.features(low + width * unit[None]))[0]
@@ -62,10 +62,11 @@ def reference(
             adam.zero_grad()
             loss.backward()
             adam.step()
+            smallest = min(smallest, loss.item())
             if iteration % max(1, iterations // 10) == 0:
-                if not loss.item() < 0.9999 * before:
+                if smallest >= 0.9999 * before:
                     break
-                before = loss.item()
+                before = smallest
         if is_success:
             upper = min(upper, constant)
             constant = (lower + upper) / 2
@@ -120,7 +121,13 @@ def test_tries_begin_where_they_are_told_and_measure_from_the_clean_image() -> N
     goal = Margin(subject=subject, classes=TARGETS[:1], is_targeted=True)
     found = carlini_wagner(goal, images, UNIT_RANGE, **PLAIN, start=start)  # type: ignore[arg-type]
     expected, is_success, passes = reference(
-        subject, images[0], int(TARGETS[0]), is_targeted=True, confidence=0.0, start=start[0], **PLAIN  # type: ignore[arg-type]
+        subject,
+        images[0],
+        int(TARGETS[0]),
+        is_targeted=True,
+        confidence=0.0,
+        start=start[0],
+        **PLAIN,  # type: ignore[arg-type]
     )
     assert (found.is_success.item(), found.passes.item()) == (is_success, passes)
     torch.testing.assert_close(found.images[0], expected, rtol=0, atol=1e-7)
@@ -196,7 +203,10 @@ def test_an_image_that_is_there_already_stays() -> None:
     subject, images = small_subject("gm"), some_images(COUNT)
     classes = outputs_of(subject, images).logits.argmax(dim=1)
     found = carlini_wagner(
-        Margin(subject=subject, classes=classes, is_targeted=True), images, UNIT_RANGE, **PLAIN  # type: ignore[arg-type]
+        Margin(subject=subject, classes=classes, is_targeted=True),
+        images,
+        UNIT_RANGE,
+        **PLAIN,  # type: ignore[arg-type]
     )
     assert found.is_success.all()
     torch.testing.assert_close(found.images, images, rtol=0, atol=1e-6)

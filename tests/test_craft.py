@@ -11,7 +11,8 @@ from torch import Tensor
 
 from facegm.adversarial.chance import generators_of
 from facegm.adversarial.craft import Crafted, craft
-from facegm.adversarial.density_objective import ClassDensity, DensityMargin, DensityShortfall
+from facegm.adversarial.density_objective import DensityMargin, DensityShortfall
+from facegm.adversarial.detectors.base import ClassDensity
 from facegm.adversarial.objectives import CrossEntropy, Margin, random_other_classes
 from facegm.adversarial.orthogonal_attack import JointObjective
 from facegm.adversarial.recipe import ATTACKS, AttackRecipe

@@ -29,14 +29,15 @@ from facegm.errors import FacegmError, UsageError
 def fitted(name: str) -> Detector:
     train, states = observed(45), {"noisy": observed(30, seed=2), "adversarial": observed(30, seed=3, spread=3.0)}
     density = KDensity(0.7).fit(train)
-    return {
+    makers: dict[str, Callable[[], Detector]] = {
         "k-density": lambda: density,
         "gm-likelihood": lambda: GMLikelihood(torch.randn(3, 5)),
         "mahalanobis": lambda: Mahalanobis().fit(train),
         "i-defender": lambda: IDefender(2, seed=1).fit(train),
         "lid": lambda: LID().fit(observed(30), **states),
         "kd-bu": lambda: KDBU(density).fit(observed(30), **states),
-    }[name]()
+    }
+    return makers[name]()
 
 
 @pytest.mark.parametrize("name", DETECTORS)

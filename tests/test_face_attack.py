@@ -2,35 +2,44 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from face_runs import small_config
+from face_runs import exported, small_config
 from pages import Page
+from PIL import Image
 from stores import NamedFaces
 
 from facegm.adversarial import face_attack, face_attack_report, face_crafting
 from facegm.adversarial.detectors.k_density import KDensity
+from facegm.adversarial.face_attack_charts import cumulative
 from facegm.adversarial.face_crafting import FACE_ATTACKS
+from facegm.adversarial.face_detection import fit_detectors, observe_training_faces
 from facegm.adversarial.face_inputs import DRAWN, inputs_in_files, strange_inputs
 from facegm.adversarial.face_objectives import GOALS
+from facegm.adversarial.face_pairs import FacePairs
+from facegm.adversarial.face_subject import load_face_subject
 from facegm.adversarial.observations import Observations
+from facegm.adversarial.verifier import Verifier
 from facegm.cli import attack_faces
 from facegm.data.weights import read_weights
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
-from facegm.eval.pairs import read_pairs
+from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.protocol import NO_PCA, verify
 from facegm.faces.run import open_training_faces, train_run
+from facegm.faces.task import FaceTask
+from facegm.losses.config import LossConfig
 from facegm.training.checkpoint import load_newest_checkpoint
 
 IMAGES = 6
-QUICK = {"cw": {"iterations": 15, "search_steps": 2}, "ddn": {"iterations": 15}}
+QUICK: Mapping[str, Any] = {"cw": {"iterations": 10, "search_steps": 2}, "ddn": {"iterations": 40}}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +109,10 @@ def test_successes_are_those_of_the_written_photos(run: Path, small_store: Path,
     assert len(rows) == sum(one["pairs"] for one in found["attacks"]) == len(FACE_ATTACKS) * IMAGES
     for one in found["attacks"]:
         mine = [row for row in rows if (row["goal"], row["attack"]) == (one["goal"], one["attack"])]
-        clean, photos = np.stack([store.face(row["photo"]) for row in mine]), crafted(attacked, one["goal"], one["attack"])
+        clean, photos = (
+            np.stack([store.face(row["photo"]) for row in mine]),
+            crafted(attacked, one["goal"], one["attack"]),
+        )
         changes = np.sqrt(((photos - clean) ** 2).mean(axis=(1, 2, 3)))
         assert [float(row["distortion"]) for row in mine] == pytest.approx(changes.tolist(), abs=1e-3)
         if one["attack"].startswith("pgd-"):
@@ -143,13 +155,17 @@ def test_detectors_score_as_a_plain_computation_does(run: Path, small_store: Pat
     means, store, embedder = means_of(run), NamedFaces(small_store), FaceEmbedder.load(run)
     faces = open_training_faces(small_config(small_store))
     known = embedder.embed_aligned([store.face(key) for key in faces.keys]).astype(np.float64) / 2
-    training = Observations(features=torch.from_numpy(known), logits=torch.zeros(48, 6), labels=torch.from_numpy(faces.labels))
+    training = Observations(
+        features=torch.from_numpy(known), logits=torch.zeros(48, 6), labels=torch.from_numpy(faces.labels)
+    )
     bandwidth = KDensity().fit(training).bandwidth_.item()  # which tests of its own look at
 
     def scores(photo: np.ndarray) -> tuple[float, float]:
         z = embedder.embed_aligned([photo])[0].astype(np.float64) / 2
         squared = ((means - z) ** 2).sum(axis=1)
-        kernels = [-((z - center) ** 2).sum() / (2 * bandwidth**2) for center in known[faces.labels == squared.argmin()]]
+        kernels = [
+            -((z - center) ** 2).sum() / (2 * bandwidth**2) for center in known[faces.labels == squared.argmin()]
+        ]
         return float(np.logaddexp.reduce(kernels) - np.log(len(kernels))), float(-squared.min() / 2)
 
     for goal in GOALS:
@@ -163,3 +179,85 @@ def test_detectors_score_as_a_plain_computation_does(run: Path, small_store: Pat
             wins = np.sign(clean[:, None, column] - scored)
             assert numbers["detectors"][name]["area"] == pytest.approx((wins.mean() + 1) / 2)
     assert tuple(one["name"] for one in found["strange_inputs"]) == DRAWN
+
+
+def test_the_average_of_weights_and_means_is_attacked_where_it_is_exported(small_store: Path, tmp_path: Path) -> None:
+    config = small_config(small_store, epochs=3.0, ema_decay=0.5)
+    train_run(config, tmp_path)
+    face = load_face_subject(tmp_path, config, open_training_faces(config), 128, torch.device("cpu"))
+    expected, found = exported(tmp_path), face.module.network.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    state = load_newest_checkpoint(tmp_path)
+    assert state is not None
+    assert torch.equal(face.task.state_dict()["loss.means"], state["average"]["task"]["loss.means"])
+    assert not torch.equal(state["task"]["loss.means"], state["average"]["task"]["loss.means"])
+    assert not any(part.training for part in face.module.modules())
+
+
+def test_of_another_loss_there_is_no_likelihood(run: Path, small_store: Path) -> None:
+    config = small_config(small_store)
+    faces = open_training_faces(config)
+    face = load_face_subject(run, config, faces, 128, torch.device("cpu"))
+    training = observe_training_faces(face, faces)
+    assert (training.predicted == training.labels).double().mean() > 0.9
+    assert list(fit_detectors(face, training)) == ["K-density", "GM likelihood"]
+    softmax = FaceTask(config.model, LossConfig(name="softmax"), config.preprocessing, 6)
+    assert list(fit_detectors(face._replace(task=softmax), training)) == ["K-density"]
+
+
+def test_a_run_that_cannot_be_attacked_is_refused(run: Path, small_store: Path, tmp_path: Path) -> None:
+    config = small_config(small_store)
+    faces = open_training_faces(config)
+    with pytest.raises(FacegmError, match="no checkpoint, in which the means of the identities are"):
+        load_face_subject(tmp_path, config, faces, 128, torch.device("cpu"))
+    fewer = replace(config, data=replace(config.data, exclude_identities=["person_0"]))
+    with pytest.raises(FacegmError, match=r"trained on 48 faces of 6 identities .* now holds 40 faces of 5"):
+        load_face_subject(run, fewer, open_training_faces(fewer), 128, torch.device("cpu"))
+    wider = replace(config, model=replace(config.model, embedding_dim=8))
+    with pytest.raises(FacegmError, match="of another network than its configuration"):
+        load_face_subject(run, wider, faces, 128, torch.device("cpu"))
+    for options in (["--images=1"], ["--false-accept-rate=1"], ["--false-accept-rate=x"]):
+        with pytest.raises(SystemExit) as stop:
+            attack_faces.run([str(run), "--lfw", str(small_store), *options])
+        assert stop.value.code == 2
+
+
+def test_a_network_that_judges_no_pair_right_has_none_to_attack(small_store: Path) -> None:
+    pairs = Pairs(("a", "c"), ("b", "d"), np.array([True, True]), np.array([0, 1]))
+    verifier = Verifier(variant=NO_PCA, thresholds=torch.tensor([0.5, 0.5]).double())
+    result = SimpleNamespace(distances=np.array([0.9, 0.8]))
+    judged: Any = FacePairs(pairs=pairs, faces={}, embeddings=np.zeros((4, 2)), verifier=verifier, result=result)
+    with pytest.raises(FacegmError, match="no pair of one person is judged right"):
+        judged.attacked("dodging", 2)
+
+
+def test_strange_inputs_are_what_they_are_called() -> None:
+    faces = np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    found = strange_inputs(faces)
+    assert all(one.shape == faces.shape and one.dtype == np.uint8 for one in found.values())
+    assert (found["blank"] == found["blank"][:, :1, :1]).all()
+    assert len(np.unique(found["blank"][:, 0, 0], axis=0)) == 5
+    assert np.array_equal(found["upside-down"][2, 0, 0], faces[2, 63, 63])
+    assert np.unique(found["noise"]).size == 256
+    shrunk = found["close-ups"][0, 2::4, 2::4].astype(int)  # a part of 16x16, enlarged four times
+    windows = np.lib.stride_tricks.sliding_window_view(faces[0].astype(int), (16, 16), axis=(0, 1))
+    distance = np.abs(windows - shrunk.transpose(2, 0, 1)).mean(axis=(2, 3, 4))
+    assert distance.min() < 0.5 * np.median(distance), "is near one of the parts, as no other"
+    again = strange_inputs(faces)
+    assert all(np.array_equal(found[name], again[name]) for name in DRAWN)
+
+
+def test_inputs_in_files_are_brought_to_the_side_of_faces(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    for number in range(5):
+        Image.new("L", (40 + number, 30), 50 * number).save(tmp_path / f"cats/{number}.png")
+    found = inputs_in_files([tmp_path / "cats"], 16, 3)
+    assert list(found) == ["cats"]
+    assert found["cats"].shape == (3, 16, 16, 3)
+    assert found["cats"][:, 0, 0].tolist() == [[0] * 3, [50] * 3, [150] * 3], "evenly spaced over all"
+
+
+def test_the_chart_counts_those_that_needed_no_more() -> None:
+    sizes, shares = cumulative(np.array([3.0, 1.0]), 4)
+    assert sizes.tolist() == [0, 1, 3]
+    assert shares.tolist() == [0, 0.25, 0.5]

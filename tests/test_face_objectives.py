@@ -1,7 +1,6 @@
-"""Protects what attackers of a face system aim at: the protocol's own decision, and a gradient through all of the way."""
+"""Protects what attackers of a face system aim at: the protocol's own decision, and a gradient through all between."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +31,9 @@ def smooth_faces(count: int, seed: int = 0) -> np.ndarray:
     import cv2
 
     rng = np.random.default_rng(seed)
-    fields = [cv2.resize(rng.uniform(0, 255, (6, 6, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for _ in range(count)]
+    fields = [
+        cv2.resize(rng.uniform(0, 255, (6, 6, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for _ in range(count)
+    ]
     return np.clip(fields, 0, 255).astype(np.uint8)
 
 
@@ -186,7 +187,7 @@ def test_pixels_that_the_crop_leaves_out_have_no_gradient() -> None:
 def test_the_attacks_reach_the_goal_by_the_protocol(goal: Goal, attack: str) -> None:
     """Whatever loop changes the photos; thresholds lie between the distances of the clean pairs and the goal."""
     objective, photos = objective_of(goal, NO_PCA, torch.float32)
-    squared = (objective.verifier.compared(objective.subject.features(photos), objective.folds) - objective.references)
+    squared = objective.verifier.compared(objective.subject.features(photos), objective.folds) - objective.references
     distance = squared.norm(dim=1)
     factor = 0.9 if goal == "impersonation" else 1.1
     verifier = replace(objective.verifier, thresholds=distance.double() * factor)
@@ -196,7 +197,9 @@ def test_the_attacks_reach_the_goal_by_the_protocol(goal: Goal, attack: str) -> 
     assert attacked.is_success.all()
     compared = verifier.compared(objective.subject.features(attacked.images), objective.folds)
     found = (compared - objective.references).norm(dim=1)
-    assert bool(((found < distance * factor) if goal == "impersonation" else (found >= distance * factor * 0.9999)).all())
+    assert bool(
+        ((found < distance * factor) if goal == "impersonation" else (found >= distance * factor * 0.9999)).all()
+    )
     if attack != "sign":  # stops at the threshold
         assert (found / (distance * factor) - 1).abs().max() < 0.05
         assert distortion(photos, attacked.images, UNIT_RANGE).max() < 20

@@ -112,6 +112,8 @@ def test_numbers_of_images_are_independent_and_uniform() -> None:
     draws = uniform(generators_of(torch.arange(400), 0), (2, 3))
     assert draws.shape == (400, 2, 3)
     assert ((draws >= 0) & (draws < 1)).all()
+    others = torch.cat([uniform(generators_of(torch.arange(400), seed), (2, 3)) for seed in (1, 2**62)])
+    assert len(torch.cat([draws, others]).flatten(1).unique(dim=0)) == 1200  # seed and number are not just added
     assert ((draws.mean(dim=0) - 0.5).abs() < 4 * (1 / 12 / 400) ** 0.5).all()
     correlations = torch.corrcoef(draws.flatten(1).T) - torch.eye(6)
     assert (correlations.abs() < 4 / 20).all()

@@ -26,7 +26,8 @@ class Distance:
         return self
 
     def predict_features(self, z: Tensor) -> Tensor:
-        return (z - self.mean).norm(dim=1)
+        distances: Tensor = (z - self.mean).norm(dim=1)
+        return distances
 
 
 def logits_of(features: Tensor) -> Tensor:

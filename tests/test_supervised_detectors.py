@@ -83,7 +83,8 @@ class SmallNetwork(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         x = self.relu(self.first(images))
         x = self.prelu(self.second(x))
-        return self.prelu(x.mean((2, 3)) - 0.1)
+        features: Tensor = self.prelu(x.mean((2, 3)) - 0.1)
+        return features
 
     def layers_by_hand(self, images: Tensor) -> list[Tensor]:
         first = self.first(images)

@@ -19,7 +19,7 @@ LARGEST_CONSTANT, UNBOUNDED = 1e10, 1e9
 REPEATED_FROM = 10
 """Tries from which on the last one is made with the smallest constant that has done."""
 CHECKS, PROGRESS = 10, 0.9999
-"""How often in a try an image's loss is looked at, and which part of the last one it has to be below."""
+"""How often in a try an image's smallest loss is looked at, and which part of the last one it has to be below."""
 FIRST_DECAY, SECOND_DECAY, STABILITY = 0.9, 0.999, 1e-8
 """Adam's."""
 
@@ -42,8 +42,9 @@ def carlini_wagner(
     none has done; each try begins anew. Distances are in widths of the pixel range, so that constants and results mean
     the same with any; the published code has a width of 1.
 
-    There a try ends when the loss of the whole batch no longer falls. Here an image leaves the batch when its own does
-    not, and nothing that becomes of it depends on the others.
+    There a try ends when the loss of the whole batch no longer falls. Here an image leaves the batch when its smallest
+    loss so far does not (that of the moment jumps up and down where the goal begins), and nothing that becomes of it
+    depends on the others.
 
     Args:
         objective: what is wanted of each image.
@@ -139,7 +140,9 @@ class _Descent(NamedTuple):
     mean_square: Images
     clean: Images
     constant: Float[Tensor, " batch"]
-    last_loss: Float[Tensor, " batch"]
+    smallest_loss: Float[Tensor, " batch"]
+    """So far."""
+    last_smallest: Float[Tensor, " batch"]
     """When it was looked at."""
     images: Images
     """As in `_Found`."""
@@ -169,7 +172,8 @@ def _descend(
         mean_square=torch.zeros_like(points),
         clean=clean,
         constant=constant,
-        last_loss=found.squared_distance,
+        smallest_loss=found.squared_distance,
+        last_smallest=found.squared_distance,
         images=found.images,
         squared_distance=found.squared_distance,
     )
@@ -179,21 +183,19 @@ def _descend(
         found.passes[gone.rows] = passes
 
     for iteration in range(iterations):
-        going, loss = _step(objective, space, going, iteration, learning_rate)
+        going = _step(objective, space, going, iteration, learning_rate)
         if iteration % max(1, iterations // CHECKS) == 0:
-            goes_on = loss < PROGRESS * going.last_loss
+            goes_on = going.smallest_loss < PROGRESS * going.last_smallest
             leave(going.only(~goes_on), iteration + 1)
-            going = going._replace(last_loss=loss).only(goes_on)
+            going = going._replace(last_smallest=going.smallest_loss).only(goes_on)
             if not len(going.rows):
                 return found
     leave(going, iterations)
     return found
 
 
-def _step(
-    objective: Objective, space: _TanhSpace, going: _Descent, iteration: int, learning_rate: float
-) -> tuple[_Descent, Float[Tensor, " batch"]]:
-    """Judge images, and take Adam's step; with the loss before it."""
+def _step(objective: Objective, space: _TanhSpace, going: _Descent, iteration: int, learning_rate: float) -> _Descent:
+    """Judge images, and take Adam's step."""
     points = going.points.detach().requires_grad_()
     with torch.enable_grad():
         images = space.images(points)
@@ -201,18 +203,18 @@ def _step(
         judgement = objective(images, going.rows)
         loss = squared_distance + going.constant * judgement.loss.relu()
         (gradient,) = torch.autograd.grad(loss.sum(), points)
-    images, squared_distance, loss = images.detach(), squared_distance.detach(), loss.detach()
+    images, squared_distance = images.detach(), squared_distance.detach()
     is_nearer = judgement.is_reached & (squared_distance < going.squared_distance)
     is_shown = is_nearer | going.squared_distance.isinf()
     mean_gradient = going.mean_gradient.lerp(gradient, 1 - FIRST_DECAY)
     mean_square = going.mean_square.lerp(gradient.square(), 1 - SECOND_DECAY)
     rate = learning_rate / (1 - FIRST_DECAY ** (iteration + 1))
     deviation = mean_square.sqrt() / math.sqrt(1 - SECOND_DECAY ** (iteration + 1)) + STABILITY
-    stepped = going._replace(
+    return going._replace(
         points=points.detach() - rate * mean_gradient / deviation,
         mean_gradient=mean_gradient,
         mean_square=mean_square,
+        smallest_loss=torch.minimum(going.smallest_loss, loss.detach()),
         images=torch.where(is_shown[:, None, None, None], images, going.images),
         squared_distance=torch.where(is_nearer, squared_distance, going.squared_distance),
     )
-    return stepped, loss

@@ -9,12 +9,8 @@ from torch import Tensor
 from facegm.adversarial.carlini_wagner import carlini_wagner
 from facegm.adversarial.chance import Generators, generators_of
 from facegm.adversarial.ddn import ddn
-from facegm.adversarial.density_objective import (
-    ClassDensity,
-    DensityMargin,
-    DensityShortfall,
-    white_box_carlini_wagner,
-)
+from facegm.adversarial.density_objective import DensityMargin, DensityShortfall, white_box_carlini_wagner
+from facegm.adversarial.detectors.base import ClassDensity
 from facegm.adversarial.objectives import CrossEntropy, Margin, Objective, least_likely_classes, random_other_classes
 from facegm.adversarial.orthogonal_attack import JointObjective, orthogonal_attack
 from facegm.adversarial.random_search import random_search

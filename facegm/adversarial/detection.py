@@ -73,8 +73,7 @@ def area_under_roc(normal_scores: Scores, other_scores: Scores) -> float:
 
 def threshold_at(normal_scores: Scores, false_alarm_rate: float) -> float:
     """The highest score below which no larger share of normal images lies; what reaches it passes."""
-    alarms = int(false_alarm_rate * len(normal_scores) + 1e-9)  # 0.01 * 700 is a little less than 7
-    return float(np.sort(normal_scores)[alarms])
+    return float(np.sort(normal_scores)[int(false_alarm_rate * len(normal_scores))])
 
 
 def false_alarms(normal_scores: Scores, noisy_scores: Scores) -> dict[float, float]:

@@ -175,8 +175,7 @@ def attack_faces(
         results=results,
         clean=clean,
         strange=[
-            _strange(name, clean, system.scores(inputs))
-            for name, inputs in {**strange_inputs(photos), **named}.items()
+            _strange(name, clean, system.scores(inputs)) for name, inputs in {**strange_inputs(photos), **named}.items()
         ],
     )
 

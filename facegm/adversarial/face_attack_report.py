@@ -39,12 +39,13 @@ def summary(report: FaceAttackReport) -> str:
     """A few lines of plain text."""
     lines = [f"verification accuracy {report.accuracy:.2%}; attacked pairs are judged right before"]
     for one in report.results:
-        distance = mean_where(one.distortion, one.is_success)
+        found = _numbers_of(one)
+        distance = "" if found["distortion"] is None else f", distortion {found['distortion']:.2f} of 255"
         lines.append(
-            f"  {one.pairs.goal} of {len(one.is_success)} by {one.name}: success {one.is_success.mean():.2%}, in 8 bits "
-            f"{one.is_success_quantised.mean():.2%}" + (f", distortion {distance:.2f} of 255" if distance else "")
+            f"  {found['goal']} of {found['pairs']:,} pairs by {one.name}: success {found['success']:.2%}, "
+            f"in 8 bits {found['success_quantised']:.2%}{distance}"
         )
-        lines += [f"    AUC {found.area:.4f} of {detector}" for detector, found in one.detections.items()]
+        lines += [f"    {name}: AUC {detection.area:.4f}" for name, detection in one.detections.items()]
     for strange in report.strange:
         lines.append(f"  {strange.name}: " + ", ".join(f"AUC {a:.4f} of {name}" for name, a in strange.areas.items()))
     return "\n".join([*lines, THREAT_MODEL])
@@ -157,7 +158,7 @@ def _rows(report: FaceAttackReport) -> Iterator[dict[str, Any]]:
 
 
 def _html(report: FaceAttackReport, numbers: Mapping[str, Any]) -> str:
-    distortions = {
+    distortions: dict[str, dict[str, list[float]]] = {
         goal: {name: (found := _find(report, goal, name)).distortion[found.is_success].tolist() for name in NEAREST}
         for goal in GOALS
     }
@@ -169,9 +170,7 @@ def _html(report: FaceAttackReport, numbers: Mapping[str, Any]) -> str:
         detectors=list(report.clean),
         success_chart=success_chart(numbers["success_over_budget"], distortions, most),
         charts=[chart for name in report.clean for chart in _detector_charts(report, name)],
-        pictures=[
-            (f"{goal}, {name}", list(_pictures(_find(report, goal, name)))) for goal in GOALS for name in SHOWN
-        ],
+        pictures=[(f"{goal}, {name}", list(_pictures(_find(report, goal, name)))) for goal in GOALS for name in SHOWN],
     )
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from facegm.adversarial.detectors.gm_likelihood import GMLikelihood
 from facegm.adversarial.detectors.base import Detector
+from facegm.adversarial.detectors.gm_likelihood import GMLikelihood
 from facegm.adversarial.detectors.k_density import KDensity
 from facegm.adversarial.face_subject import FaceSubject
 from facegm.adversarial.observations import Observations

@@ -63,4 +63,5 @@ def inputs_in_files(sources: Sequence[Path], side: int, count: int) -> Mapping[s
 
 def _read(images: ImageSet, count: int) -> FaceLike:
     total = len(images.samples)
-    return np.stack([images.picture(number) for number in np.arange(min(count, total)) * total // min(count, total)])
+    count = min(count, total)
+    return np.stack([images.picture(number * total // count) for number in range(count)])

@@ -70,9 +70,7 @@ class FacePairs:
             kind = "one person" if goal == "dodging" else "different people"
             raise FacegmError(f"pairs: no pair of {kind} is judged right, so there is none to attack; train longer")
         numbers = numbers[first_of_each_fold(self.pairs.fold[numbers], count)]
-        names, others = (
-            tuple(side[number] for number in numbers) for side in (self.pairs.names_a, self.pairs.names_b)
-        )
+        names, others = (tuple(side[number] for number in numbers) for side in (self.pairs.names_a, self.pairs.names_b))
         row_of = {name: row for row, name in enumerate(self.faces)}
         embeddings = torch.from_numpy(self.embeddings[[row_of[name] for name in others]])
         folds = torch.from_numpy(self.pairs.fold[numbers])

@@ -1,4 +1,4 @@
-"""A face network under attack: aligned faces of 0 to 1 in, embeddings out, with all that lies between in the gradient."""
+"""A face network under attack: aligned faces of 0 to 1 in, embeddings out, and a gradient through all between."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -111,6 +111,6 @@ def load_face_subject(
     except RuntimeError as error:
         raise FacegmError(f"{run}: its checkpoint is of another network than its configuration ({error})") from error
     task.to(device).eval().requires_grad_(False)
-    module = AlignedFaceNetwork(task.network, config.preprocessing, side).to(device)
+    module = AlignedFaceNetwork(task.network, config.preprocessing, side).to(device).eval()
     subject = Subject(module=module, features=module, logits=task.loss.logits)
     return FaceSubject(subject, module, task, int(state["step"]))

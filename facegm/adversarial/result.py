@@ -21,7 +21,7 @@ class Attacked:
     is_success: Bool[Tensor, " batch"]
     """Whether the attacker's goal is reached."""
     passes: Int64[Tensor, " batch"]
-    """Forward and backward passes that each image took."""
+    """Forward passes that each image took, each with a backward pass where the attack asks for gradients."""
 
 
 def distortion(clean: Images, attacked: Images, pixel_range: PixelRange) -> Float[Tensor, " batch"]:

@@ -14,10 +14,10 @@ from facegm.eval.protocol import Variant, Verification, pca_by_fold, verify
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Verifier:
-    """The decision of `facegm.eval.protocol` on the pairs of each fold: the same person where the L2 distance of what
-    is `compared` is below the fold's threshold.
+    """The decision of `facegm.eval.protocol` on the pairs of each fold.
 
-    PCA and threshold of a fold come from the pairs of all others.
+    They show one person where the L2 distance of what is `compared` is below the fold's threshold. PCA and threshold of
+    a fold come from the pairs of all others.
     """
 
     variant: Variant
@@ -47,8 +47,8 @@ class Verifier:
 
     def to(self, device: torch.device) -> "Verifier":
         """The same on a device."""
-        parts = {name: getattr(self, name) for name in ("thresholds", "mean", "axes")}
-        return replace(self, **{name: None if part is None else part.to(device) for name, part in parts.items()})
+        mean, axes = (None if part is None else part.to(device) for part in (self.mean, self.axes))
+        return replace(self, thresholds=self.thresholds.to(device), mean=mean, axes=axes)
 
 
 def fit_verifier(

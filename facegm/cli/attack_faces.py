@@ -26,7 +26,9 @@ def parser() -> ArgumentParser:
         required=True,
         help="store that `facegm align --on-missing center-crop` made of LFW's photos, or of a set laid out like it",
     )
-    options.add_argument("--pairs", type=Path, help="protocol file (default: pairs.txt in the store or in the one above)")
+    options.add_argument(
+        "--pairs", type=Path, help="protocol file (default: pairs.txt in the store or in the one above)"
+    )
     options.add_argument(
         "--images",
         type=whole_number(minimum=2),

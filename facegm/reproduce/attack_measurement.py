@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,8 +164,8 @@ def _scores(fitted: FittedDetectors, detector: str, observed: Mapping[str, Obser
 
 def _part(observed: Observations, rows: slice) -> Observations:
     """What was observed of some of the images."""
-    found = {one.name: getattr(observed, one.name) for one in fields(observed)}
-    return Observations(**{name: None if part is None else part[rows] for name, part in found.items()})
+    found: dict[str, Any] = {one.name: getattr(observed, one.name) for one in fields(observed)}
+    return Observations(**{name: part if part is None else part[rows] for name, part in found.items()})
 
 
 def _numbers_of(scores: Scores, is_fooled: Flags) -> Numbers:

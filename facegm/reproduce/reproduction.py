@@ -74,13 +74,17 @@ class Reproduction:
         self._options, self._data = options, DataSets()
         self.experiment = EXPERIMENTS[options.name]
         self.cells_folder = options.output / "cells"
-        parts: list[str | None] = [options.name, options.config and options.config.stem]
-        parts.append(options.budget and options.budget.text)
+        parts = [options.name]
+        if options.config is not None:
+            parts.append(options.config.stem)
+        if options.budget is not None:
+            parts.append(options.budget.text)
         for option, number in (("images", options.images), ("attack-iterations", options.iterations)):
             if number is not None and not self.experiment.images:
                 raise UsageError(f"--{option}: {options.name} attacks no images")
-            parts.append(None if number is None else f"{number}{option}")
-        self._stem = "-".join(str(part) for part in parts if part)
+            if number is not None:
+                parts.append(f"{number}{option}")
+        self._stem = "-".join(parts)
         self.entries = self._entries()
         chosen = [p for p in self.entries if all(text.lower() in p.title.lower() for text in options.filters)]
         if not chosen:

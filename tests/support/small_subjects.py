@@ -93,10 +93,11 @@ def hyperplane_subject(normal: Tensor, offset: float, pixel_range: PixelRange = 
 
     The nearest image of the other class lies |<normal, image> - offset| / ||normal|| away.
     """
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(normal.numel(), 1)).double().eval()
+    linear = nn.Linear(normal.numel(), 1).double()
     with torch.no_grad():
-        layers[1].weight.copy_(normal.flatten()[None])
-        layers[1].bias.fill_(-offset)
+        linear.weight.copy_(normal.flatten()[None])
+        linear.bias.fill_(-offset)
+    layers = nn.Sequential(nn.Flatten(), linear).eval()
 
     def logits(features: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(features), features], dim=1) - 1000
