@@ -106,6 +106,16 @@ def test_a_network_without_gradients_is_refused() -> None:
         check_subject(rounded, IMAGES, labels_of(rounded))
 
 
+def test_a_network_that_is_sure_of_everything_passes() -> None:
+    """Its posteriors round to 1, where the cross-entropy has no gradient; targeted attacks and margins have one."""
+    plain = small_subject()
+    plain.module.float()
+    subject = replace(plain, logits=lambda features: 1e4 * plain.logits(features))
+    images, labels = IMAGES.float(), labels_of(small_subject())
+    assert outputs_of(subject, images).logits.softmax(dim=1).amax(dim=1).median() == 1
+    assert check_subject(subject, images, labels).zero_gradients == 0
+
+
 def test_the_share_of_zero_gradients_is_that_of_the_images_that_have_none() -> None:
     """In single precision a cross-entropy vanishes where the lead is huge: here of every third image."""
 

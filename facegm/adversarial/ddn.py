@@ -61,7 +61,8 @@ def ddn(objective: Objective, images: Images, pixel_range: PixelRange, *, iterat
 
 
 def _norms(images: Images) -> Float[Tensor, "batch 1 1 1"]:
-    return torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
+    return norms
 
 
 def _scaled(images: Images, norm: Float[Tensor, "batch 1 1 1"] | float) -> Images:
