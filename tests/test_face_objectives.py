@@ -140,7 +140,7 @@ def objective_of(goal: Goal, variant: Variant, dtype: torch.dtype, **more: float
 def test_the_loss_of_each_photo_is_that_of_a_plain_computation(goal: Goal, variant: Variant) -> None:
     """One photo at a time, in numpy and float64; some of the rows, in any order."""
     objective, photos = objective_of(goal, variant, torch.float64, margin=0.05)
-    rows = torch.tensor([3, 0, 2])
+    rows = torch.tensor([3, 0, 1])
     judged = objective(photos[rows], rows)
     for place, row in enumerate(rows.tolist()):
         e = objective.subject.features(photos[row : row + 1])[0].numpy()

@@ -17,7 +17,7 @@ from facegm.adversarial.random_search import random_search
 from facegm.adversarial.recipe import AttackRecipe
 from facegm.adversarial.result import Attacked, check_attacked, check_images
 from facegm.adversarial.sign_attack import sign_attack
-from facegm.adversarial.subject import Images, Subject, outputs_of
+from facegm.adversarial.subject import Images, PixelRange, Subject, outputs_of
 from facegm.errors import UsageError
 
 
@@ -70,7 +70,7 @@ def craft(
             subject=subject, classes=classes, is_targeted=is_targeted, density=density, thresholds=thresholds
         )
     network = Margin(subject=subject, classes=classes, is_targeted=is_targeted, confidence=recipe.confidence)
-    attacked = _carry_out(recipe, network, detector, images, generators)
+    attacked = _attack(recipe, network, detector, images, generators)
     epsilon = recipe.epsilon * subject.pixel_range.width if recipe.is_bounded else None
     check_attacked(images, attacked.images, subject.pixel_range, epsilon=epsilon)
     return Crafted(images=attacked.images, is_success=attacked.is_success, passes=attacked.passes, targets=targets)
@@ -89,16 +89,67 @@ def _targets(
     return random_other_classes(labels, classes, generators)
 
 
-def _carry_out(
+def _attack(
     recipe: AttackRecipe, network: Margin, detector: DensityShortfall | None, images: Images, generators: Generators
 ) -> Attacked:
     """The recipe's loop, on the network or on network and detector."""
     subject, pixel_range = network.subject, network.subject.pixel_range
+    if detector is None:
+        loss = CrossEntropy(subject=subject, classes=network.classes, is_targeted=network.is_targeted)
+        return carry_out(recipe, images, pixel_range, loss=loss, margin=network, generators=generators)
+    if recipe.loop == "orthogonal":
+        return orthogonal_attack(
+            network,
+            detector,
+            images,
+            pixel_range,
+            epsilon=recipe.epsilon * pixel_range.width,
+            step=recipe.step * pixel_range.width,
+            iterations=recipe.iterations,
+        )
+    if recipe.loop == "carlini_wagner":
+        both = DensityMargin(
+            subject=subject,
+            targets=network.classes,
+            density=detector.density,
+            thresholds=detector.thresholds,
+            confidence=recipe.confidence,
+            floor=recipe.density_floor,
+        )
+        return white_box_carlini_wagner(
+            both,
+            images,
+            pixel_range,
+            learning_rate=recipe.learning_rate,
+            search_steps=recipe.search_steps,
+            iterations=recipe.iterations,
+            initial_constant=recipe.initial_constant,
+            start_iterations=recipe.iterations,
+        )
+    joint = JointObjective(network=network, detector=detector)
+    return carry_out(recipe, images, pixel_range, loss=joint, margin=joint, generators=generators)
+
+
+def carry_out(
+    recipe: AttackRecipe,
+    images: Images,
+    pixel_range: PixelRange,
+    *,
+    loss: Objective,
+    margin: Objective,
+    generators: Generators,
+) -> Attacked:
+    """A recipe's loop over any objective; all but those in which network and detector are told apart.
+
+    Args:
+        recipe: the attack.
+        images: clean ones, of the pixel range.
+        pixel_range: what no pixel leaves.
+        loss: what sign and ddn make small.
+        margin: what random_search and carlini_wagner make small, of which carlini_wagner takes the positive part.
+        generators: of each image.
+    """
     epsilon, step = recipe.epsilon * pixel_range.width, recipe.step * pixel_range.width
-    margin: Objective = network
-    loss: Objective = CrossEntropy(subject=subject, classes=network.classes, is_targeted=network.is_targeted)
-    if detector is not None:
-        margin = loss = JointObjective(network=network, detector=detector)
     match recipe.loop:
         case "sign":
             return sign_attack(
@@ -118,37 +169,15 @@ def _carry_out(
             )
         case "ddn":
             return ddn(loss, images, pixel_range, iterations=recipe.iterations)
-        case "orthogonal":
-            assert detector is not None
-            return orthogonal_attack(
-                network, detector, images, pixel_range, epsilon=epsilon, step=step, iterations=recipe.iterations
-            )
-        case "carlini_wagner" if detector is None:
-            return carlini_wagner(
-                network,
-                images,
-                pixel_range,
-                learning_rate=recipe.learning_rate,
-                search_steps=recipe.search_steps,
-                iterations=recipe.iterations,
-                initial_constant=recipe.initial_constant,
-            )
         case "carlini_wagner":
-            both = DensityMargin(
-                subject=subject,
-                targets=network.classes,
-                density=detector.density,
-                thresholds=detector.thresholds,
-                confidence=recipe.confidence,
-                floor=recipe.density_floor,
-            )
-            return white_box_carlini_wagner(
-                both,
+            return carlini_wagner(
+                margin,
                 images,
                 pixel_range,
                 learning_rate=recipe.learning_rate,
                 search_steps=recipe.search_steps,
                 iterations=recipe.iterations,
                 initial_constant=recipe.initial_constant,
-                start_iterations=recipe.iterations,
             )
+        case "orthogonal":
+            raise UsageError("attack: orthogonal is to defeat a detector too; give its density and thresholds")

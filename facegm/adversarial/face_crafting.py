@@ -9,16 +9,14 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from facegm.adversarial.carlini_wagner import carlini_wagner
-from facegm.adversarial.chance import Generators, generators_of
+from facegm.adversarial.chance import generators_of
+from facegm.adversarial.craft import carry_out
 from facegm.adversarial.crafted import craft_in_batches
-from facegm.adversarial.ddn import ddn
 from facegm.adversarial.face_objectives import EmbeddingDistance
 from facegm.adversarial.face_pairs import AttackedPairs
 from facegm.adversarial.lossless import of_levels
 from facegm.adversarial.recipe import AttackRecipe
 from facegm.adversarial.result import Attacked, check_attacked
-from facegm.adversarial.sign_attack import sign_attack
 from facegm.adversarial.subject import UNIT_RANGE, Images, Subject
 from facegm.adversarial.verifier import Verifier
 
@@ -71,39 +69,13 @@ def craft_faces(
             folds=folds,
             margin=recipe.confidence,
         )
-        return _carry_out(recipe, objective, some, generators_of(numbers, recipe.seed))
+        generators = generators_of(numbers, recipe.seed)
+        return carry_out(recipe, some, UNIT_RANGE, loss=objective, margin=objective, generators=generators)
 
     aim = hashlib.sha256(pairs.references.numpy().tobytes() + verifier.thresholds.cpu().numpy().tobytes()).hexdigest()
     numbers = torch.arange(len(images))
     found = craft_in_batches(
         folder, recipe, subject, images, pairs.folds, numbers, attack=attack, about=f"{pairs.goal} {aim}"
     )
-    check_attacked(images, found.images, UNIT_RANGE, epsilon=recipe.epsilon if recipe.loop == "sign" else None)
+    check_attacked(images, found.images, UNIT_RANGE, epsilon=recipe.epsilon if recipe.is_bounded else None)
     return found
-
-
-def _carry_out(recipe: AttackRecipe, objective: EmbeddingDistance, images: Images, generators: Generators) -> Attacked:
-    """The recipe's loop."""
-    if recipe.loop == "carlini_wagner":
-        return carlini_wagner(
-            objective,
-            images,
-            UNIT_RANGE,
-            learning_rate=recipe.learning_rate,
-            search_steps=recipe.search_steps,
-            iterations=recipe.iterations,
-            initial_constant=recipe.initial_constant,
-        )
-    if recipe.loop == "ddn":
-        return ddn(objective, images, UNIT_RANGE, iterations=recipe.iterations)
-    return sign_attack(
-        objective,
-        images,
-        UNIT_RANGE,
-        epsilon=recipe.epsilon,
-        step=recipe.step,
-        iterations=recipe.iterations,
-        restarts=recipe.restarts,
-        generators=generators,
-        stops=recipe.stops,
-    )
