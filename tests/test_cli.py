@@ -57,6 +57,8 @@ OPTIONS = {
         "--jobs",
         "--download",
         "--dry-run",
+        "--images",
+        "--attack-iterations",
     },
     "demo": {"--output", "--seed"},
 }
