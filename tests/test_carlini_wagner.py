@@ -135,7 +135,7 @@ def test_tries_begin_where_they_are_told_and_measure_from_the_clean_image() -> N
 
 # ------------------------------------------------------------------------------------------- known distances
 
-FINE = {"learning_rate": 0.01, "search_steps": 8, "iterations": 300, "initial_constant": 0.1}
+FINE = {"learning_rate": 0.01, "search_steps": 6, "iterations": 200, "initial_constant": 0.2}
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.7])
