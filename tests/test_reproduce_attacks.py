@@ -1,6 +1,5 @@
 """Protects tables of attacks: whatever is killed they end alike, and their figures are those of plain loops."""
 
-import csv
 import json
 import re
 import shutil
@@ -12,10 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attack_grids import BATCH, DEPTHS, PAGELESS, SLOWLY, TEST, TRAINING, begin, digits, write_digits, write_networks
+from attack_grids import (
+    BATCH,
+    DEPTHS,
+    PAGELESS,
+    SLOWLY,
+    TEST,
+    area,
+    begin,
+    digits,
+    rows_of,
+    scores,
+    write_digits,
+    write_networks,
+)
 from pages import Page
 from safetensors.torch import load_file
-from torch import Tensor
 
 from facegm.classification.classifier import load_classifier
 from facegm.reproduce.attack_cells import AttackCell
@@ -45,10 +56,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def rows_of(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(file.read_text().splitlines()))
-
-
 def batches(output: Path) -> dict[Path, int]:
     """The files of attacked images, and when they were made."""
     files = output.glob("cells/*/attacked/*.safetensors")
@@ -71,36 +78,6 @@ def test_every_row_has_its_figures_and_says_how_short_they_are(folder: Path) -> 
     assert f"shortened: {len(TEST)} of 1000 images, 2 of 20 iterations" in page.text
     assert f"{float(rows[5]['value']):.2f} (1 seed); successes alone" in page.text
     assert len(page.loads) == 2  # every seed as a dot, and ROC curves
-
-
-def density(centers: Tensor, points: Tensor, bandwidth: float) -> np.ndarray:
-    """Log K-density of each point, up to a constant, by a loop over the points."""
-    found = []
-    for point in points.double():
-        exponents = [-((point - center) ** 2).sum().item() / (2 * bandwidth**2) for center in centers.double()]
-        highest = max(exponents)
-        found.append(highest + np.log(np.mean(np.exp(np.array(exponents) - highest))))
-    return np.array(found)
-
-
-def scores(kind: str, run: Path, images: Tensor) -> np.ndarray:
-    """What a detector makes of images: K-density under the predicted class, or the likelihood of the nearest mean."""
-    classifier = load_classifier(run / "classifier.safetensors")
-    with torch.no_grad():
-        points, training = classifier.features(images), classifier.features(digits(TRAINING, 0))
-        predicted = classifier(images).argmax(dim=1)
-    if kind == "gm-likelihood":
-        means = load_file(run / "classifier.safetensors")["loss.means"]
-        return np.array([max(-0.5 * ((x - mean) ** 2).sum().item() for mean in means) for x in points])
-    (fitted,) = (run / "detectors").glob("k-density-*.safetensors")
-    bandwidth, labels = load_file(fitted)["bandwidth_"].item(), torch.tensor(TRAINING)
-    of_class = zip(points, predicted.tolist(), strict=True)
-    return np.array([density(training[labels == k], x[None], bandwidth)[0] for x, k in of_class])
-
-
-def area(normal: np.ndarray, other: np.ndarray) -> float:
-    """The share of pairs of which the normal one scores higher, in percent; a tie is half a pair."""
-    return 100 * float(np.mean([(a > b) + 0.5 * (a == b) for a in normal for b in other]))
 
 
 @pytest.mark.parametrize(
