@@ -5,8 +5,8 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -30,30 +30,43 @@ from safetensors.torch import load_file
 
 from facegm.classification.classifier import load_classifier
 from facegm.reproduce.attack_cells import AttackCell
-from facegm.reproduce.cells import RESULT_FILE
-from facegm.reproduce.reproduction import Options, Reproduction
+from facegm.reproduce.cells import RESULT_FILE, Cell
+from facegm.reproduce.reproduction import Options
 
 FILTERS = ["MNIST", "seed 0", "BIM"]
-TABLE7 = Options(name="table7", config=Path("small.yaml"), filters=FILTERS, images=len(TEST), iterations=2)
+TABLE7 = Options(
+    name="table7", output=Path("networks"), config=Path("small.yaml"), filters=FILTERS, images=len(TEST), iterations=2
+)
 ARGUMENTS = [f"--images={len(TEST)}", "--attack-iterations=2", *(f"--filter={text}" for text in FILTERS)]
-NETWORKS, ATTACKS = 4, 4
-"""Cells: of softmax, softmax with dropout, RCE and GM."""
+ATTACKS = 4
+"""Of networks with softmax, softmax and dropout, RCE and GM."""
 STEM = f"table7-small-{len(TEST)}images-2attack-iterations"
 
 
+class Attacks(NamedTuple):
+    folder: Path
+    """With digits, networks of all rows in `networks`, and in `whole` what an undisturbed command makes of them."""
+    cells: dict[str, Cell]
+    """By their titles."""
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Digits, networks of most rows in `networks`, and in `whole` what an undisturbed command makes of them."""
+def attacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacks]:
     folder = tmp_path_factory.mktemp("attacks")
     write_digits(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("facegm.models.image_network.CIFAR_DEPTHS", DEPTHS)
         patch.chdir(folder)
-        write_networks(replace(TABLE7, output=Path("networks")))
+        work = write_networks(TABLE7).work
         shutil.copytree("networks", "whole")
         command = begin(folder, "table7", "--output=whole", "--jobs=2", *ARGUMENTS)
         assert command.wait(300) == 0, command.output
-        yield folder
+        yield Attacks(folder, {title: cell for cell, title in work.items()})
+
+
+@pytest.fixture
+def folder(attacks: Attacks) -> Path:
+    return attacks.folder
 
 
 def batches(output: Path) -> dict[Path, int]:
@@ -84,10 +97,10 @@ def test_every_row_has_its_figures_and_says_how_short_they_are(folder: Path) -> 
     ("row", "detector"),
     [("softmax+KD", "k-density"), ("RCE+KD", "k-density"), ("GM+KD", "k-density"), ("GM likelihood", "gm-likelihood")],
 )
-def test_the_figures_are_those_of_plain_loops(row: str, detector: str, folder: Path) -> None:
+def test_the_figures_are_those_of_plain_loops(row: str, detector: str, attacks: Attacks) -> None:
+    folder = attacks.folder
     (line,) = (one for one in rows_of(folder / "whole" / f"{STEM}.csv") if one["row"] == f"MNIST: {row}")
-    entries = Reproduction(replace(TABLE7, output=folder / "whole")).entries
-    cell = next(p.cell for p in entries if p.cell.name == line["cell"])
+    cell = next(cell for cell in attacks.cells.values() if cell.name == line["cell"])
     run, files = (folder / "whole" / "cells" / one.name for one in (cell.needs[0], cell))
     classifier, clean, labels = load_classifier(run / "classifier.safetensors"), digits(TEST, 1), torch.tensor(TEST)
     with torch.no_grad():
@@ -123,13 +136,13 @@ def test_black_box_images_are_judged_by_the_other_network(folder: Path) -> None:
         name="table11", output=folder / "black", config=Path("small.yaml"), images=20, iterations=3,
         filters=["MNIST: GM+KD", "seed 0"],
     )  # fmt: skip
-    write_networks(options)
+    work = write_networks(options).work
     given = ["--images=20", "--attack-iterations=3", "--filter=MNIST: GM+KD", "--filter=seed 0"]
     command = begin(folder, "table11", "--output=black", *given, name="black.txt", code=PAGELESS)
     assert command.wait(200) == 0, command.output
     (line,) = rows_of(folder / "black" / "table11-small-20images-3attack-iterations.csv")
     assert (line["iterations"], line["of_iterations"]) == ("3", "1000")
-    (cell,) = (one for one in Reproduction(options).work if isinstance(one, AttackCell))
+    (cell,) = (one for one in work if isinstance(one, AttackCell))
     made_with, judge = (folder / "black" / "cells" / one.name for one in cell.needs)
     assert made_with != judge
     numbers = np.linspace(0, len(TEST) - 1, 20).astype(int)
@@ -189,23 +202,30 @@ def test_killed_while_it_attacks_it_loses_a_batch_at_most_and_ends_in_the_same_t
     assert (output / f"{STEM}.csv").read_text() == (folder / "whole" / f"{STEM}.csv").read_text()
 
 
-def test_networks_are_trained_first_and_a_failed_one_leaves_out_its_attacks(folder: Path) -> None:
-    """The network of RCE is somebody's folder of photos, and that of softmax is trained, in a minute or less."""
-    options = replace(TABLE7, output=folder / "first", filters=[*FILTERS, "softmax+KD"])
-    first, attack = Reproduction(options).work
-    of_rce = next(iter(Reproduction(replace(options, filters=[*FILTERS, "RCE+KD"])).work))
-    spoilt = folder / "first" / "cells" / of_rce.name
+def test_networks_are_trained_first_and_a_failed_one_leaves_out_its_attacks(attacks: Attacks) -> None:
+    """The network of RCE is somebody's folder of photos, that of softmax is trained, that of GM is there already."""
+    names = {title.removeprefix("MNIST: "): cell.name for title, cell in attacks.cells.items()}
+    network, attack, gm = (
+        names[title]
+        for title in (
+            "network of MNIST: softmax+KD, BIM, seed 0",
+            "softmax+KD, BIM, seed 0",
+            "network of MNIST: GM+KD, BIM, seed 0",
+        )
+    )
+    output = attacks.folder / "first"
+    spoilt = output / "cells" / names["network of MNIST: RCE+KD, BIM, seed 0"]
     spoilt.mkdir(parents=True)
     (spoilt / "holiday.jpg").touch()
-    given = [*ARGUMENTS, "--filter=+KD", "--filter=BIM"]
-    write_networks(replace(options, filters=[*FILTERS, "GM+KD"]))
-    command = begin(folder, "table7", "--output=first", "--jobs=2", *given, name="first.txt", code=PAGELESS)
+    shutil.copytree(attacks.folder / "networks" / "cells" / gm, output / "cells" / gm)
+    given = [*ARGUMENTS, "--filter=+KD"]
+    command = begin(attacks.folder, "table7", "--output=first", "--jobs=2", *given, name="first.txt", code=PAGELESS)
     assert command.wait(200) == 1
-    lines = [re.split(r"\s+", line)[:2] for line in command.output.splitlines()]
-    assert lines.index(["begins", first.name]) < lines.index(["begins", attack.name])
+    begun = re.findall(r"^begins  (\w+)", command.output, flags=re.MULTILINE)
+    assert gm not in begun
+    assert begun.index(network) < begun.index(attack)
     assert "1 of 6 cells have failed; see " in command.output
     assert "; 1 that need them are not done" in command.output
-    rows = rows_of(folder / "first" / f"{STEM}.csv")
-    assert [row["row"].partition(": ")[2] for row in rows] == [
-        "softmax+KD", "I-defender", "LID", "GM+KD", "GM likelihood"
-    ]  # fmt: skip
+    assert [row["row"].partition(": ")[2] for row in rows_of(output / f"{STEM}.csv")] == [
+        *("softmax+KD", "I-defender", "LID", "GM+KD", "GM likelihood"),
+    ]

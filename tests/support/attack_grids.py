@@ -71,11 +71,14 @@ def digits(labels: list[int], seed: int) -> Tensor:
     return torch.from_numpy(pictures(labels, 28, 1, seed)).permute(0, 3, 1, 2).float() / 255
 
 
-def write_networks(options: Options) -> None:
+def write_networks(options: Options) -> Reproduction:
     """Have the networks of all chosen cells trained: random ones, whose class vectors are right for eight digits.
 
     Args:
         options: of the table, whose data lie in the working folder.
+
+    Returns:
+        The table's grid.
     """
     reproduction, sets = Reproduction(options), DataSets()
     for cell in reproduction.work:
@@ -88,6 +91,7 @@ def write_networks(options: Options) -> None:
         data = sets.open(cell.config).description
         machine = {"device": "of a test", "precision": "float32", "torch": "2"}
         (folder / RESULT_FILE).write_text(json.dumps({"numbers": {"error": 0.0}, "data": data, "machine": machine}))
+    return reproduction
 
 
 def _write_classifier(file: Path, config: ImageRunConfig, *, seed: int) -> None:
