@@ -33,11 +33,8 @@ from facegm.reproduce.cells import RESULT_FILE
 from facegm.reproduce.reproduction import Options, Reproduction
 from facegm.reproduce.verdict_cells import VERDICT_FILE, VerdictCell, verdicts_of
 
-IMAGES, ITERATIONS = 20, 4
-GM = Options(
-    name="verdict", config=Path("small.yaml"), filters=["MNIST: GM"], images=IMAGES, iterations=ITERATIONS
-)  # fmt: skip
-LIKELIHOOD = replace(GM, filters=["MNIST: GM likelihood"])
+IMAGES, ITERATIONS = 20, 6
+GM = Options(name="verdict", config=Path("small.yaml"), filters=["MNIST: GM"], images=IMAGES, iterations=ITERATIONS)
 SHORT = [f"--images={IMAGES}", f"--attack-iterations={ITERATIONS}"]
 STEM = f"verdict-small-{IMAGES}images-{ITERATIONS}attack-iterations"
 BOUNDS = ("0.05", "0.1", "0.2", "0.3", "0.5", "1")
@@ -66,8 +63,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def cell_of(options: Options) -> VerdictCell:
-    (cell,) = (one for one in Reproduction(options).work if isinstance(one, VerdictCell))
+@pytest.fixture(scope="module")
+def reproduction(folder: Path) -> Reproduction:
+    """Of what is in `whole`."""
+    return Reproduction(replace(GM, output=folder / "whole"))
+
+
+def cell_of(reproduction: Reproduction, row: str) -> VerdictCell:
+    (cell,) = {p.cell.name: p.cell for p in reproduction.chosen if p.row.title == f"MNIST: {row}"}.values()
+    assert isinstance(cell, VerdictCell)
     return cell
 
 
@@ -77,8 +81,10 @@ def images_of(files: Path, way: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("row", "detector"), [("GM+KD", "k-density"), ("GM likelihood", "gm-likelihood")])
-def test_the_figures_are_those_of_plain_loops(row: str, detector: str, folder: Path) -> None:
-    cell = cell_of(replace(GM, filters=[f"MNIST: {row}"]))
+def test_the_figures_are_those_of_plain_loops(
+    row: str, detector: str, folder: Path, reproduction: Reproduction
+) -> None:
+    cell = cell_of(reproduction, row)
     run, other, files = (folder / "whole" / "cells" / one.name for one in (*cell.needs, cell))
     assert run != other
     classifier, substitute = (load_classifier(one / "classifier.safetensors") for one in (run, other))
@@ -103,8 +109,9 @@ def test_the_figures_are_those_of_plain_loops(row: str, detector: str, folder: P
     for way, bound in WAYS.items():
         found = images_of(files, way)
         assert torch.equal(found["targets"], targets), "all attacks have the same goal"
-        step = 0.1 if way in ("gradient-free",) else bound / 10 * (2 * ITERATIONS if "-8-" in way else ITERATIONS)
-        assert (found["images"] - clean).abs().amax() == pytest.approx(min(bound, step), abs=1e-6)
+        steps = {"gradient-free": 10, f"white-box-{2 * ITERATIONS}-within-0.1": 2 * ITERATIONS}.get(way, ITERATIONS)
+        largest = (found["images"] - clean).abs().amax().item()
+        assert 0.01 - 1e-6 <= largest <= min(bound, 0.01 * steps) + 1e-6
     numbers = json.loads((files / RESULT_FILE).read_bytes())["numbers"]
     main = f"white-box-{ITERATIONS}-within-0.1"
     expected = {
@@ -118,7 +125,7 @@ def test_the_figures_are_those_of_plain_loops(row: str, detector: str, folder: P
         "zero_gradients": 0.0,
     }
     assert {name: numbers[name] for name in expected} == pytest.approx(expected, abs=0.05)
-    assert numbers["undetected_within_1"] > numbers["undetected_within_0.05"], "the attack does something"
+    assert max(numbers[f"undetected_within_{bound}"] for bound in BOUNDS) > 20, "the attack does something"
     with torch.no_grad():
         alone = images_of(files, f"network-{ITERATIONS}-within-0.1")["images"]
         twin = 100 * (classifier(alone).argmax(dim=1) == targets).double().mean().item()
@@ -132,7 +139,7 @@ def test_the_figures_are_those_of_plain_loops(row: str, detector: str, folder: P
     assert gains[0] > gains[1], "the substitute's own images are made for it"
 
 
-def test_the_verdict_stands_in_words_under_the_table(folder: Path) -> None:
+def test_the_verdict_stands_in_words_under_the_table(folder: Path, reproduction: Reproduction) -> None:
     rows = rows_of(folder / "whole" / f"{STEM}.csv")
     assert {row["row"] for row in rows} == {"MNIST: GM+KD", "MNIST: GM likelihood"}
     assert {row["of_images"] for row in rows} == {"1000"}
@@ -141,7 +148,7 @@ def test_the_verdict_stands_in_words_under_the_table(folder: Path) -> None:
     page.feed((folder / "whole" / f"{STEM}.html").read_text())
     output = (folder / "output.txt").read_text()
     for row, detector in (("GM+KD", "k-density"), ("GM likelihood", "gm-likelihood")):
-        cell = cell_of(replace(GM, filters=[f"MNIST: {row}"]))
+        cell = cell_of(reproduction, row)
         words = json.loads((folder / "whole" / "cells" / cell.name / VERDICT_FILE).read_bytes())
         paragraph = f"MNIST: {row}, seed 0: {' '.join(words['sentences'])}"
         assert f"{detector} under orthogonal PGD (epsilon 0.1, {ITERATIONS} iterations)" in paragraph
@@ -150,7 +157,7 @@ def test_the_verdict_stands_in_words_under_the_table(folder: Path) -> None:
         assert words["claims_robustness"] == ("No robustness claimed" not in paragraph)
 
 
-def test_killed_it_loses_a_batch_at_most_and_ends_in_the_same_table(folder: Path) -> None:
+def test_killed_it_loses_a_batch_at_most_and_ends_in_the_same_figures(folder: Path, reproduction: Reproduction) -> None:
     output = folder / "killed"
     shutil.copytree(folder / "networks", output)
     given = ["verdict", "--output=killed", "--filter=MNIST: GM likelihood", *SHORT]
@@ -169,15 +176,14 @@ def test_killed_it_loses_a_batch_at_most_and_ends_in_the_same_table(folder: Path
     after = batches()
     assert len(after) == 2 * len(WAYS)
     assert {file: after[file] for file in before} == before
-    result = Path("cells", cell_of(LIKELIHOOD).name, RESULT_FILE)
+    result = Path("cells", cell_of(reproduction, "GM likelihood").name, RESULT_FILE)
     found, expected = (json.loads((folder / name / result).read_bytes()) for name in ("killed", "whole"))
     assert found == expected
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"[]", b"{}"])
-def test_words_that_are_damaged_are_missed(content: bytes | None, folder: Path, tmp_path: Path) -> None:
-    reproduction = Reproduction(replace(LIKELIHOOD, output=folder / "whole"))
-    name = cell_of(LIKELIHOOD).name
+def test_words_that_are_damaged_are_missed(content: bytes | None, reproduction: Reproduction, tmp_path: Path) -> None:
+    name = cell_of(reproduction, "GM likelihood").name
     (tmp_path / name).mkdir()
     if content is not None:
         (tmp_path / name / VERDICT_FILE).write_bytes(content)

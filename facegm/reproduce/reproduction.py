@@ -186,7 +186,7 @@ class Reproduction:
 
     def _entries(self) -> list[Entry]:
         experiment = self.experiment
-        bases = {row.config: self._base(row.config) for row in experiment.rows}
+        bases = {name: self._base(name) for name in dict.fromkeys(row.config for row in experiment.rows)}
         whole = []
         for row, column, seed in experiment.places():
             try:
