@@ -234,6 +234,13 @@ def test_what_cannot_be_used_is_named(run: Path, tmp_path: Path, capsys: pytest.
     assert not (run / "attack").exists(), "a refused command leaves nothing behind"
 
 
+def test_a_face_network_is_attacked_by_other_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("data:\n  store: faces\n")
+    assert "required: --lfw" in refused(capsys, tmp_path, code=2)
+    assert main(["attack", str(tmp_path), "--help"]) == 0
+    assert "impersonation" in capsys.readouterr().out
+
+
 def test_wrong_labels_are_noticed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, labels = patterns(32, 5, classes=CLASSES)
     for part in ("train", "t10k"):

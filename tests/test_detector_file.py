@@ -22,7 +22,7 @@ from facegm.adversarial.detectors.k_density import KDensity
 from facegm.adversarial.detectors.kd_bu import KDBU
 from facegm.adversarial.detectors.lid import LID
 from facegm.adversarial.detectors.mahalanobis import Mahalanobis
-from facegm.data.weights import read_weights
+from facegm.data.weights import digest_of, read_weights
 from facegm.errors import FacegmError, UsageError
 
 
@@ -66,7 +66,9 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], ob
     assert description is not None
     content = json.loads(description)
     change(tensors, content)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"facegm": json.dumps(content)})
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    content["content"] = digest_of(tensors)  # as of a file that somebody has written so, and not one that has decayed
+    save_file(tensors, path, {"facegm": json.dumps(content)})
 
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, Tensor], dict[str, Any]], object], str]] = {
@@ -96,6 +98,16 @@ def test_a_damaged_file_is_refused_in_one_line(damage: str, tmp_path: Path) -> N
     change, message = DAMAGES[damage]
     rewrite(path, change)
     with pytest.raises(FacegmError, match=rf"^[^\n]*detector.safetensors: [^\n]*({message})[^\n]*$"):
+        load_detector(path)
+
+
+def test_a_number_that_has_changed_on_the_disk_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "detector.safetensors"
+    save_detector(path, fitted("k-density"))
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # the last bit of a coordinate
+    path.write_bytes(content)
+    with pytest.raises(FacegmError, match=r"detector.safetensors: .*its content is not what was written"):
         load_detector(path)
 
 

@@ -87,7 +87,7 @@ def test_numbers_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found["images"] == known.sum() == 84
     right = (logits.argmax(axis=1) == labels)[known]
     assert found["accuracy"] == pytest.approx(right.mean())
-    assert 0.3 < found["accuracy"] < 1, "a run that has learned something, and not everything"
+    assert 0.2 < found["accuracy"] < 1, "a run that has learned something, and not everything"
     assert found["accuracy_interval"][0] < right.mean() < found["accuracy_interval"][1]
     above = (logits > np.take_along_axis(logits, np.minimum(labels, CLASSES - 2)[:, None], axis=1)).sum(axis=1)
     assert found["top5_accuracy"] == pytest.approx((above[known] < 5).mean())

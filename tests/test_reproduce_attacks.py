@@ -1,6 +1,5 @@
 """Protects tables of attacks: whatever is killed they end alike, and their figures are those of plain loops."""
 
-import csv
 import json
 import re
 import shutil
@@ -12,10 +11,22 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from attack_grids import BATCH, DEPTHS, PAGELESS, SLOWLY, TEST, TRAINING, begin, digits, write_digits, write_networks
+from attack_grids import (
+    BATCH,
+    DEPTHS,
+    PAGELESS,
+    SLOWLY,
+    TEST,
+    area,
+    begin,
+    digits,
+    rows_of,
+    scores,
+    write_digits,
+    write_networks,
+)
 from pages import Page
 from safetensors.torch import load_file
-from torch import Tensor
 
 from facegm.classification.classifier import load_classifier
 from facegm.reproduce.attack_cells import AttackCell
@@ -58,10 +69,6 @@ def folder(attacks: Attacks) -> Path:
     return attacks.folder
 
 
-def rows_of(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(file.read_text().splitlines()))
-
-
 def batches(output: Path) -> dict[Path, int]:
     """The files of attacked images, and when they were made."""
     files = output.glob("cells/*/attacked/*.safetensors")
@@ -84,29 +91,6 @@ def test_every_row_has_its_figures_and_says_how_short_they_are(folder: Path) -> 
     assert f"shortened: {len(TEST)} of 1000 images, 2 of 20 iterations" in page.text
     assert f"{float(rows[5]['value']):.2f} (1 seed); successes alone" in page.text
     assert len(page.loads) == 2  # every seed as a dot, and ROC curves
-
-
-def scores(kind: str, run: Path, images: Tensor) -> np.ndarray:
-    """What a detector makes of images: K-density under the predicted class, or the likelihood of the nearest mean."""
-    classifier = load_classifier(run / "classifier.safetensors")
-    with torch.no_grad():
-        points, training = (classifier.features(some).double().numpy() for some in (images, digits(TRAINING, 0)))
-        predicted = classifier(images).argmax(dim=1).numpy()
-    if kind == "gm-likelihood":
-        means = load_file(run / "classifier.safetensors")["loss.means"].double().numpy()
-        return np.array([max(-0.5 * np.sum((point - mean) ** 2) for mean in means) for point in points])
-    (fitted,) = (run / "detectors").glob("k-density-*.safetensors")
-    bandwidth, found = load_file(fitted)["bandwidth_"].item(), []
-    for point, number in zip(points, predicted, strict=True):
-        centers = training[np.array(TRAINING) == number]
-        exponents = np.array([-np.sum((point - center) ** 2) / (2 * bandwidth**2) for center in centers])
-        found.append(exponents.max() + np.log(np.mean(np.exp(exponents - exponents.max()))))
-    return np.array(found)
-
-
-def area(normal: np.ndarray, other: np.ndarray) -> float:
-    """The share of pairs of which the normal one scores higher, in percent; a tie is half a pair."""
-    return 100 * float(np.mean([(a > b) + 0.5 * (a == b) for a in normal for b in other]))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A set of images after an attack, made batch by batch into a folder, so that little is lost whatever ends the work."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from facegm.adversarial.result import Attacked
 from facegm.adversarial.subject import Images, Subject
 from facegm.classification.prediction import full_precision
 from facegm.data.progress import Progress
-from facegm.data.weights import read_weights, write_weights
+from facegm.data.weights import digest_of, read_weights, write_weights
 from facegm.errors import FacegmError
 
 logger = logging.getLogger(__name__)
@@ -62,13 +61,13 @@ def craft_in_batches(
         All of them, on the CPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made_of = {"attack": asdict(recipe), "about": about, "weights": _digest(subject.module.state_dict())}
+    made_of = {"attack": asdict(recipe), "about": about, "weights": digest_of(subject.module.state_dict())}
     parts = {"images": images, "labels": labels, "numbers": numbers}
     done = []
     with Progress("attack", len(images), "images") as progress:
         for start in range(0, len(images), batch_size):
             some = {name: part[start : start + batch_size] for name, part in parts.items()}
-            file, description = folder / f"{start // batch_size}.safetensors", {**made_of, "clean": _digest(some)}
+            file, description = folder / f"{start // batch_size}.safetensors", {**made_of, "clean": digest_of(some)}
             crafted = _read(file, description)
             if crafted is None:
                 with full_precision(subject.device):
@@ -92,7 +91,7 @@ def _of_tensors(tensors: Mapping[str, Tensor]) -> Crafted:
 
 def _write(file: Path, attacked: Attacked, description: Mapping[str, Any]) -> None:
     tensors = _tensors_of(attacked)
-    write_weights(file, tensors, {**description, "content": _digest(tensors)})
+    write_weights(file, tensors, {**description, "content": digest_of(tensors)})
 
 
 def _read(file: Path, description: Mapping[str, Any]) -> Crafted | None:
@@ -105,19 +104,9 @@ def _read(file: Path, description: Mapping[str, Any]) -> Crafted | None:
     except (FacegmError, ValueError):
         logger.warning(f"{file}: damaged; these images are attacked anew")
         return None
-    if known == {**description, "content": _digest(tensors)}:
+    if known == {**description, "content": digest_of(tensors)}:
         return _of_tensors(tensors)
-    is_whole = isinstance(known, dict) and known.get("content") == _digest(tensors)
+    is_whole = isinstance(known, dict) and known.get("content") == digest_of(tensors)
     what = "made of other images, weights or settings" if is_whole else "damaged"
     logger.warning(f"{file}: {what}; these images are attacked anew")
     return None
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and contents."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        content = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {content.dtype} {tuple(content.shape)} ".encode())
-        digest.update(content.numpy().data)
-    return digest.hexdigest()

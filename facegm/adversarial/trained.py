@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 
 from facegm.adversarial.observations import Observations
+from facegm.adversarial.quick_network import quick_copy
 from facegm.adversarial.subject import Images, Subject
 from facegm.classification.classifier import ImageClassifier, load_classifier
 from facegm.classification.config import ImageDataConfig
@@ -38,7 +39,8 @@ class TrainedClassifier:
         Raises:
             FacegmError: no such file, not a classifier of this program, or damaged.
         """
-        return cls(file=file, classifier=load_classifier(file).to(default_device()), trained_on=trained_on)
+        classifier = quick_copy(load_classifier(file)).to(default_device())
+        return cls(file=file, classifier=classifier, trained_on=trained_on)
 
     @cached_property
     def subject(self) -> Subject:

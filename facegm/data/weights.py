@@ -1,5 +1,6 @@
 """Files of trained weights: safetensors, whose metadata describe what the weights are of."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,3 +42,13 @@ def read_weights(path: Path) -> Weights:
             return Weights(tensors, (file.metadata() or {}).get(_KEY))
     except (SafetensorError, OSError) as error:
         raise FacegmError(f"{path}: damaged or not a safetensors file ({error})") from error
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and contents, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        content = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {content.dtype} {tuple(content.shape)} ".encode())
+        digest.update(content.numpy().data)
+    return digest.hexdigest()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,18 +75,8 @@ def measure_attack(
     Raises:
         FacegmError: the network cannot be attacked in earnest, or images are missing or damaged.
     """
-    assert made_with.trained_on is not None
-    test = open_images(made_with.trained_on, "test", classes=made_with.classifier.description.classes)
-    images = ImageSet(name="test images", samples=test.samples, crop=test.crop)
-    numbers = evenly_spaced(len(test.samples), count)
-    clean = judge.observe(images, numbers)
-    assert clean.labels is not None
-    is_right = clean.predicted == clean.labels
-    numbers, labels = numbers[is_right.numpy()], clean.labels[is_right]
-    if not len(labels):
-        raise FacegmError(f"{judge.file}: classifies none of {count:,} test images right; train it for longer")
-    subject, pixels = made_with.subject, made_with.read(images, numbers)
-    check_subject(subject, pixels.to(subject.device), labels.to(subject.device))
+    pixels, labels, numbers = right_images(made_with, judge, count)
+    subject = made_with.subject
     attack, about = partial(craft, recipe, subject), ""
     if recipe.defeats_detector:
         fitted = FittedDetectors(made_with)
@@ -98,7 +88,7 @@ def measure_attack(
         subject,
         pixels,
         labels,
-        torch.from_numpy(numbers),
+        numbers,
         attack=lambda some, classes, own: attack(some, classes, numbers=own),
         about=about,
     )
@@ -116,6 +106,41 @@ def measure_attack(
         own = _numbers_of(of_states, is_fooled[-len(of_states["clean"]) :])
         found |= {f"{number}:{name}": value for number, value in own.items()}
     return Measurement(numbers=found, scores=scores)
+
+
+class RightImages(NamedTuple):
+    """Test images that are classified right, on the CPU."""
+
+    images: Images
+    labels: Labels
+    numbers: Labels
+    """Of them in their set."""
+
+
+def right_images(made_with: TrainedClassifier, judge: TrainedClassifier, count: int) -> RightImages:
+    """Test images that are to be attacked, evenly spaced among all.
+
+    Args:
+        made_with: the network that is attacked.
+        judge: the one that has to classify them right; may be the same.
+        count: images; those that the judge classifies wrong are left away.
+
+    Raises:
+        FacegmError: none is left, the network cannot be attacked in earnest, or images are missing or damaged.
+    """
+    assert made_with.trained_on is not None
+    test = open_images(made_with.trained_on, "test", classes=made_with.classifier.description.classes)
+    images = ImageSet(name="test images", samples=test.samples, crop=test.crop)
+    numbers = evenly_spaced(len(test.samples), count)
+    clean = judge.observe(images, numbers)
+    assert clean.labels is not None
+    is_right = clean.predicted == clean.labels
+    numbers, labels = numbers[is_right.numpy()], clean.labels[is_right]
+    if not len(labels):
+        raise FacegmError(f"{judge.file}: classifies none of {count:,} test images right; train it for longer")
+    subject, pixels = made_with.subject, made_with.read(images, numbers)
+    check_subject(subject, pixels.to(subject.device), labels.to(subject.device))
+    return RightImages(pixels, labels, torch.from_numpy(numbers))
 
 
 # ------------------------------------------------------------------------------------------------- judgement

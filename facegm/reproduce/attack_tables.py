@@ -58,7 +58,7 @@ def _row(images: str, title: str, loss: str, detector: str, **others: float) -> 
     return Row(f"{images}: {title}", overrides, _FILES[images], detector)
 
 
-def _usual_rows(images: str) -> tuple[Row, ...]:
+def usual_rows(images: str) -> tuple[Row, ...]:
     """The networks whose features are judged by their density, and the GM loss's own likelihood."""
     return (
         _row(images, "softmax+KD", "softmax", "k-density"),
@@ -84,7 +84,7 @@ def _theirs(mean: float) -> Published:
 
 
 def _table7_rows(images: str) -> tuple[Row, ...]:
-    softmax, rce, gm, likelihood = _usual_rows(images)
+    softmax, rce, gm, likelihood = usual_rows(images)
     others = (
         _row(images, "KD+BU", "softmax", "kd-bu", **{"model.feature_dropout": 0.5}),
         _row(images, "I-defender", "softmax", "i-defender"),
@@ -181,7 +181,7 @@ _WHITE_BOX = (
 
 
 def _white_box(number: int, images: str, figures: Sequence[Sequence[float | None]]) -> Experiment:
-    rows = _usual_rows(images)
+    rows = usual_rows(images)
     return Experiment(
         title=f"Table {number}: C&W-wb on {images}, which knows network and detector, ResNet-32",
         config=_FILES[images],
@@ -207,7 +207,7 @@ _TABLE10 = _white_box(10, MNIST, [[55.6, 18.42, 98.8], [67.9, 31.59, 86.9], [84.
 
 # ------------------------------------------------------------------------------------------------- black-box
 
-_TABLE11_ROWS = (*_usual_rows(MNIST), *_usual_rows(CIFAR10))
+_TABLE11_ROWS = (*usual_rows(MNIST), *usual_rows(CIFAR10))
 _BLACK_BOX = _auc("AUC (%)", CW_WB, {"model.name": "resnet56"})
 _TABLE11 = Experiment(
     title="Table 11: AUC (%) of ResNet-56's detector under C&W-wb on ResNet-32 and its own",

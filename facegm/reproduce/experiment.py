@@ -17,6 +17,13 @@ Metric = Literal[
     "auc",
     "distortion",
     "success",
+    "undetected_at_5",
+    "doubled_at_5",
+    "transferred_at_5",
+    "gradient_free_at_5",
+    "undefended",
+    "broken_at_5",
+    "zero_gradients",
 ]
 Overrides = Mapping[str, Any]
 """Values of a configuration by dotted key."""
@@ -92,6 +99,8 @@ class Experiment:
     seeds: int = 3
     images: int = 0
     """Test images that are attacked, where they are."""
+    budgets: Sequence[float] = ()
+    """Where a verdict is reached: the most that a pixel may change, in turn. Else empty."""
     ours: str = "last epoch"
     """What our figures are of."""
     paper: Mapping[tuple[str, str], Published] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from facegm.training.interruption import StopSignals
 logger = logging.getLogger(__name__)
 LOOK_EVERY = 2.0
 """Seconds between two looks at cells that others are working on."""
-SAID = ("error", "lfw_accuracy", "success")
+SAID = ("error", "lfw_accuracy", "success", "undetected_at_5")
 """Numbers of a finished cell that are logged."""
 TAKEN_FOR = 60.0
 """Seconds for which a cell is left alone whose folder was found taken."""

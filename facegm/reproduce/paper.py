@@ -8,6 +8,7 @@ from typing import Any
 
 from facegm.reproduce.attack_tables import ATTACK_EXPERIMENTS
 from facegm.reproduce.experiment import Column, Experiment, Published, Row, figures_of
+from facegm.reproduce.verdict_table import VERDICT
 
 
 def _gm(alpha: float, **others: Any) -> dict[str, Any]:
@@ -251,4 +252,5 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "fig2": _FIG2,
     "fig4": _FIG4,
     **ATTACK_EXPERIMENTS,
+    "verdict": VERDICT,
 }

@@ -25,6 +25,7 @@ from facegm.reproduce.paper import EXPERIMENTS
 from facegm.reproduce.presentation import write_page
 from facegm.reproduce.table import Entry, Length, Results, to_csv, to_text
 from facegm.reproduce.trained_cells import TrainedCell
+from facegm.reproduce.verdict_cells import VerdictCell, verdicts_of
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +125,10 @@ class Reproduction:
         table = self._write_table()
         with self._alone():
             name, stem, results = self._options.name, self._options.output / self._stem, self.results()
-            page = write_page(name, self.experiment, self.entries, results, self.cells_folder, stem)
-        logger.info(f"\n{to_text(self.experiment, self.entries, results)}\n\n{table}\n{page}")
+            verdicts = verdicts_of(self.entries, results, self.cells_folder)
+            experiment = replace(self.experiment, notes=[*self.experiment.notes, *verdicts])
+            page = write_page(name, experiment, self.entries, results, self.cells_folder, stem)
+        logger.info(f"\n{to_text(experiment, self.entries, results)}\n\n{table}\n{page}")
         if failure is not None:
             raise failure
 
@@ -183,38 +186,50 @@ class Reproduction:
 
     def _entries(self) -> list[Entry]:
         experiment = self.experiment
-        bases = {name: self._base(name) for name in {row.config for row in experiment.rows}}
+        bases = {name: self._base(name) for name in dict.fromkeys(row.config for row in experiment.rows)}
         whole = []
         for row, column, seed in experiment.places():
             try:
                 config = changed(bases[row.config], {**row.overrides, **column.overrides, "train.seed": seed})
-                judge = None if column.judge is None else changed(config, column.judge)
+                changes = {"train.seed": seed + 1} if experiment.budgets else column.judge
+                other = None if changes is None else changed(config, changes)
             except ValueError as error:
                 raise UsageError(f"--config: {row.title}, {column.title}: {error}") from error
-            whole.append((row, column, seed, config, judge))
-        share = self._share([config for *_, config, judge in whole for config in (config, judge or config)])
+            whole.append((row, column, seed, config, other))
+        share = self._share([config for *_, config, other in whole for config in (config, other or config)])
         entries = []
-        for row, column, seed, config, judge in whole:
+        for row, column, seed, config, other in whole:
             short, lengths = self._shortened(config, share), {}
             lengths["epochs"] = Length(short.train.epochs, config.train.epochs)
             cell: Cell
             if column.attack is None:
                 cell = TrainedCell(short, self._options.data / "lfw" if isinstance(config, FaceRunConfig) else None)
             else:
-                cell = self._attack(row, column.attack, short, None if judge is None else self._shortened(judge, share))
+                cell = self._attack(row, column.attack, short, None if other is None else self._shortened(other, share))
                 lengths["images"] = Length(cell.images, experiment.images)
                 lengths["iterations"] = Length(cell.recipe.iterations, column.attack.iterations)
             entries.append(Entry(row, column, seed, cell, lengths))
         return entries
 
-    def _attack(self, row: Row, recipe: AttackRecipe, config: RunConfig, judge: RunConfig | None) -> AttackCell:
-        """An attack, with as many images and iterations as are asked for."""
+    def _attack(
+        self, row: Row, recipe: AttackRecipe, config: RunConfig, other: RunConfig | None
+    ) -> AttackCell | VerdictCell:
+        """An attack or all those of a verdict, with as many images and iterations as are asked for.
+
+        Args:
+            row: of the table.
+            recipe: the attack.
+            config: of the network that is attacked.
+            other: of the one that judges, or of a verdict's substitute.
+        """
         assert isinstance(config, ImageRunConfig)
-        assert isinstance(judge, ImageRunConfig | None)
-        iterations = min(self._options.iterations or recipe.iterations, recipe.iterations)
+        assert isinstance(other, ImageRunConfig | None)
+        recipe = replace(recipe, iterations=min(self._options.iterations or recipe.iterations, recipe.iterations))
         images = self._options.images or self.experiment.images
-        detector = row.detector if recipe.defeats_detector else ""
-        return AttackCell(config, replace(recipe, iterations=iterations), images, detector, judge)
+        if self.experiment.budgets:
+            assert other is not None
+            return VerdictCell(config, other, recipe, images, row.detector, self.experiment.budgets)
+        return AttackCell(config, recipe, images, row.detector if recipe.defeats_detector else "", other)
 
     def _shortened(self, config: Config, share: float) -> Config:
         """A run with the share of its schedule that the budget buys."""

@@ -1,15 +1,18 @@
 """Tables of attacks on small digits: networks that are there already, and what their figures are by plain loops."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from facegm_commands import Command
 from image_sets import alternating, pictures, write_mnist
+from safetensors.torch import load_file
 from table_pages import description_of_digits
 from torch import Tensor
 
-from facegm.classification.classifier import MODEL_FILE, ImageClassifier, save_classifier
+from facegm.classification.classifier import MODEL_FILE, ImageClassifier, load_classifier, save_classifier
 from facegm.classification.config import ImageRunConfig
 from facegm.reproduce.cell_data import DataSets
 from facegm.reproduce.cells import RESULT_FILE
@@ -34,6 +37,7 @@ import facegm.adversarial.crafted
 import facegm.models.image_network
 import facegm.reproduce.attack_measurement as measurement
 import facegm.reproduce.grid
+import facegm.reproduce.verdict_measurement as verdict_measurement
 facegm.reproduce.grid.get_context = lambda _: multiprocessing.get_context("fork")
 facegm.reproduce.grid.LOOK_EVERY = 0.2
 facegm.adversarial.crafted.craft_in_batches.__kwdefaults__["batch_size"] = {BATCH}
@@ -47,7 +51,8 @@ facegm.reproduce.reproduction.write_page = lambda *_: "no page"
 """Where the page does not matter, which takes as long to draw as all the rest."""
 SLOWLY = """
 craft = measurement.craft
-measurement.craft = lambda *arguments, **others: (time.sleep(0.3), craft(*arguments, **others))[1]
+slowly = lambda *arguments, **others: (time.sleep(0.3), craft(*arguments, **others))[1]
+measurement.craft = verdict_measurement.craft = slowly
 """
 """So that a command can be killed between two batches."""
 
@@ -107,3 +112,40 @@ def _write_classifier(file: Path, config: ImageRunConfig, *, seed: int) -> None:
         sign = -1 if config.loss.name == "rce" else 1  # there the lowest score predicts
         vectors = {"loss.weight": sign * means, "loss.bias": -sign * 0.5 * means.square().sum(dim=1)}
     save_classifier(file, classifier.description, classifier.state_dict() | vectors)
+
+
+# ------------------------------------------------------------------------------------------------- figures
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+def density(centers: Tensor, points: Tensor, bandwidth: float) -> np.ndarray:
+    """Log K-density of each point, up to a constant, by a loop over the points."""
+    found = []
+    for point in points.double():
+        exponents = [-((point - center) ** 2).sum().item() / (2 * bandwidth**2) for center in centers.double()]
+        highest = max(exponents)
+        found.append(highest + np.log(np.mean(np.exp(np.array(exponents) - highest))))
+    return np.array(found)
+
+
+def scores(kind: str, run: Path, images: Tensor) -> np.ndarray:
+    """What a detector makes of images: K-density under the predicted class, or the likelihood of the nearest mean."""
+    classifier = load_classifier(run / "classifier.safetensors")
+    with torch.no_grad():
+        points, training = classifier.features(images), classifier.features(digits(TRAINING, 0))
+        predicted = classifier(images).argmax(dim=1)
+    if kind == "gm-likelihood":
+        means = load_file(run / "classifier.safetensors")["loss.means"]
+        return np.array([max(-0.5 * ((x - mean) ** 2).sum().item() for mean in means) for x in points])
+    (fitted,) = (run / "detectors").glob("k-density-*.safetensors")
+    bandwidth, labels = load_file(fitted)["bandwidth_"].item(), torch.tensor(TRAINING)
+    of_class = zip(points, predicted.tolist(), strict=True)
+    return np.array([density(training[labels == k], x[None], bandwidth)[0] for x, k in of_class])
+
+
+def area(normal: np.ndarray, other: np.ndarray) -> float:
+    """The share of pairs of which the normal one scores higher, in percent; a tie is half a pair."""
+    return 100 * float(np.mean([(a > b) + 0.5 * (a == b) for a in normal for b in other]))

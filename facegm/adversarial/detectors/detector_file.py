@@ -11,7 +11,7 @@ from facegm.adversarial.detectors.k_density import KDensity
 from facegm.adversarial.detectors.kd_bu import KDBU
 from facegm.adversarial.detectors.lid import LID
 from facegm.adversarial.detectors.mahalanobis import Mahalanobis
-from facegm.data.weights import read_weights, write_weights
+from facegm.data.weights import digest_of, read_weights, write_weights
 from facegm.errors import FacegmError, UsageError
 
 FORMAT = 1
@@ -30,7 +30,8 @@ def save_detector(path: Path, detector: Detector) -> None:
     if detector.name not in DETECTORS:
         raise UsageError(f"{path}: a detector of {detector.name} cannot be kept; fit it again where it is needed")
     tensors = detector.state()
-    write_weights(path, tensors, {"format": FORMAT, "detector": detector.name, "settings": detector.settings()})
+    description = {"format": FORMAT, "detector": detector.name, "settings": detector.settings()}
+    write_weights(path, tensors, {**description, "content": digest_of(tensors)})
 
 
 def load_detector(path: Path) -> Detector:
@@ -49,6 +50,8 @@ def load_detector(path: Path) -> Detector:
         kind = DETECTORS.get(description["detector"])
         if description["format"] != FORMAT or kind is None:
             raise ValueError(f"format {description['format']} of {description['detector']}")
+        if description["content"] != digest_of(tensors):
+            raise ValueError("its content is not what was written")
         detector = kind.from_state(description["settings"], tensors)
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         reason = shorten(str(error), 300, placeholder=" ...")
