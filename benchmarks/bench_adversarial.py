@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ def main() -> None:
     print(f"accuracy {accuracy:.3f}", flush=True)
     rows = attacks(classifier, subject, images[:ATTACKED], labels[:ATTACKED])
     rows += densities(subject, mnist("train")[0][:CENTERS], images[:QUERIES])
-    write_results("adversarial", rows)
+    versions = {"adv_lib": version("adv-lib"), "scikit_learn": version("scikit-learn")}
+    write_results("adversarial", [row | versions for row in rows])
 
 
 def mnist(part: str) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ def write_results(name: str, rows: list[dict[str, object]]) -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*max(rows, key=len), *machine])
+        writer = csv.DictWriter(file, [*dict.fromkeys(column for row in rows for column in row), *machine])
         writer.writeheader()
         writer.writerows(row | machine for row in rows)
     for row in rows:

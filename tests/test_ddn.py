@@ -103,3 +103,17 @@ def test_where_there_is_no_gradient_it_goes_anywhere(count: int) -> None:
     direction = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(0))
     cosine = torch.cosine_similarity((found.images - images).flatten(1), direction.flatten()[None])
     assert (cosine.abs() > 0.95).all()
+
+
+def test_the_norm_grows_no_further_than_the_farthest_image() -> None:
+    """Else it would have to shrink from where no image is, once the goal is reached."""
+    images, judged = some_images(1), 0
+
+    def goal(attacked: Tensor, rows: Tensor) -> Judgement:
+        nonlocal judged
+        judged += 1
+        return Judgement(attacked.flatten(1).sum(dim=1), torch.tensor([judged > 80]))
+
+    found = ddn(goal, images, UNIT_RANGE, iterations=100)
+    farthest = torch.maximum(images, 1 - images).norm()
+    assert (found.images - images).norm() <= 0.95**19 * farthest

@@ -39,7 +39,7 @@ def mean_distance(subject: Subject, attacked: Tensor, *, is_targeted: bool) -> f
     """Of an attack that has succeeded with every image."""
     predicted = outputs_of(subject, attacked).logits.argmax(dim=1)
     assert ((predicted == classes_of(subject, is_targeted=is_targeted)) == is_targeted).all()
-    return (attacked - photos()).flatten(1).norm(dim=1).mean().item()
+    return float((attacked - photos()).flatten(1).norm(dim=1).mean())
 
 
 @pytest.mark.parametrize("is_targeted", [True, False])

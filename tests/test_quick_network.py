@@ -24,6 +24,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
                 (part.running_mean, -0.5, 0.5),
                 (part.running_var, 0.5, 2),
             ):
+                assert numbers is not None
                 nn.init.uniform_(numbers, low, high)
     return module
 

@@ -27,7 +27,7 @@ class Objective(Protocol):
     An attack that has finished with some images goes on with the others; `rows` says which of the batch they are.
     """
 
-    def __call__(self, images: Images, rows: Int64[Tensor, " batch"]) -> Judgement:
+    def __call__(self, images: Images, rows: Int64[Tensor, " batch"], /) -> Judgement:
         """Judge images.
 
         Args:
