@@ -1,6 +1,7 @@
-"""Protects the pictures of attacks: each curve is of the row and attack that it is said to be of, of the right scores."""
+"""Protects the pictures of attacks: each curve is of the row and attack that it is said to be of, of right scores."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,7 @@ def test_fig5_has_a_histogram_for_each_loss_and_attack(tmp_path: Path, figures: 
         row, _, column = axes.get_title().rpartition(", ")
         for patch, scores in zip(axes.patches, made.scores[row, column, "auc"], strict=True):
             values, edges, _ = patch.get_data()
-            inner = [
-                np.mean((scores >= low) & (scores < high)) for low, high in zip(edges[1:-2], edges[2:-1], strict=True)
-            ]
+            inner = [np.mean((low <= scores) & (scores < high)) for low, high in pairwise(edges[1:-1])]
             assert values[1:-1] == pytest.approx(inner)
             assert values.sum() == pytest.approx(1)
 

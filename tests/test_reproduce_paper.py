@@ -10,6 +10,7 @@ from facegm.reproduce.experiment import Published, changed
 from facegm.reproduce.paper import EXPERIMENTS
 from facegm.reproduce.reproduction import Options, Reproduction
 from facegm.reproduce.table import Entry
+from facegm.reproduce.verdict_cells import VerdictCell
 
 PRINTED = """\
 table1	2-D	100-D
@@ -175,7 +176,7 @@ def claims(entry: Entry) -> dict[str, object]:
         found["dim"] = int(dim[1])
     if entry.column.title in ("C100", "C100+"):
         found |= {"mirror": entry.column.title == "C100+", "network": "vgg13"}
-    if isinstance(entry.cell, AttackCell):
+    if isinstance(entry.cell, AttackCell | VerdictCell):
         images, _, method = entry.row.title.rpartition(": ")
         found["loss"] = {"RCE": "rce", "GM": "gm"}.get(re.split(r"\W", method)[0], "softmax")
         found |= {"set": {"MNIST": "mnist", "CIFAR-10": "cifar10", "": "folder"}[images]}

@@ -131,8 +131,9 @@ def test_fig1s_caption_has_the_numbers_of_the_exported_classifier(fig1: Written,
         return naive_lenet(weights, (images - 0.1307) / 0.3081)
 
     images, labels = unit_images(TEST, 1), torch.tensor(TEST)
-    generator = torch.Generator().manual_seed(0)
-    targets = (labels + torch.randint(1, 10, (len(TEST),), generator=generator)) % 10
+    seeds = [int(np.random.SeedSequence([0, n]).generate_state(1, np.uint64)[0]) for n in range(len(TEST))]
+    shifts = [torch.randint(1, 10, (), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    targets = (labels + torch.stack(shifts)) % 10
     images.requires_grad_()
     features = features_of(images)
     logits = -0.5 * (features[:, None] - tensors["loss.means"]).square().sum(dim=2)
