@@ -97,11 +97,12 @@ def test_it_is_the_same_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -
         return found
 
     monkeypatch.setattr(torch, "addmm", watched)
-    for block, rows in ((1, 1), (63, 3)):  # of 20 centers
+    for points, columns in ((1, 1), (3, 7)):  # of 41 and 20
         largest.clear()
-        monkeypatch.setattr(kernels, "_BLOCK", block)
+        monkeypatch.setattr(kernels, "_POINTS", points)
+        monkeypatch.setattr(kernels, "_COLUMNS", columns)
         np.testing.assert_allclose(KDensity(1.0).fit(train).score_samples(seen), expected, rtol=1e-12)
-        assert max(shape[0] for shape in largest) == rows
+        assert [max(sides) for sides in zip(*largest, strict=True)] == [points, columns]
 
 
 def test_centers_are_those_of_the_predicted_class() -> None:
