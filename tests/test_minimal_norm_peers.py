@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 
 COUNT = 24
 LEARNING_RATE, SEARCH_STEPS, ITERATIONS, INITIAL_CONSTANT = 0.01, 5, 500, 1.0
-DDN_ITERATIONS = 300
+DDN_ITERATIONS = 1000
 
 
 @pytest.fixture(scope="module", params=KINDS)
