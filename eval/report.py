@@ -1,6 +1,5 @@
 """Writes a verification report: `report.json` with every number, `report.html` for reading."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from jaxtyping import Int
 
 from facegm.data.files import replace_atomically
 from facegm.data.pages import jpeg_uri, render_page
+from facegm.data.report_files import json_file
 from facegm.eval.charts import distance_chart, roc_chart
 from facegm.eval.lfw import FaceOf, VerificationReport
 from facegm.eval.metrics import roc
@@ -28,10 +28,10 @@ def write_report(folder: Path, report: VerificationReport, *, face_of: FaceOf | 
         face_of: aligned face of an image name, for the pictures of the hardest pairs; None shows their names alone.
     """
     numbers = report_numbers(report)
-    text = json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json_file(numbers)
     page = _html(report, numbers, face_of)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / "report.json", text.encode())
+    replace_atomically(folder / "report.json", text)
     replace_atomically(folder / "report.html", page.encode())
 
 

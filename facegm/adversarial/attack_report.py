@@ -1,8 +1,5 @@
 """Writes what attacks came to: images as PNG, a table of them, `attack.json` with every number, a page for reading."""
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import enlarged, jpeg_uri, render_page
 from facegm.data.progress import Progress
+from facegm.data.report_files import csv_file, json_file
 
 JSON_FILE, TABLE_FILE, PAGE_FILE = "attack.json", "attack.csv", "attack.html"
 PICTURES_SHOWN = 6
@@ -71,7 +69,7 @@ def write_report(folder: Path, report: AttackReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text = json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json_file(numbers)
     page = _html(report, numbers)
     with Progress("write images", len(report.keys) * len(report.results), "images") as progress:
         for result in report.results:
@@ -81,8 +79,8 @@ def write_report(folder: Path, report: AttackReport) -> None:
             for number, levels in zip(report.numbers.tolist(), result.levels, strict=True):
                 write_png(folder / picture_name(result.name, number), levels)
                 progress.update(1)
-    replace_atomically(folder / TABLE_FILE, _table(report).encode())
-    replace_atomically(folder / JSON_FILE, text.encode())
+    replace_atomically(folder / TABLE_FILE, csv_file(_rows(report)))
+    replace_atomically(folder / JSON_FILE, text)
     replace_atomically(folder / PAGE_FILE, page.encode())
 
 
@@ -106,17 +104,8 @@ def report_numbers(report: AttackReport) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- table
 
 
-def _table(report: AttackReport) -> str:
-    """CSV with a row an image and attack."""
-    text = io.StringIO()
-    rows = list(_rows(report))
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _rows(report: AttackReport) -> Iterator[dict[str, Any]]:
+    """Of each attack, a row an image."""
     names = [escaped(name) for name in report.classes]
     for result in report.results:
         for row, (number, key) in enumerate(zip(report.numbers.tolist(), report.keys, strict=True)):

@@ -21,7 +21,7 @@ from facegm.adversarial.fitted import AttackedDetector, FittedDetectors
 from facegm.adversarial.lossless import of_levels, quantised
 from facegm.adversarial.observations import Observations, observe
 from facegm.adversarial.recipe import ATTACKS, AttackRecipe
-from facegm.adversarial.result import distortion
+from facegm.adversarial.result import distortion, largest_change
 from facegm.adversarial.subject import Images, Subject
 from facegm.adversarial.subject_checks import check_subject
 from facegm.adversarial.trained import TrainedClassifier
@@ -136,9 +136,8 @@ def _draw(trained: TrainedClassifier, offered: ImageSet, options: AttackOptions)
         check_subject(subject, images.to(subject.device), labels.to(subject.device))
         found = observe(subject, images, labels=labels)
     right = found.predicted == labels
-    observed = Observations(features=found.features[right], logits=found.logits[right], labels=labels[right])
     kept = CleanImages(
-        images=images[right], numbers=torch.from_numpy(numbers)[right], labels=labels[right], observed=observed
+        images=images[right], numbers=torch.from_numpy(numbers)[right], labels=labels[right], observed=found.only(right)
     )
     return kept, len(numbers)
 
@@ -193,7 +192,7 @@ def _result(
         predicted_quantised=after_rounding.predicted.numpy(),
         distortion=distortion(clean.images, crafted.images, pixel_range).numpy(),
         distortion_quantised=distortion(clean.images, rounded, pixel_range).numpy(),
-        largest_change=_largest_change(clean.images, crafted.images).numpy() * (255 / pixel_range.width),
+        largest_change=largest_change(clean.images, crafted.images, pixel_range).numpy(),
         scores={
             detector_name: DetectorScores(
                 clean=detector.score_samples(clean.observed),
@@ -205,10 +204,6 @@ def _result(
         },
         levels=levels.numpy(),
     )
-
-
-def _largest_change(clean: Images, attacked: Images) -> Tensor:
-    return (clean - attacked).flatten(1).abs().amax(dim=1).double()
 
 
 def _facts(

@@ -1,9 +1,6 @@
 """Writes what a detector says of a user's images: a table of them, `detect.json` with every number, a page."""
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from facegm.data.charts import INK, drawn, svg
 from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import enlarged, jpeg_uri, render_page
+from facegm.data.report_files import csv_file, json_file
 
 JSON_FILE, TABLE_FILE, PAGE_FILE = "detect.json", "detect.csv", "detect.html"
 PICTURES_SHOWN = 12
@@ -73,11 +71,11 @@ def write_report(folder: Path, report: DetectReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text = json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json_file(numbers)
     page = _html(report, numbers)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / TABLE_FILE, _table(report).encode())
-    replace_atomically(folder / JSON_FILE, text.encode())
+    replace_atomically(folder / TABLE_FILE, csv_file(_rows(report)))
+    replace_atomically(folder / JSON_FILE, text)
     replace_atomically(folder / PAGE_FILE, page.encode())
 
 
@@ -96,15 +94,16 @@ def report_numbers(report: DetectReport) -> dict[str, Any]:
     }
 
 
-def _table(report: DetectReport) -> str:
-    """CSV with a row an image."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "predicted", "score", "manipulated"])
+def _rows(report: DetectReport) -> Iterator[dict[str, Any]]:
+    """A row an image."""
     rows = zip(report.images.samples.keys, report.predicted, report.scores, report.is_manipulated, strict=True)
     for key, predicted, score, is_manipulated in rows:
-        writer.writerow([escaped(key), escaped(report.classes[predicted]), f"{score:.9g}", int(is_manipulated)])
-    return text.getvalue()
+        yield {
+            "image": escaped(key),
+            "predicted": escaped(report.classes[predicted]),
+            "score": f"{score:.9g}",
+            "manipulated": int(is_manipulated),
+        }
 
 
 def _html(report: DetectReport, numbers: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from facegm.adversarial.face_subject import FaceSubject, load_face_subject
 from facegm.adversarial.lossless import of_levels, quantised
 from facegm.adversarial.observations import Observations, observe
 from facegm.adversarial.recipe import AttackRecipe
-from facegm.adversarial.result import Attacked, distortion
+from facegm.adversarial.result import Attacked, distortion, largest_change
 from facegm.adversarial.subject import UNIT_RANGE, Images
 from facegm.classification.prediction import full_precision
 from facegm.embedding.embedder import FaceEmbedder
@@ -153,9 +153,13 @@ def attack_faces(
     detectors = fit_detectors(face, observe_training_faces(face, faces))
     system = _System(face=face, embedder=embedder, pairs=pairs, detectors=detectors)
 
-    results = [_attacked(system, some, name, output / "crafted") for some in attacked for name in FACE_ATTACKS]
+    results, clean_of_goals = [], []
+    for some in attacked:
+        before = system.scores(some.faces)
+        clean_of_goals.append(before)
+        results += [_attacked(system, some, before, name, output / "crafted") for name in FACE_ATTACKS]
     photos = np.concatenate([some.faces for some in attacked])
-    clean = system.scores(photos)
+    clean = {name: np.concatenate([scores[name] for scores in clean_of_goals]) for name in detectors}
     facts = {
         "run": str(run),
         "network": f"{embedder.describe()}, after {face.steps:,} steps, {config.loss}",
@@ -180,13 +184,13 @@ def attack_faces(
     )
 
 
-def _attacked(system: _System, pairs: AttackedPairs, name: str, folder: Path) -> FaceAttackResult:
+def _attacked(system: _System, pairs: AttackedPairs, clean: Scores, name: str, folder: Path) -> FaceAttackResult:
     recipe, subject = FACE_ATTACKS[name], system.face.subject
     found: Attacked = craft_faces(subject, system.pairs.verifier, pairs, recipe, folder / pairs.goal / name)
     images, levels = of_levels(torch.from_numpy(pairs.faces), UNIT_RANGE), quantised(found.images, UNIT_RANGE).numpy()
     observed = system.observe(found.images)
     is_success = system.is_reached(pairs, observed.features)
-    clean, scores = system.scores(pairs.faces), scores_of(system.detectors, observed)
+    scores = scores_of(system.detectors, observed)
     return FaceAttackResult(
         pairs=pairs,
         name=name,
@@ -194,7 +198,7 @@ def _attacked(system: _System, pairs: AttackedPairs, name: str, folder: Path) ->
         is_success=is_success,
         is_success_quantised=system.is_reached(pairs, torch.from_numpy(system.embedder.embed_aligned(list(levels)))),
         distortion=distortion(images, found.images, UNIT_RANGE).numpy(),
-        largest_change=255 * (found.images - images).flatten(1).abs().amax(dim=1).numpy(),
+        largest_change=largest_change(images, found.images, UNIT_RANGE).numpy(),
         passes=found.passes.numpy(),
         detections={one: detection(clean[one], scores[one], is_success) for one in scores},
         scores=scores,

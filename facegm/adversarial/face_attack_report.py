@@ -1,8 +1,5 @@
 """Writes what attacks on faces came to: a table of the photos, `attack.json` with every number, a page for reading."""
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +9,7 @@ import numpy as np
 
 from facegm.adversarial.attack_charts import detector_chart
 from facegm.adversarial.attack_report import JSON_FILE, PAGE_FILE, TABLE_FILE, amplified_change
-from facegm.adversarial.attack_results import mean_where
+from facegm.adversarial.attack_results import by_rate, mean_where
 from facegm.adversarial.detection import FALSE_ALARM_RATES
 from facegm.adversarial.face_attack import FaceAttackReport, FaceAttackResult
 from facegm.adversarial.face_attack_charts import success_chart
@@ -21,6 +18,7 @@ from facegm.adversarial.face_objectives import GOALS, Goal
 from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import jpeg_uri, render_page
+from facegm.data.report_files import csv_file, json_file
 
 NEAREST = ("cw", "ddn")
 """Attacks that search the nearest success."""
@@ -59,11 +57,11 @@ def write_report(folder: Path, report: FaceAttackReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text = json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json_file(numbers)
     page = _html(report, numbers)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / TABLE_FILE, _table(report).encode())
-    replace_atomically(folder / JSON_FILE, text.encode())
+    replace_atomically(folder / TABLE_FILE, csv_file(_rows(report)))
+    replace_atomically(folder / JSON_FILE, text)
     replace_atomically(folder / PAGE_FILE, page.encode())
 
 
@@ -85,7 +83,7 @@ def report_numbers(report: FaceAttackReport) -> dict[str, Any]:
                 "name": escaped(one.name),
                 "inputs": len(next(iter(one.scores.values()))),
                 "detectors": {
-                    name: {"area": one.areas[name], "noticed": _by_rate(one.noticed[name])} for name in one.areas
+                    name: {"area": one.areas[name], "noticed": by_rate(one.noticed[name])} for name in one.areas
                 },
             }
             for one in report.strange
@@ -109,15 +107,11 @@ def _numbers_of(one: FaceAttackResult) -> dict[str, Any]:
             name: {
                 "area": found.area,
                 "area_of_successes": found.area_of_successes,
-                "undetected": _by_rate(found.undetected),
+                "undetected": by_rate(found.undetected),
             }
             for name, found in one.detections.items()
         },
     }
-
-
-def _by_rate(shares: Mapping[float, float]) -> dict[str, float]:
-    return {f"{rate:g}": share for rate, share in shares.items()}
 
 
 def _find(report: FaceAttackReport, goal: Goal, name: str) -> FaceAttackResult:
@@ -127,17 +121,8 @@ def _find(report: FaceAttackReport, goal: Goal, name: str) -> FaceAttackResult:
 # ------------------------------------------------------------------------------------------------- table
 
 
-def _table(report: FaceAttackReport) -> str:
-    """CSV with a row a photo and attack."""
-    text = io.StringIO()
-    rows = list(_rows(report))
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _rows(report: FaceAttackReport) -> Iterator[dict[str, Any]]:
+    """Of each attack, a row a photo."""
     for one in report.results:
         for row, (name, other) in enumerate(zip(one.pairs.names, one.pairs.other_names, strict=True)):
             yield {

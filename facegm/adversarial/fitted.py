@@ -1,6 +1,5 @@
 """Detectors of a trained classifier: fitted once on its training images, and kept beside its weights."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from facegm.adversarial.detectors.k_density import KDensity
 from facegm.adversarial.detectors.mahalanobis import Mahalanobis
 from facegm.adversarial.observations import Observations
 from facegm.adversarial.trained import TrainedClassifier
+from facegm.data.weights import digest_of
 from facegm.errors import FacegmError, UsageError
 from facegm.losses.gm_module import GMLoss
 
@@ -104,8 +104,7 @@ class FittedDetectors:
         training = Observations(
             features=training.features.to(device), logits=training.logits.to(device), labels=training.labels.to(device)
         )
-        known = b"".join(tensor.cpu().numpy().tobytes() for tensor in detector.state().values())
-        fingerprint = f"{detector.name} {hashlib.sha256(known).hexdigest()[:16]}"
+        fingerprint = f"{detector.name} {digest_of(detector.state())[:16]}"
         return AttackedDetector(name, density, density_thresholds(density, training), fingerprint)
 
     @property

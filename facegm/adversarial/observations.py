@@ -1,9 +1,10 @@
 """What a subject makes of images: all that detectors look at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from facegm.adversarial.intrinsic_dimension import outputs_and_dimensions
@@ -28,6 +29,12 @@ class Observations:
     def predicted(self) -> Int64[Tensor, " images"]:
         """The class of the largest logit."""
         return self.logits.argmax(dim=1)
+
+    def only(self, rows: slice | Bool[Tensor, " images"]) -> "Observations":
+        """What was observed of some of the images."""
+        parts: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        parts = {name: part if part is None else part[rows] for name, part in parts.items()}
+        return Observations(**parts)
 
 
 @torch.no_grad()

@@ -30,6 +30,11 @@ def distortion(clean: Images, attacked: Images, pixel_range: PixelRange) -> Floa
     return 255 / pixel_range.width * difference.square().mean(dim=1).sqrt()
 
 
+def largest_change(clean: Images, attacked: Images, pixel_range: PixelRange) -> Float[Tensor, " batch"]:
+    """L-infinity distance on a scale of 0 to 255."""
+    return (clean - attacked).flatten(1).abs().amax(dim=1).double() * (255 / pixel_range.width)
+
+
 def check_images(images: Images, pixel_range: PixelRange) -> None:
     """Refuse to attack images that are not of the declared pixel range.
 

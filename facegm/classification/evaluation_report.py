@@ -1,6 +1,5 @@
 """Writes a classifier's evaluation: `evaluation.json` with every number, `evaluation.html` for reading."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from facegm.classification.prediction import ImageSet
 from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import enlarged, jpeg_uri, render_page
+from facegm.data.report_files import json_file
 
 JSON_FILE, PAGE_FILE = "evaluation.json", "evaluation.html"
 LARGEST_TABLE = 20
@@ -88,10 +88,10 @@ def write_report(folder: Path, report: EvaluationReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text = json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json_file(numbers)
     page = _html(report, numbers)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / JSON_FILE, text.encode())
+    replace_atomically(folder / JSON_FILE, text)
     replace_atomically(folder / PAGE_FILE, page.encode())
 
 

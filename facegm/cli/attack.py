@@ -1,13 +1,13 @@
 """`facegm attack`: a trained classifier, or face network, and images to attacked images and a report."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 from facegm.adversarial.recipe import ATTACKS
 from facegm.cli import attack_faces
 from facegm.cli.classifier_run import find_classifier, is_face_run
-from facegm.cli.options import whole_number
+from facegm.cli.options import real_number, whole_number
 
 DEFAULT_ATTACKS = ("fgsm", "pgd", "ddn")
 
@@ -53,7 +53,7 @@ def parser() -> ArgumentParser:
     )
     options.add_argument(
         "--epsilon",
-        type=_bound,
+        type=real_number("above 0, at most 1", lambda bound: 0 < bound <= 1),
         help="the most that a pixel changes, of a range of 1 (default: 0.1); steps change in proportion",
     )
     options.add_argument(
@@ -93,13 +93,3 @@ def run(arguments: Sequence[str]) -> None:
     write_report(output, report)
     print(report.summary())
     print(f"report: {output / PAGE_FILE}")
-
-
-def _bound(text: str) -> float:
-    try:
-        bound = float(text)
-    except ValueError:
-        bound = -1.0
-    if not 0 < bound <= 1:
-        raise ArgumentTypeError(f"{text}, must be a number above 0, at most 1")
-    return bound

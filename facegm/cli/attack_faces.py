@@ -1,10 +1,10 @@
 """`facegm attack` of a face network's run: photos of verification pairs to attacked photos and a report."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.options import whole_number
+from facegm.cli.options import real_number, whole_number
 from facegm.config import parse_config
 from facegm.faces.config import FaceRunConfig
 from facegm.training.run_folder import CONFIG_FILE
@@ -41,7 +41,7 @@ def parser() -> ArgumentParser:
     )
     options.add_argument(
         "--false-accept-rate",
-        type=_rate,
+        type=real_number("above 0 and below 1", lambda rate: 0 < rate < 1),
         metavar="RATE",
         help="of the threshold (default: the threshold of highest accuracy); both are chosen on the other folds",
     )
@@ -80,13 +80,3 @@ def run(arguments: Sequence[str]) -> None:
     write_report(output, report)
     print(summary(report))
     print(f"report: {output / PAGE_FILE}")
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = -1.0
-    if not 0 < rate < 1:
-        raise ArgumentTypeError(f"{text}, must be a number above 0 and below 1")
-    return rate

@@ -1,10 +1,11 @@
 """`facegm detect`: a trained classifier and images to the ones that look manipulated."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 from facegm.cli.classifier_run import find_classifier
+from facegm.cli.options import real_number
 
 
 def parser() -> ArgumentParser:
@@ -28,7 +29,7 @@ def parser() -> ArgumentParser:
     )
     options.add_argument(
         "--false-alarms",
-        type=_rate,
+        type=real_number("from 0 to below 1", lambda rate: 0 <= rate < 1),
         default=0.05,
         metavar="SHARE",
         help="the most clean test images that may be taken for manipulated (default: %(default)s)",
@@ -57,13 +58,3 @@ def run(arguments: Sequence[str]) -> None:
     write_report(output, report)
     print(report.summary())
     print(f"report: {output / PAGE_FILE}")
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < 1:
-        raise ArgumentTypeError(f"{text}, must be a number from 0 to below 1")
-    return rate

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 
@@ -23,5 +24,20 @@ def whole_number(*, minimum: int) -> Callable[[str], int]:
         if not text.lstrip("-").isdecimal() or int(text) < minimum:
             raise ArgumentTypeError(f"{text}, must be a whole number, at least {minimum}")
         return int(text)
+
+    return parse
+
+
+def real_number(must_be: str, is_allowed: Callable[[float], bool]) -> Callable[[str], float]:
+    """A parser's type for numbers, and what they must be in words."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not is_allowed(number):  # as NaN is by no comparison
+            raise ArgumentTypeError(f"{text}, must be a number {must_be}")
+        return number
 
     return parse

@@ -1,10 +1,10 @@
 """What an attack on test images comes to, and what detectors make of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -182,16 +182,9 @@ def _scores(fitted: FittedDetectors, detector: str, observed: Mapping[str, Obser
         assert isinstance(density, KDensity)
         supervised = KDBU(density)
     split = int(FITTED * len(observed["clean"].logits))
-    fitted_to = {state: _part(one, slice(split)) for state, one in observed.items()}
+    fitted_to = {state: one.only(slice(split)) for state, one in observed.items()}
     supervised.fit(fitted_to["clean"], noisy=fitted_to["noisy"], adversarial=fitted_to["attacked"])
-    return {state: supervised.score_samples(_part(one, slice(split, None))) for state, one in observed.items()}
-
-
-def _part(observed: Observations, rows: slice) -> Observations:
-    """What was observed of some of the images."""
-    parts: dict[str, Any] = {one.name: getattr(observed, one.name) for one in fields(observed)}
-    parts = {name: part if part is None else part[rows] for name, part in parts.items()}
-    return Observations(**parts)
+    return {state: supervised.score_samples(one.only(slice(split, None))) for state, one in observed.items()}
 
 
 def _numbers_of(scores: Scores, is_fooled: Flags) -> Numbers:
