@@ -38,13 +38,15 @@ def verify_lfw(
         note: one line that the report shows beside the numbers.
 
     Raises:
-        FacegmError: model, photos or pairs are missing or unusable, or a photo of the pairs cannot be read.
+        FacegmError: model, photos or pairs are missing or unusable, the pairs have one fold alone, or a photo of theirs
+            cannot be read.
     """
     embedder = FaceEmbedder.load(model)
     if not lfw.is_dir():
         raise FacegmError(f"{lfw}: no such folder of photos or aligned faces")
     pairs_file = pairs_file or find_pairs(lfw)
     pairs = read_pairs(pairs_file)
+    pairs.require_folds(str(pairs_file))
     output.mkdir(parents=True, exist_ok=True)
     store = FaceStore(lfw) if is_store(lfw) else _aligned(lfw, pairs, output / "aligned", workers)
     rows = rows_of_images(store, pairs)
