@@ -1,5 +1,6 @@
 """Protects verification of anybody's embeddings: three formats, one result; and what is wrong with a file is said."""
 
+import contextlib
 import pickle
 import re
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from facegm.errors import FacegmError, UsageError
 from facegm.eval.embedding_files import NamedEmbeddings, read_embeddings
@@ -213,3 +216,19 @@ def test_an_archive_may_hold_other_arrays(tmp_path: Path) -> None:
     found = read_embeddings(tmp_path / "e.npz")
     assert isinstance(found, NamedEmbeddings)
     assert np.array_equal(found.embeddings, VECTORS)
+
+
+@given(data=st.data())
+def test_flipped_bits_are_refused_or_give_embeddings(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    form = data.draw(st.sampled_from([*FORMATS]))
+    path = FORMATS[form](tmp_path_factory.mktemp("embeddings"), NAMES, VECTORS)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(FacegmError):
+        found = read_embeddings(path)
+        assert len(found.names) == len(found.embeddings)
+        assert np.isfinite(found.embeddings).all()

@@ -1,5 +1,6 @@
 """Protects IJB's protocol: templates are made as insightface's script makes them, from files in IJB's layout."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_a_video_counts_as_much_as_a_photo_and_an_image_may_be_in_two_templates(
     )
     found = template_embeddings(templates, {"photo": 0, "f1": 1, "f2": 2, "f3": 3}, vectors)
     assert found.names == ("other", "t")
-    np.testing.assert_allclose(found.embeddings, [[1, 0], [1 / 5**0.5, 2 / 5**0.5]])
+    np.testing.assert_allclose(found.embeddings * 5**0.5, np.array([[5**0.5, 0], [1, 2]]))
 
 
 FACES = "1.jpg 1 69544\n2.jpg 1 69544\n3.jpg 1 70\n4.jpg 22 80\n"
@@ -122,3 +123,13 @@ def test_missing_images_are_refused_or_left_out() -> None:
     assert found.names == ("1",)
     with pytest.raises(FacegmError, match="differ in length"):
         Templates(images=("a",), templates=(), media=("x",))
+
+
+@given(st.binary(max_size=40) | st.text("12 0\t,\nt", max_size=40).map(str.encode))
+def test_garbage_is_refused_or_read_and_never_crashes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("garbage") / "t.txt"
+    path.write_bytes(content)
+    with contextlib.suppress(FacegmError):
+        assert all(read_templates(path).images)
+    with contextlib.suppress(FacegmError):
+        assert 0 < np.count_nonzero(read_template_pairs(path).same) < len(content)
