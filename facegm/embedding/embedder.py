@@ -17,7 +17,7 @@ from facegm.data.progress import Progress
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.model_file import MODEL_FILE, load_embedder, read_calibration
-from facegm.embedding.network import embed_faces
+from facegm.embedding.network import embed_faces, embed_sides
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
 
@@ -85,6 +85,11 @@ class FaceEmbedder:
         """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
         return self._calibration
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether an embedding is that of the face plus that of its mirror image."""
+        return self._preprocessing.mirror
+
     def describe(self) -> str:
         """One line on the network and how it sees faces, for reports."""
         parameters = sum(parameter.numel() for parameter in self._network.parameters())
@@ -131,6 +136,12 @@ class FaceEmbedder:
                 batches.append(embed_faces(self._network, self._preprocessing, batch))
                 shown.update(len(batch))
         return np.concatenate(batches)
+
+    def embed_sides(
+        self, faces: UInt8[np.ndarray, "faces side side 3"]
+    ) -> tuple[Float[np.ndarray, "faces dim"], Float[np.ndarray, "faces dim"]]:
+        """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised."""
+        return embed_sides(self._network, self._preprocessing, faces)
 
     def verify(
         self,
