@@ -10,7 +10,8 @@ from facegm.errors import FacegmError
 from facegm.eval.baseline import raw_pixels
 from facegm.eval.metrics import Roc, TrueAcceptRate, roc, true_accept_rate
 from facegm.eval.pairs import Pairs
-from facegm.eval.protocol import PCA_64, STANDARD_VARIANTS, Verification, verify
+from facegm.eval.protocol import Verification, verify
+from facegm.eval.scores import PCA_64, STANDARD_VARIANTS
 
 FALSE_ACCEPT_BOUNDS = (1e-1, 1e-2, 1e-3)
 

@@ -64,7 +64,7 @@ def _variant_numbers(report: VerificationReport, verification: Verification) -> 
     curve = roc(verification.distances, report.pairs.same)
     folds = zip(verification.fold_accuracy.tolist(), verification.fold_threshold.tolist(), strict=True)
     return {
-        "variant": asdict(verification.variant),
+        "variant": verification.variant.describe(),
         "accuracy": verification.accuracy,
         "standard_error": verification.standard_error,
         "mean_threshold": float(verification.fold_threshold.mean()),

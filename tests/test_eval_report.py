@@ -15,8 +15,9 @@ from facegm.eval.baseline import raw_pixels
 from facegm.eval.lfw import VerificationReport, evaluate_lfw
 from facegm.eval.metrics import roc, true_accept_rate
 from facegm.eval.pairs import Pairs
-from facegm.eval.protocol import PCA_64, STANDARD_VARIANTS, verify
+from facegm.eval.protocol import verify
 from facegm.eval.report import hardest_pairs, report_numbers, write_report
+from facegm.eval.scores import PCA_64, STANDARD_VARIANTS
 
 NOTE = "synthetic identities & <nobody> real"
 

@@ -14,7 +14,8 @@ from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.lfw import rows_of_pairs
 from facegm.eval.pairs import Pairs, read_pairs
-from facegm.eval.protocol import Variant, Verification
+from facegm.eval.protocol import Verification
+from facegm.eval.scores import Variant
 from facegm.eval.verify_lfw import rows_of_images
 from facegm.store.reader import FaceStore
 
