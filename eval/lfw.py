@@ -58,10 +58,7 @@ class VerificationReport:
             *(f"  {row.variant.name:<32} {row.accuracy:8.2%} ± {row.standard_error:.2%}" for row in rows),
             f"{self.primary.variant.name}: AUC {curve.area:.4f}, EER {curve.equal_error_rate:.2%}, "
             f"oracle accuracy {self.primary.oracle_accuracy:.2%}",
-            *(
-                f"  TAR {tar.rate:.2%} at FAR {tar.false_accept_bound:g} ({tar.false_accepts} false accepts)"
-                for tar in self.true_accept_rates()
-            ),
+            *(f"  TAR at FAR {tar.false_accept_bound:g}: {tar}" for tar in self.true_accept_rates()),
         ]
         return "\n".join([*lines, f"Note: {self.note}"] if self.note else lines)
 

@@ -55,7 +55,7 @@ def report_numbers(report: VerificationReport) -> dict[str, object]:
         "fallback_images": list(report.fallback_images),
         "variants": [_variant_numbers(report, verification) for verification in report.verifications],
         "baseline": None if report.baseline is None else _variant_numbers(report, report.baseline),
-        "true_accept_rates": [asdict(rate) for rate in report.true_accept_rates()],
+        "true_accept_rates": [rate.describe() for rate in report.true_accept_rates()],
         "out_of_fold_distances": primary.distances.tolist(),
     }
 

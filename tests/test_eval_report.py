@@ -146,7 +146,7 @@ def test_json_holds_every_number_strictly(report: VerificationReport, tmp_path: 
         assert (row["area_under_roc"], row["equal_error_rate"]) == (curve.area, curve.equal_error_rate)
     for row, bound in zip(found["true_accept_rates"], (0.1, 0.01, 0.001), strict=True):
         expected = true_accept_rate(report.primary.distances, report.pairs.same, bound)
-        assert row == {"false_accept_bound": bound, "false_accepts": expected.false_accepts, "rate": expected.rate}
+        assert row == expected.describe()
     assert found["out_of_fold_distances"] == report.primary.distances.tolist()
 
 
@@ -222,5 +222,6 @@ def test_summary_is_short_plain_text(report: VerificationReport) -> None:
     curve = report.roc()
     assert f"AUC {curve.area:.4f}, EER {curve.equal_error_rate:.2%}" in lines[6]
     tar = report.true_accept_rates()[0]
-    assert lines[7] == f"  TAR {tar.rate:.2%} at FAR 0.1 ({tar.false_accepts} false accepts)"
+    assert lines[7] == f"  TAR at FAR 0.1: {tar}"
+    assert lines[9] == "  TAR at FAR 0.001: not measurable by 48 pairs of different people"
     assert lines[10:] == [f"Note: {NOTE}"]
