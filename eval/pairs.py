@@ -45,6 +45,16 @@ class Pairs:
         """Every image that some pair names, once, sorted."""
         return tuple(sorted({*self.names_a, *self.names_b}))
 
+    @property
+    def people(self) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]] | None:
+        """Number of the person on the left and on the right of every pair, by the images' folders.
+
+        None where these say otherwise than `same` in some pair, and so are no names of people.
+        """
+        folders = [name.rpartition("/")[0] for name in (*self.names_a, *self.names_b)]
+        a, b = np.unique(folders, return_inverse=True)[1].reshape(2, -1)
+        return (a, b) if np.array_equal(a == b, self.same) else None
+
 
 def read_pairs(path: Path, *, extension: str = ".jpg") -> Pairs:
     r"""Read a pairs file in LFW's format; folds and order stay exactly as the file has them.
