@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def test_runs_are_grouped_by_what_their_configurations_differ_in(
         (names[1], names[2]),
     ]
     assert [row["verdict"] for row in rows[:3]] == ["first better", "level", "second better"]
+    tested = sorted((contrast["recipes"]["p"], contrast["corrected_p"]) for contrast in numbers["contrasts"])
+    assert tested[0][1] == pytest.approx(6 * tested[0][0])
+    assert tested[1][1] == pytest.approx(max(6 * tested[0][0], 5 * tested[1][0]))
+    assert all(one[1] <= other[1] for one, other in pairwise(tested))
     text = capsys.readouterr().out
     assert "800 pairs, 240 people" in text
     assert "loss.name=softmax  3     81.00 ± 1.00  76.00 ± 1.00" in text
@@ -85,14 +90,6 @@ def test_numbers_are_those_of_the_judgements(runs: dict[str, list[Path]], tmp_pa
     assert numbers["wanted_difference"] == 0.02
     assert float(rows[0]["points"]) == pytest.approx(0.5)
     assert float(rows[0]["low"]) == pytest.approx(100 * expected.interval[0], abs=1e-3)
-
-
-def test_tests_are_corrected_together(runs: dict[str, list[Path]], tmp_path: Path) -> None:
-    numbers, _ = compare(tmp_path, *runs["gm"], *runs["softmax"], *runs["center"])
-    found = sorted((c["recipes"]["p"], c["corrected_p"]) for c in numbers["contrasts"])
-    assert found[0][1] == pytest.approx(6 * found[0][0])
-    assert found[1][1] == pytest.approx(max(6 * found[0][0], 5 * found[1][0]))
-    assert all(one[1] <= other[1] for one, other in pairwise(found))
 
 
 def test_two_single_runs_are_compared_as_networks_and_no_recipe_is_spoken_of(
@@ -174,39 +171,41 @@ def refused(arguments: list[str | Path], capsys: pytest.CaptureFixture[str]) -> 
 def test_what_carries_no_comparison_is_refused(
     runs: dict[str, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gm, softmax = runs["gm"], runs["softmax"]
+    gm, softmax = runs["gm"][0], runs["softmax"][0]
     assert "--group NAME RUN..." in refused([], capsys)
-    assert "--group NAME RUN..." in refused([gm[0], "--group", "a", gm[1]], capsys)
-    assert "--group a: no runs" in refused(["--group", "a", "--group", "b", gm[0]], capsys)
-    assert "--group a: given twice" in refused(["--group", "a", gm[0], "--group", "a", gm[1]], capsys)
-    assert "all runs are of one group" in refused(gm, capsys)
-    assert "the same network twice" in refused([gm[0], gm[0], *softmax], capsys)
-    assert "the same network twice" in refused(["--group", "a", gm[0], "--group", "b", gm[0]], capsys)
+    assert "--group NAME RUN..." in refused([gm, "--group", "a", softmax], capsys)
+    assert "--group a: no runs" in refused(["--group", "a", "--group", "b", gm], capsys)
+    assert "--group a: given twice" in refused(["--group", "a", gm, "--group", "a", softmax], capsys)
+    assert "all runs are of one group" in refused([gm, runs["gm"][1]], capsys)
     assert "no score 'cosine'; the reports share 'PCA 64', 'no PCA'" in refused(
-        [*gm, *softmax, "--score", "cosine"], capsys
+        [gm, softmax, "--score", "cosine"], capsys
     )
-    assert "neither report.json nor lfw/report.json" in refused([tmp_path, *gm], capsys)
+    assert "neither report.json nor lfw/report.json" in refused([tmp_path], capsys)
 
     right = {"PCA 64": judged(PAIRS, 0.9, 0)}
-    repeat = write_scored(tmp_path / "repeat", PAIRS, right, config_of_run(1))
-    assert "both of seed 1 in group loss.name=gm" in refused([*gm, repeat, *softmax], capsys)
-    others = write_scored(
-        tmp_path / "others",
-        few_people(size=99, people=60),
-        right | {"PCA 64": judged(few_people(size=99, people=60), 0.9, 0)},
-        config_of_run(7),
-    )
-    assert "verified on different pairs, or in different folds (800 and 792 pairs)" in refused(
-        [*gm, others, *softmax], capsys
-    )
-    cosine = write_scored(tmp_path / "cosine", PAIRS, {"cosine": right["PCA 64"]}, config_of_run(7))
-    assert "no score 'PCA 64'; the reports share none" in refused([*gm, cosine, *softmax], capsys)
+    repeat = write_scored(tmp_path / "repeat", PAIRS, right, config_of_run(0))
+    assert "both of seed 0 in group loss.name=gm; a repeat is no further seed" in refused([gm, repeat, softmax], capsys)
     bare = write_scored(tmp_path / "bare", PAIRS, right)
-    assert "holds no configuration to be grouped by; use --group NAME RUN..." in refused([*gm, bare], capsys)
+    assert "holds no configuration to be grouped by; use --group NAME RUN..." in refused([bare], capsys)
     wrong = config_of_run(7)
     wrong["train"]["epoch"] = 3
     wrong_run = write_scored(tmp_path / "wrong", PAIRS, right, wrong)
-    assert f"{wrong_run}/lfw/report.json: train.epoch: no such" in refused([*gm, wrong_run], capsys)
+    assert f"{wrong_run}/lfw/report.json: train.epoch: no such" in refused([wrong_run], capsys)
+
+
+def test_other_pairs_and_other_scores_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = write_scored(tmp_path / "ours", PAIRS, {"PCA 64": judged(PAIRS, 0.9, 0)})
+    fewer = few_people(size=99, people=60)
+    others = write_scored(tmp_path / "others", fewer, {"PCA 64": judged(fewer, 0.9, 0)})
+    swapped = replace(PAIRS, names_a=(*PAIRS.names_a[:-1], "F3P0/9.jpg"))
+    another = write_scored(tmp_path / "another", swapped, {"PCA 64": judged(PAIRS, 0.9, 0)})
+    cosine = write_scored(tmp_path / "cosine", PAIRS, {"cosine": judged(PAIRS, 0.9, 0)})
+    for other, trouble in (
+        (others, "verified on different pairs, or in different folds (800 and 792 pairs)"),
+        (another, "verified on different pairs, or in different folds (800 and 800 pairs)"),
+        (cosine, "no score 'PCA 64'; the reports share none"),
+    ):
+        assert trouble in refused(["--group", "a", ours, "--group", "b", other], capsys)
 
 
 def test_a_network_counts_once_by_whatever_it_is_known(

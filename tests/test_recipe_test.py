@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 
 from facegm.eval.people_sampling import PeopleSampling
 from facegm.eval.recipe_test import RecipeTest, compare_networks, compare_recipes, holm
@@ -15,14 +15,18 @@ from facegm.eval.recipe_test import RecipeTest, compare_networks, compare_recipe
 PAIRS = 400
 
 
-def drawn(seed: int, people: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of two recipes, folds of unequal size, and the two people of each pair."""
+def drawn(
+    seed: int, people: int = 30, of_recipe: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of two recipes, folds of unequal size, and the two people of each pair; some may be easier for the first."""
     rng = np.random.default_rng(seed)
     a, b = rng.integers(people, size=(2, PAIRS))
     b = np.where(np.arange(PAIRS) % 2 == 0, a, b)
     fold = np.sort(rng.integers(5, size=PAIRS))
     easy = rng.normal(size=people)[a] + rng.normal(size=people)[b]
     margins = 1.5 + easy + rng.normal(size=(7, PAIRS)) + 0.2 * rng.normal(size=(7, 1))
+    easier = of_recipe * rng.normal(size=people)
+    margins[:3] += easier[a] + easier[b]
     return margins[:3] > 0, margins[3:] > 0, fold, a, b
 
 
@@ -77,7 +81,7 @@ def test_the_variance_is_what_other_people_do_to_the_mean() -> None:
 
 
 def test_the_parts_are_those_of_a_naive_computation() -> None:
-    first, second, fold, a, b = drawn(1)
+    first, second, fold, a, b = drawn(1, of_recipe=1)
     found = compare_recipes(first, second, PeopleSampling(fold, (a, b)))
     accuracies = [[mean_over_folds(run, fold) for run in runs.astype(float)] for runs in (first, second)]
     assert found.difference == pytest.approx(np.mean(accuracies[0]) - np.mean(accuracies[1]))
@@ -91,6 +95,53 @@ def test_the_parts_are_those_of_a_naive_computation() -> None:
     seeds = np.var(accuracies[0], ddof=1) / 3 + np.var(accuracies[1], ddof=1) / 4
     assert found.standard_error_seeds == pytest.approx(seeds**0.5)
     assert found.standard_error == pytest.approx((v + seeds) ** 0.5)
+
+
+def test_the_tail_is_that_of_seeds_and_people_by_their_shares() -> None:
+    first, second, fold, a, b = drawn(1, of_recipe=1)
+    found = compare_recipes(first, second, PeopleSampling(fold, (a, b)))
+    of_means = np.square(found.spreads) / found.seeds
+    freedom = of_means.sum() ** 2 / (of_means[0] ** 2 / 2 + of_means[1] ** 2 / 3)
+    share = found.standard_error_people**2 / found.standard_error**2
+    assert 0.1 < share < 0.9
+
+    def tail(difference: float) -> float:
+        statistic = abs(difference) / found.standard_error
+        return float(2 * (1 - share) * t.sf(statistic, freedom) + 2 * share * t.sf(statistic, 29))
+
+    assert found.p == pytest.approx(tail(found.difference))
+    assert tail(found.interval[1] - found.difference) == pytest.approx(0.05)
+    assert tail(found.interval[0] - found.difference) == pytest.approx(0.05)
+
+
+def naive_contributions(values: np.ndarray, fold: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What each person adds to `naive_variance`: of each product an equal part for all people whom two pairs share."""
+    weights = np.array([1 / (len(np.unique(fold)) * (fold == own).sum()) for own in fold])
+    deviations = weights * (values - mean_over_folds(values, fold))
+    people = np.union1d(a, b).tolist()
+    added = dict.fromkeys(people, 0.0)
+    for i in range(len(a)):
+        for j in range(len(a)):
+            shared = {int(a[i]), int(b[i])} & {int(a[j]), int(b[j])}
+            for person in shared:
+                added[person] += deviations[i] * deviations[j] / len(shared)
+    return np.array([*added.values()]) * len(people) / (len(people) - 1)
+
+
+def test_people_count_where_what_they_change_is_more_than_its_own_error() -> None:
+    kept = []
+    for seed in range(6):
+        first, second, fold, a, b = drawn(seed, people=12, of_recipe=0.3)
+        first, second, fold, a, b = first[:, :150], second[:, :150], fold[:150], a[:150], b[:150]
+        added = naive_contributions(first.mean(axis=0) - second.mean(axis=0), fold, a, b)
+        for runs in (first, second):
+            noise = sum(naive_contributions(run - runs.mean(axis=0), fold, a, b) for run in runs.astype(float))
+            added -= noise / (len(runs) - 1) / len(runs)
+        v, error = added.sum(), np.std(added, ddof=1) * np.sqrt(len(added))
+        kept.append(v > error)
+        found = compare_recipes(first, second, PeopleSampling(fold, (a, b)))
+        assert found.standard_error_people**2 == pytest.approx(v if v > error else 0)
+    assert 0 < sum(kept) < 6
 
 
 def test_it_is_welchs_test_where_people_change_nothing() -> None:
