@@ -46,6 +46,7 @@ OPTIONS = {
         "--output",
     },
     "detect": {"--detector", "--false-alarms", "--data", "--output"},
+    "compare": {"--group", "--score", "--difference", "--output"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
     "quality": {"--photos", "--pairs", "--max-pairs", "--seed", "--output"},
     "reproduce": {
