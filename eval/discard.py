@@ -7,8 +7,9 @@ scripts do, answers another question. Pairs of equal quality leave together, for
 the curve has points only where a group ends, and between them it stays where it was (Schlett et al. 2023).
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
@@ -49,8 +50,9 @@ def discard_curve(quality: Float[np.ndarray, " pairs"], is_rejected: Bool[np.nda
         quality: of each pair, higher is better; one pair at least, and not NaN.
         is_rejected: whether its distance reaches the threshold, which is that of no discard.
     """
-    shares, rates = _points(quality, is_rejected, np.ones((1, len(quality))))
-    return DiscardCurve(shares[0], rates[0])
+    shares, rates = _steps(quality[None], is_rejected, np.ones((1, len(quality))))
+    points = np.flatnonzero(np.diff(shares[0], prepend=-1.0))
+    return DiscardCurve(shares[0, points], rates[0, points])
 
 
 def ideal_curve(is_rejected: Bool[np.ndarray, " pairs"]) -> DiscardCurve:
@@ -64,11 +66,11 @@ def random_areas(
     row_a: Int[np.ndarray, " pairs"],
     row_b: Int[np.ndarray, " pairs"],
     is_rejected: Bool[np.ndarray, " pairs"],
-    limit: float,
+    limits: Sequence[float],
     *,
-    permutations: int = 200,
+    permutations: int,
     seed: int = 0,
-) -> Float64[np.ndarray, " permutations"]:
+) -> Float64[np.ndarray, "limits permutations"]:
     """Areas that the same qualities give where chance hands them to the images: what a score is to be better than.
 
     Args:
@@ -76,24 +78,36 @@ def random_areas(
         row_a: row of each pair's left image.
         row_b: row of its right image.
         is_rejected: whether its distance reaches the threshold.
-        limit: of the area.
+        limits: of the areas.
         permutations: how many times.
         seed: of the permutations.
     """
     rng = np.random.default_rng(seed)
-    shuffled = (pair_quality(rng.permutation(quality), row_a, row_b) for _ in range(permutations))
-    return np.array([discard_curve(one, is_rejected).area(limit) for one in shuffled])
+    areas = []
+    for some in _parts(permutations):
+        shuffled = np.stack([pair_quality(rng.permutation(quality), row_a, row_b) for _ in range(some)])
+        shares, rates = _steps(shuffled, is_rejected, np.ones_like(shuffled))
+        areas.append([_areas(shares, rates, limit) for limit in limits])
+    return np.concatenate(areas, axis=1)
+
+
+class ResampledAreas(NamedTuple):
+    """What a bootstrap gives."""
+
+    areas: Float64[np.ndarray, "limits resamples"]
+    starts: Float64[np.ndarray, " resamples"]
+    """Rates before anything is discarded."""
 
 
 def resampled_areas(
     quality: Float[np.ndarray, " pairs"],
     is_rejected: Bool[np.ndarray, " pairs"],
     people: Int[np.ndarray, " pairs"],
-    limit: float,
+    limits: Sequence[float],
     *,
-    resamples: int = 1000,
+    resamples: int,
     seed: int = 0,
-) -> tuple[Float64[np.ndarray, " resamples"], Float64[np.ndarray, " resamples"]]:
+) -> ResampledAreas:
     """Bootstrap over people: as many are drawn with replacement as there are, each with all pairs.
 
     The threshold stays, so that the spread is that of people and not that of the threshold.
@@ -101,60 +115,61 @@ def resampled_areas(
     Args:
         quality: of each pair.
         is_rejected: whether its distance reaches the threshold.
-        people: number of each pair's person, from 0; each pair's own number where people are not known.
-        limit: of the area.
+        people: number of each pair's person; each pair's own number where people are not known.
+        limits: of the areas.
         resamples: how many times.
         seed: of the draws.
-
-    Returns:
-        The areas, and the rates before anything is discarded.
     """
-    areas, starts = [], []
-    for weights in _drawn_weights(people, resamples, seed):
-        shares, rates = _points(quality, is_rejected, weights)
-        areas.append(_areas(shares, rates, limit))
-        starts.append(rates[:, 0])
-    return np.concatenate(areas), np.concatenate(starts)
-
-
-def _drawn_weights(
-    people: Int[np.ndarray, " pairs"], resamples: int, seed: int, rows: int = 100
-) -> Iterator[Float64[np.ndarray, "some pairs"]]:
-    """How often each pair is drawn, some resamples at a time."""
     rng = np.random.default_rng(seed)
-    _, number = np.unique(people, return_inverse=True)
-    count = int(number.max()) + 1
-    for start in range(0, resamples, rows):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start))
-        yield drawn[:, number].astype(np.float64)
+    known, person = np.unique(people, return_inverse=True)
+    areas, starts = [], []
+    for some in _parts(resamples):
+        drawn = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=some)
+        weights = drawn[:, person].astype(np.float64)
+        shares, rates = _steps(quality[None], is_rejected, weights)
+        areas.append([_areas(shares, rates, limit) for limit in limits])
+        starts.append(rates[:, 0])
+    return ResampledAreas(np.concatenate(areas, axis=1), np.concatenate(starts))
 
 
-def _points(
-    quality: Float[np.ndarray, " pairs"],
+def _parts(count: int, size: int = 100) -> list[int]:
+    """So many rows at a time, that they fit into memory with thousands of pairs."""
+    return [min(size, count - start) for start in range(0, count, size)]
+
+
+def _steps(
+    quality: Float[np.ndarray, "orders pairs"],
     is_rejected: Bool[np.ndarray, " pairs"],
-    weights: Float64[np.ndarray, "resamples pairs"],
-) -> tuple[Float64[np.ndarray, "resamples points"], Float64[np.ndarray, "resamples points"]]:
-    """Shares discarded and rates of those left, where pairs count several times or not at all.
+    weights: Float64[np.ndarray, "rows pairs"],
+) -> tuple[Float64[np.ndarray, "rows pairs"], Float64[np.ndarray, "rows pairs"]]:
+    """Shares discarded and rates of those left, before the first pair leaves and after each but the last.
 
-    A point stands before the first pair leaves and after each group of equal quality but the last. Where a resample has
-    nothing left, its share is 1 and its rate 0.
+    In the midst of a group of equal quality both are those of its beginning. Where nothing is left the rate is 0.
+
+    Args:
+        quality: one order for all rows, or one for each.
+        is_rejected: whether a pair is rejected.
+        weights: how often each pair counts.
     """
-    order = np.argsort(quality, kind="stable")
-    ascending, count = quality[order], weights[:, order]
-    last_of_group = np.flatnonzero(ascending[1:] > ascending[:-1])
-    none = np.zeros((len(weights), 1))
+    order = np.argsort(quality, axis=1, kind="stable")
+    ascending = np.take_along_axis(quality, order, axis=1)
+    is_first = np.diff(ascending, axis=1, prepend=-np.inf) > 0
+    first_of_group = np.maximum.accumulate(np.where(is_first, np.arange(quality.shape[1]), 0), axis=1)
+    count = np.take_along_axis(weights, order, axis=1)
+    rejected = count * is_rejected[order]
     gone, rejected_gone = (
-        np.concatenate([none, np.cumsum(counted, axis=1)[:, last_of_group]], axis=1)
-        for counted in (count, count * is_rejected[order])
+        np.take_along_axis(np.cumsum(counted, axis=1) - counted, first_of_group, axis=1)
+        for counted in (count, rejected)
     )
-    left, rejected = count.sum(axis=1, keepdims=True) - gone, (count @ is_rejected[order])[:, None] - rejected_gone
-    shares = gone / count.sum(axis=1, keepdims=True)
-    return shares, np.divide(rejected, left, out=np.zeros_like(left), where=left > 0)
+    left = count.sum(axis=1, keepdims=True) - gone
+    rates = np.zeros_like(left)
+    np.divide(rejected.sum(axis=1, keepdims=True) - rejected_gone, left, out=rates, where=left > 0)
+    return gone / count.sum(axis=1, keepdims=True), rates
 
 
 def _areas(
-    shares: Float64[np.ndarray, "resamples points"], rates: Float64[np.ndarray, "resamples points"], limit: float
-) -> Float64[np.ndarray, " resamples"]:
+    shares: Float64[np.ndarray, "rows points"], rates: Float64[np.ndarray, "rows points"], limit: float
+) -> Float64[np.ndarray, " rows"]:
     """Mean of each step function from 0 to the limit."""
     width = np.diff(np.minimum(shares, limit), append=limit, axis=1)
     return np.asarray((width * rates).sum(axis=1) / limit)

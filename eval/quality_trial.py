@@ -21,6 +21,8 @@ from facegm.eval.quality_scores import Scores
 Verdict = Literal["helps", "harms", "not told from chance"]
 INTERVAL = (2.5, 97.5)
 """Percentiles."""
+RESAMPLES, PERMUTATIONS = 1000, 200
+"""Of the bootstrap, and of what chance gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,24 +120,12 @@ def discard_trial(condition: str, point: OperatingPoint, scores: Scores, pairs: 
     is_rejected = pairs.distances >= point.threshold
     faces, rows = np.unique(np.concatenate([pairs.row_a, pairs.row_b]), return_inverse=True)
     a, b = np.split(rows, 2)
-    ideal, start = ideal_curve(is_rejected), float(is_rejected.mean())
+    ideal = ideal_curve(is_rejected)
     curves, areas = {}, {}
     for name, of_all in scores.items():
         quality = of_all[faces]
-        of_pairs = pair_quality(quality, a, b)
-        curves[name] = discard_curve(of_pairs, is_rejected)
-        areas[name] = tuple(
-            RelativeArea(
-                limit=limit,
-                area=curves[name].area(limit) / start,
-                interval=_interval(resampled_areas(of_pairs, is_rejected, pairs.people, limit)),
-                random=_percentiles(by_chance := random_areas(quality, a, b, is_rejected, limit) / start),
-                random_mean=float(by_chance.mean()),
-                ideal=ideal.area(limit) / start,
-            )
-            for limit in LIMITS
-            if start > 0
-        )
+        curves[name] = discard_curve(pair_quality(quality, a, b), is_rejected)
+        areas[name] = _relative_areas(curves[name], ideal, quality, a, b, is_rejected, pairs.people)
     return DiscardTrial(
         condition=condition,
         point=point,
@@ -148,12 +138,34 @@ def discard_trial(condition: str, point: OperatingPoint, scores: Scores, pairs: 
     )
 
 
-def _interval(
-    resampled: tuple[Float64[np.ndarray, " resamples"], Float64[np.ndarray, " resamples"]],
-) -> tuple[float, float]:
-    """Of the areas over the rates before any discard, where there are errors; a resample may have none."""
-    areas, starts = resampled
-    return _percentiles(areas[starts > 0] / starts[starts > 0])
+def _relative_areas(
+    curve: DiscardCurve,
+    ideal: DiscardCurve,
+    quality: Float64[np.ndarray, " faces"],
+    row_a: Int[np.ndarray, " pairs"],
+    row_b: Int[np.ndarray, " pairs"],
+    is_rejected: Bool[np.ndarray, " pairs"],
+    people: Int[np.ndarray, " pairs"],
+) -> tuple[RelativeArea, ...]:
+    """One for each limit; none where nothing is rejected. Of a bootstrap count the resamples in which anything is."""
+    start = float(is_rejected.mean())
+    if not start:
+        return ()
+    of_pairs = pair_quality(quality, row_a, row_b)
+    resampled = resampled_areas(of_pairs, is_rejected, people, LIMITS, resamples=RESAMPLES)
+    by_chance = random_areas(quality, row_a, row_b, is_rejected, LIMITS, permutations=PERMUTATIONS) / start
+    has_errors = resampled.starts > 0
+    return tuple(
+        RelativeArea(
+            limit=limit,
+            area=curve.area(limit) / start,
+            interval=_percentiles(drawn / resampled.starts[has_errors]),
+            random=_percentiles(random),
+            random_mean=float(random.mean()),
+            ideal=ideal.area(limit) / start,
+        )
+        for limit, drawn, random in zip(LIMITS, resampled.areas[:, has_errors], by_chance, strict=True)
+    )
 
 
 def _percentiles(values: Float64[np.ndarray, " values"]) -> tuple[float, float]:

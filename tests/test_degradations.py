@@ -47,7 +47,8 @@ def test_a_rung_gives_8_bit_faces_and_leaves_its_input_alone(one: Degradation) -
     face = smooth_face()
     before = face.copy()
     degraded = degrade(face, one, name="a/a_1.jpg", seed=0)
-    assert (degraded.shape, degraded.dtype) == (face.shape, np.uint8)
+    assert degraded.shape == face.shape
+    assert degraded.dtype == np.uint8
     assert np.array_equal(face, before)
     assert not np.array_equal(degraded, face)
 
@@ -98,9 +99,9 @@ def test_noise_has_that_deviation_and_one_pattern_for_all_severities() -> None:
 
 
 def test_noise_is_clipped_and_does_not_wrap_around() -> None:
-    for level, is_near in ((0, lambda x: x < 128), (255, lambda x: x > 127)):
+    for level in (0, 255):
         noisy = degrade(np.full((64, 64, 3), level, np.uint8), rung("noise", 1), name="a", seed=0)
-        assert is_near(noisy).all()
+        assert np.abs(noisy.astype(int) - level).max() < 128
         assert (noisy == level).mean() > 0.45
 
 

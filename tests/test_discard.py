@@ -122,12 +122,12 @@ def test_chance_leaves_the_rate_as_it_is_on_average() -> None:
     a, b = rng.integers(0, images, (2, pairs))
     rejected = rng.random(pairs) < 0.3
     quality = rng.normal(size=images)
-    areas = random_areas(quality, a, b, rejected, 0.2, permutations=100, seed=3)
+    areas = random_areas(quality, a, b, rejected, [0.2], permutations=100, seed=3)[0]
     assert areas.mean() == pytest.approx(rejected.mean(), abs=4 * areas.std() / 10)
     assert 0 < areas.std() < 0.05
-    assert np.array_equal(areas, random_areas(quality, a, b, rejected, 0.2, permutations=100, seed=3))
-    assert not np.array_equal(areas, random_areas(quality, a, b, rejected, 0.2, permutations=100, seed=4))
-    level = random_areas(np.ones(images), a, b, rejected, 0.2, permutations=3)
+    assert np.array_equal(areas, random_areas(quality, a, b, rejected, [0.2], permutations=100, seed=3)[0])
+    assert not np.array_equal(areas, random_areas(quality, a, b, rejected, [0.2], permutations=100, seed=4)[0])
+    level = random_areas(np.ones(images), a, b, rejected, [0.2], permutations=3)[0]
     assert level == pytest.approx([rejected.mean()] * 3), "ties are kept: where all are equal none can leave"
 
 
@@ -136,7 +136,7 @@ def test_bootstrap_equals_lists_of_pairs_drawn_person_by_person() -> None:
     rng = np.random.default_rng(2)
     people = np.array([0, 0, 0, 5, 5, 7, 8, 8, 8, 8, 9, 9])
     quality, rejected = rng.integers(0, 5, 12).astype(float), rng.random(12) < 0.4
-    areas, starts = resampled_areas(quality, rejected, people, 0.3, resamples=150, seed=4)
+    (areas,), starts = resampled_areas(quality, rejected, people, [0.3], resamples=150, seed=4)
     assert (len(areas), len(starts)) == (150, 150)
     # The draws are numpy's own: the same generator, asked for the same numbers.
     drawn_by = np.random.default_rng(4)
@@ -154,7 +154,7 @@ def test_the_spread_over_people_is_wider_than_that_over_pairs_where_people_diffe
     people = np.repeat(np.arange(40), 25)
     rejected = rng.random(1000) < rng.choice([0.0, 0.6], 40)[people]
     quality = rng.normal(size=1000)
-    by_people = resampled_areas(quality, rejected, people, 0.2, resamples=300)[0].std()
-    by_pairs = resampled_areas(quality, rejected, np.arange(1000), 0.2, resamples=300)[0].std()
+    by_people = resampled_areas(quality, rejected, people, [0.2], resamples=300).areas.std()
+    by_pairs = resampled_areas(quality, rejected, np.arange(1000), [0.2], resamples=300).areas.std()
     assert by_people > 2.5 * by_pairs
     assert by_pairs == pytest.approx((rejected.mean() * (1 - rejected.mean()) / 1000) ** 0.5, rel=0.25)

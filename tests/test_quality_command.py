@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from pages import Page
 from stores import NamedFaces
 
 from facegm.cli import main
+from facegm.config import parse_config
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
-from facegm.eval import quality, quality_measurement
+from facegm.eval import quality, quality_measurement, quality_trial
 from facegm.eval.degradations import STRENGTHS, Degradation, degrade, drawn_degradation
 from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.quality import AS_THEY_ARE, HALF_DEGRADED, people_of
 from facegm.eval.quality_scores import DENSITY, LIKELIHOOD, MEANINGS, MIRROR, NORM, PROBABILITY, SHARPNESS
 from facegm.eval.quality_trial import RelativeArea
 from facegm.faces.class_means import class_means
+from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import train_run
 from facegm.losses.config import LossConfig
 from facegm.training.checkpoint import load_newest_checkpoint
@@ -34,10 +37,12 @@ LADDER_IMAGES = 2
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """Fewer images at every rung, and small blocks."""
+    """Fewer images at every rung, small blocks, and less chance."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "LADDER_IMAGES", LADDER_IMAGES)
         patch.setattr(quality_measurement, "BLOCK", 40)
+        patch.setattr(quality_trial, "RESAMPLES", 20)
+        patch.setattr(quality_trial, "PERMUTATIONS", 10)
         yield
 
 
@@ -205,40 +210,36 @@ def test_the_page_stands_alone_and_the_table_has_every_area(
         assert expected == [row["area"]] or (not areas and row["area"] == "")
 
 
-def test_interrupted_and_called_again_it_measures_only_what_is_missing(
-    done: Path, run: Path, small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_and_called_again_it_measures_only_what_is_missing_or_damaged(
+    done: Path,
+    run: Path,
+    small_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     embed, seen = FaceEmbedder.embed_sides, []
 
     def interrupt(embedder: FaceEmbedder, faces: np.ndarray) -> Any:
         seen.append(len(faces))
-        if len(seen) == 3:
+        if sum(seen) == 2 * 40 + 32:
             raise KeyboardInterrupt
         return embed(embedder, faces)
 
     monkeypatch.setattr(FaceEmbedder, "embed_sides", interrupt)
     assert main(arguments(run, small_store, tmp_path)) == 130
-    assert [path.name for path in (tmp_path / "measured").iterdir()] == ["0.safetensors"]
-    seen[:] = [0] * 10
-    assert main(arguments(run, small_store, tmp_path)) == 0
-    assert sum(seen) == len(faces_in(done)) - 40
-    for name in ("quality.json", "quality.csv", "faces.csv", "quality.html"):
-        assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
-
-
-def test_damaged_measurements_are_made_anew(
-    done: Path, run: Path, small_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(done / "measured", tmp_path / "measured")
-    for number, at in ((0, -5), (1, 20)):
-        file = tmp_path / "measured" / f"{number}.safetensors"
-        content = bytearray(file.read_bytes())
-        content[at] ^= 1
-        file.write_bytes(content)
+    blocks = sorted((tmp_path / "measured").iterdir())
+    assert [path.name for path in blocks] == ["0.safetensors", "1.safetensors"]
+    content = bytearray(blocks[1].read_bytes())
+    content[-5] ^= 1
+    blocks[1].write_bytes(content)
+    seen[:] = [1000]
     with caplog.at_level(logging.WARNING):
         assert main(arguments(run, small_store, tmp_path)) == 0
-    assert caplog.text.count("measured anew") == 2
-    assert (tmp_path / "faces.csv").read_bytes() == (done / "faces.csv").read_bytes()
+    assert f"{blocks[1]}: damaged" in caplog.text
+    assert sum(seen) - 1000 == len(faces_in(done)) - 40
+    for name in ("quality.json", "quality.csv", "faces.csv", "quality.html"):
+        assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
 
 
 def test_an_embedder_alone_has_no_likelihood_and_says_so(
@@ -298,32 +299,34 @@ def test_a_verdict_takes_both_spreads(area: float, interval: tuple[float, float]
 # ------------------------------------------------------------------------------------------------- means
 
 
+def config_of(run: Path) -> FaceRunConfig:
+    return parse_config(run / "config.yaml", FaceRunConfig)
+
+
 def test_means_are_the_checkpoints(run: Path) -> None:
     state = load_newest_checkpoint(run)
     assert state is not None
-    found = class_means(run)
+    found = class_means(run, config_of(run))
     assert found is not None
     assert np.array_equal(found, state["task"]["loss.means"].numpy())
 
 
 def test_averaged_means_go_with_averaged_weights(small_store: Path, tmp_path: Path) -> None:
-    train_run(small_config(small_store, epochs=1.0, ema_decay=0.5), tmp_path / "run")
-    state, found = load_newest_checkpoint(tmp_path / "run"), class_means(tmp_path / "run")
+    config = small_config(small_store, epochs=1.0, ema_decay=0.5)
+    train_run(config, tmp_path / "run")
+    state, found = load_newest_checkpoint(tmp_path / "run"), class_means(tmp_path / "run", config)
     assert state is not None
     assert found is not None
     assert np.array_equal(found, state["average"]["task"]["loss.means"].numpy())
     assert not np.array_equal(found, state["task"]["loss.means"].numpy())
 
 
-def test_other_losses_have_no_means(small_store: Path, tmp_path: Path) -> None:
-    config = small_config(small_store, epochs=1.0)
-    from dataclasses import replace
-
-    train_run(replace(config, loss=LossConfig(name="softmax")), tmp_path / "run")
-    assert class_means(tmp_path / "run") is None
+def test_other_losses_have_no_means(run: Path) -> None:
+    assert class_means(run, replace(config_of(run), loss=LossConfig(name="softmax"))) is None
 
 
-def test_a_run_without_its_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
+def test_means_of_other_weights_are_refused(run: Path, tmp_path: Path) -> None:
+    """Protects against the means of one moment of a run under the embeddings of another."""
     shutil.copytree(run, tmp_path / "run")
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     state = torch.load(newest, weights_only=True)
@@ -331,9 +334,7 @@ def test_a_run_without_its_checkpoint_is_refused(run: Path, tmp_path: Path) -> N
     state["task"][first] = state["task"][first] + 1
     torch.save(state, newest)
     with pytest.raises(FacegmError, match=r"other weights than embedder\.safetensors"):
-        class_means(tmp_path / "run")
+        class_means(tmp_path / "run", config_of(run))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(FacegmError, match=r"no checkpoint.*embedder\.safetensors, which goes without"):
-        class_means(tmp_path / "run")
-    with pytest.raises(FacegmError, match="not a run folder"):
-        class_means(tmp_path)
+        class_means(tmp_path / "run", config_of(run))

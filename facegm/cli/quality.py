@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facegm.cli.options import whole_number
+from facegm.errors import FacegmError
 
 
 def parser() -> ArgumentParser:
@@ -45,17 +46,25 @@ def parser() -> ArgumentParser:
 def run(arguments: Sequence[str]) -> None:
     """Measure, write the report and print its summary."""
     options = parser().parse_args(arguments)
+    from facegm.config import parse_config
     from facegm.eval.quality import measure_quality
     from facegm.eval.quality_report import PAGE_FILE, summary, write_report
     from facegm.faces.class_means import class_means
+    from facegm.faces.config import FaceRunConfig
+    from facegm.training.run_folder import CONFIG_FILE
 
-    is_run = options.model.is_dir()
-    output = options.output or (options.model if is_run else options.model.parent) / "quality"
+    means, folder = None, options.model.parent
+    if options.model.is_dir():
+        folder = options.model
+        if not (folder / CONFIG_FILE).is_file():
+            raise FacegmError(f"{folder}: not a run folder (no {CONFIG_FILE})")
+        means = class_means(folder, parse_config(folder / CONFIG_FILE, FaceRunConfig))
+    output = options.output or folder / "quality"
     report = measure_quality(
         options.model,
         options.photos,
         output,
-        means=class_means(options.model) if is_run else None,
+        means=means,
         pairs_file=options.pairs,
         max_pairs=options.max_pairs,
         seed=options.seed,

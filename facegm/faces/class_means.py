@@ -6,29 +6,26 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from facegm.config import parse_config
 from facegm.data.weights import read_weights
 from facegm.embedding.model_file import MODEL_FILE
 from facegm.errors import FacegmError
 from facegm.faces.config import FaceRunConfig
 from facegm.training.checkpoint import load_newest_checkpoint
-from facegm.training.run_folder import CONFIG_FILE
 
 
-def class_means(run: Path) -> Float[np.ndarray, "identities dim"] | None:
+def class_means(run: Path, config: FaceRunConfig) -> Float[np.ndarray, "identities dim"] | None:
     """The GM means of a finished run, from its newest checkpoint; None where it was trained with another loss.
 
     Where the run averages its weights the averaged means are taken, as for the export.
 
     Args:
         run: the run folder.
+        config: that of the run.
 
     Raises:
-        FacegmError: not a run folder, no checkpoint, or one of other weights than the exported embedder's.
+        FacegmError: there is no checkpoint, or it is of other weights than the exported embedder's.
     """
-    if not (run / CONFIG_FILE).is_file():
-        raise FacegmError(f"{run}: not a run folder (no {CONFIG_FILE})")
-    if parse_config(run / CONFIG_FILE, FaceRunConfig).loss.name != "gm":
+    if config.loss.name != "gm":
         return None
     file, state = run / MODEL_FILE, load_newest_checkpoint(run)
     if state is None:
