@@ -8,7 +8,7 @@ SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml'
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0
 PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 
-.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-classify bench-gather bench-inspect bench-store bench-train install clean
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-classify bench-gather bench-inspect bench-store bench-train bench-verify install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -61,6 +61,9 @@ bench-store: install  ## opening a store of ten million photos
 
 bench-train: install  ## the training loop against its compute-only ceiling and a plain loop
 	$(BIN)/python benchmarks/bench_train.py
+
+bench-verify: install  ## the ten folds of the verification protocol, on one thread, against insightface's 400 steps
+	$(BIN)/python benchmarks/bench_verify.py
 
 install: $(VENV)/installed
 
