@@ -47,6 +47,7 @@ OPTIONS = {
     },
     "detect": {"--detector", "--false-alarms", "--data", "--output"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
+    "identify": {"--photos", "--gallery-images", "--non-mated", "--repeats", "--seed", "--output"},
     "reproduce": {
         "--data",
         "--output",
@@ -121,6 +122,10 @@ def test_verbs_and_options_are_these() -> None:
         (["detect", "empty", "empty"], 1, "empty: not a run folder"),
         (["detect", "empty", "empty", "--false-alarms", "1"], 2, "--false-alarms: 1, must be a number from 0 to"),
         (["verify-lfw", "empty", "--lfw", "empty"], 1, "is it a run folder"),
+        (["identify", "empty"], 2, "give --photos STORE, whose faces empty is to embed"),
+        (["identify", "a.npz", "--photos", "empty"], 2, "--photos: a.npz holds embeddings of photos already"),
+        (["identify", "a.npz"], 1, "a.npz: no such file"),
+        (["identify", "a.npz", "--non-mated", "1"], 2, "--non-mated: 1, must be a number from 0 to below 1"),
         (["demo", "--seed", "-1"], 2, "--seed: -1, must be a whole number, at least 0"),
         (["align", "empty", "--output", "store", "--workers", "two"], 2, "two, must be a whole number"),
     ],
