@@ -49,6 +49,7 @@ OPTIONS = {
     "compare": {"--group", "--score", "--difference", "--output"},
     "verify-lfw": {"--lfw", "--pairs", "--output", "--workers"},
     "quality": {"--photos", "--pairs", "--max-pairs", "--seed", "--output"},
+    "identify": {"--photos", "--gallery-images", "--non-mated", "--repeats", "--seed", "--output"},
     "reproduce": {
         "--data",
         "--output",
@@ -126,6 +127,10 @@ def test_verbs_and_options_are_these() -> None:
         (["quality", "empty"], 2, "required: --photos"),
         (["quality", "empty", "--photos", "empty"], 1, "empty: not a run folder"),
         (["quality", "missing.safetensors", "--photos", "empty"], 1, "missing.safetensors: no such model file"),
+        (["identify", "empty"], 2, "give --photos STORE, whose faces empty is to embed"),
+        (["identify", "a.npz", "--photos", "empty"], 2, "--photos: a.npz holds embeddings of photos already"),
+        (["identify", "a.npz"], 1, "a.npz: no such file"),
+        (["identify", "a.npz", "--non-mated", "1"], 2, "--non-mated: 1, must be a number from 0 to below 1"),
         (["demo", "--seed", "-1"], 2, "--seed: -1, must be a whole number, at least 0"),
         (["align", "empty", "--output", "store", "--workers", "two"], 2, "two, must be a whole number"),
     ],
