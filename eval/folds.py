@@ -41,7 +41,7 @@ def assign_folds(same: Bool[np.ndarray, " pairs"], people: People | None) -> tup
         return apart, f"{folds} folds assigned here, nobody in two of them"
     fold = np.empty(len(same), np.int64)
     for kind in (same, ~same):
-        count = np.count_nonzero(kind)
+        count = int(np.count_nonzero(kind))
         fold[kind] = np.arange(count) * folds // max(count, 1)
     return fold, f"{folds} folds assigned here, of consecutive pairs of each kind; people may be in several"
 

@@ -37,15 +37,15 @@ def read_lines(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise FacegmError(f"{path}: cannot be read as a pairs file: {error}") from error
+        raise FacegmError(f"{path}: cannot be read as lines of text: {error}") from error
     if "\0" in text:
-        raise FacegmError(f"{path}: cannot be read as a pairs file: it is no text")
+        raise FacegmError(f"{path}: no text")
     # Not splitlines(): it also splits at characters that names may hold, such as U+2028.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
-        raise FacegmError(f"{path}: empty; expected pairs of images")
+        raise FacegmError(f"{path}: empty")
     return lines
 
 

@@ -55,8 +55,6 @@ path = st.lists(part, min_size=1, max_size=3).map("/".join)
 
 
 @given(st.lists(path, min_size=1, max_size=6, unique=True), path)
-def test_exact_names_behind_one_folder_are_found_whatever_their_form(
-    names: list[str], folder: str, random: object
-) -> None:
+def test_exact_names_behind_one_folder_are_found_whatever_their_form(names: list[str], folder: str) -> None:
     keys = [f"{folder}/{name}" for name in names]
     assert join(names, keys) == {name: row for row, name in enumerate(names)}

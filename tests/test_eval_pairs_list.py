@@ -103,14 +103,14 @@ def test_an_error_names_file_line_and_what_was_expected(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "empty; expected pairs"),
+        ("", "empty"),
         ("path_a,path_b,same\n", "no pair follows"),
         ("a,b,1\nc,d,1\n", "the file holds 2 matched and no mismatched pairs"),
         ("a,b,0\nc,d,0\n", "the file holds 2 mismatched and no matched pairs"),
         ("a,b,0,4\nc,d,1,4\ne,f,1,5\n", "fold 5 holds 1 matched and no mismatched pairs"),
         ("path_a,path_b,same,fold\na,b,0,one\n", "line 2, column 4: expected a fold's number, found 'one'"),
-        (b"\xff\xfea\0,\0b\0", "cannot be read as a pairs file"),
-        ("a\0,b,1\n", "it is no text"),
+        (b"\xff\xfea\0,\0b\0", "cannot be read as lines of text"),
+        ("a\0,b,1\n", "no text"),
         ("Ann 1 2\nAnn 1 Bob\n", "line 2: expected a matched pair .* or a mismatched pair .*, found 'Ann 1 Bob'"),
     ],
 )
