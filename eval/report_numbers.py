@@ -42,6 +42,7 @@ def report_numbers(report: VerificationReport) -> dict[str, Any]:
             "images": len(pairs.images),
             "people": report.people,
             "with_fallback_image": int(np.count_nonzero(~report.acquired)),
+            "dropped": None if report.dropped is None else report.dropped.numbers(),
             "fold_origin": pairs.fold_origin,
             "digest": pairs.digest,
         },
