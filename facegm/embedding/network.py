@@ -22,6 +22,17 @@ def embed_faces(
     return np.asarray(embed(network, images, mirror=preprocessing.mirror).cpu().numpy())
 
 
+@torch.inference_mode()
+def embed_sides(
+    network: FaceNetwork, preprocessing: Preprocessing, faces: UInt8[np.ndarray, "batch side side 3"]
+) -> tuple[Float[np.ndarray, "batch dim"], Float[np.ndarray, "batch dim"]]:
+    """f(face) and f(mirrored face) of aligned RGB faces, 0 to 255, apart: not normalised, in float32."""
+    device = next(network.parameters()).device
+    images = network_input(torch.from_numpy(preprocessing.middle_crops(faces)).to(device))
+    face, mirrored = (embed(network, side, mirror=False).cpu().numpy() for side in (images, images.flip(3)))
+    return face, mirrored
+
+
 def embed(
     network: FaceNetwork, images: Float[Tensor, "batch 3 side side"], *, mirror: bool
 ) -> Float[Tensor, "batch dim"]:
