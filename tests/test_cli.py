@@ -123,7 +123,7 @@ def test_verbs_and_options_are_these() -> None:
         (["detect", "empty", "empty", "--false-alarms", "1"], 2, "--false-alarms: 1, must be a number from 0 to"),
         (["verify-lfw", "empty", "--lfw", "empty"], 1, "is it a run folder"),
         (["quality", "empty"], 2, "required: --photos"),
-        (["quality", "empty", "--photos", "empty"], 1, "empty: not a run folder"),
+        (["quality", "empty", "--photos", "empty"], 1, "empty: not the run folder of a face network"),
         (["quality", "missing.safetensors", "--photos", "empty"], 1, "missing.safetensors: no such model file"),
         (["demo", "--seed", "-1"], 2, "--seed: -1, must be a whole number, at least 0"),
         (["align", "empty", "--output", "store", "--workers", "two"], 2, "two, must be a whole number"),
