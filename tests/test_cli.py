@@ -125,7 +125,7 @@ def test_verbs_and_options_are_these() -> None:
         (["detect", "empty", "empty", "--false-alarms", "1"], 2, "--false-alarms: 1, must be a number from 0 to"),
         (["verify-lfw", "empty", "--lfw", "empty"], 1, "is it a run folder"),
         (["quality", "empty"], 2, "required: --photos"),
-        (["quality", "empty", "--photos", "empty"], 1, "empty: not a run folder"),
+        (["quality", "empty", "--photos", "empty"], 1, "empty: not the run folder of a face network"),
         (["quality", "missing.safetensors", "--photos", "empty"], 1, "missing.safetensors: no such model file"),
         (["identify", "empty"], 2, "give --photos STORE, whose faces empty is to embed"),
         (["identify", "a.npz", "--photos", "empty"], 2, "--photos: a.npz holds embeddings of photos already"),
