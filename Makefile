@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
-SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name py.typed)
+SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml' -o -name '*.jinja' -o -name '*.schema.json' -o -name py.typed)
 
 # Of attacks, apart from .venv and without their dependencies: torchattacks pins an old requests, adv-lib wants visdom.
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0

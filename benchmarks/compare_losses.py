@@ -16,7 +16,7 @@ from interleaved import write_results
 from scipy.stats import ttest_rel
 from training_runs import train_all
 
-from facegm.eval.protocol import NO_PCA, PCA_64, PCA_64_RENORMALISED
+from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.training.run_folder import read_metrics
 

@@ -8,10 +8,10 @@ from jaxtyping import Float
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.samples import Batch, DrawnSamples, EvaluatedImages
-from facegm.errors import FacegmError
-from facegm.eval.lfw import rows_of_pairs
+from facegm.eval.evaluation import rows_of_pairs
 from facegm.eval.pairs import read_pairs
-from facegm.eval.protocol import NO_PCA, verify
+from facegm.eval.protocol import verify
+from facegm.eval.scores import NO_PCA
 from facegm.eval.verify_lfw import rows_of_images
 from facegm.store.reader import FaceStore
 
@@ -30,11 +30,7 @@ class PairsValidation(EvaluatedImages):
 
     def __init__(self, store: Path, pairs: Path, preprocessing: Preprocessing) -> None:
         self._pairs, self._preprocessing = read_pairs(pairs), preprocessing
-        if len(np.unique(self._pairs.fold)) < 2:
-            raise FacegmError(
-                f"validation.pairs: {pairs} has one fold, but the threshold of a fold's pairs is chosen on the others; "
-                "give a file of several folds, such as LFW's pairs.txt"
-            )
+        self._pairs.require_folds(f"validation.pairs: {pairs}")
         faces = FaceStore(store)
         rows = rows_of_images(faces, self._pairs)
         self.keys = tuple(rows)

@@ -1,7 +1,6 @@
 """The LFW evaluation from photos to report: align what the pairs name, embed, score."""
 
-import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from facegm.align.config import AlignConfig
@@ -9,8 +8,10 @@ from facegm.align.pipeline import align_photos
 from facegm.data.readers.source import find_photos
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
-from facegm.eval.lfw import VerificationReport, evaluate_lfw
+from facegm.eval.evaluation import VerificationReport, evaluate
+from facegm.eval.joining import join
 from facegm.eval.pairs import Pairs, read_pairs
+from facegm.eval.provenance import provenance_of
 from facegm.eval.report import write_report
 from facegm.eval.stored_faces import StoredFaces
 from facegm.store.format import is_store
@@ -39,25 +40,28 @@ def verify_lfw(
         note: one line that the report shows beside the numbers.
 
     Raises:
-        FacegmError: model, photos or pairs are missing or unusable, or a photo of the pairs cannot be read.
+        FacegmError: model, photos or pairs are missing or unusable, the pairs have one fold alone, or a photo of theirs
+            cannot be read.
     """
     embedder = FaceEmbedder.load(model)
     if not lfw.is_dir():
         raise FacegmError(f"{lfw}: no such folder of photos or aligned faces")
     pairs_file = pairs_file or find_pairs(lfw)
     pairs = read_pairs(pairs_file)
+    pairs.require_folds(str(pairs_file))
     output.mkdir(parents=True, exist_ok=True)
     store = FaceStore(lfw) if is_store(lfw) else _aligned(lfw, pairs, output / "aligned", workers)
     rows = rows_of_images(store, pairs)
     faces = StoredFaces(store, rows)
     statuses = store.table(["status"])["status"]
 
-    report = evaluate_lfw(
+    report = evaluate(
         pairs,
         faces.names,
         embedder.embed_aligned(faces, progress=True),
         face_of=faces.face,
         fallback_images=[name for name, row in rows.items() if statuses[row].as_py() == "center-crop"],
+        provenance=provenance_of(model, store.settings, pairs),
         facts={"model": str(model), "photos": str(lfw), "pairs": str(pairs_file), "embedding": embedder.describe()},
         note=note,
     )
@@ -79,30 +83,24 @@ def find_pairs(lfw: Path) -> Path:
 
 def _aligned(lfw: Path, pairs: Pairs, output: Path, workers: int | None) -> FaceStore:
     """Align the photos that the pairs name, whatever their suffix."""
-    wanted = {_stem(name) for name in pairs.images}
-    photos = {photo.key: photo for photo in find_photos(lfw).photos}
-    prefix = _prefix(lfw, photos, pairs.images[0])
-    chosen = [photo for key, photo in photos.items() if _stem(key.removeprefix(prefix)) in wanted]
+    photos = find_photos(lfw).photos
+    chosen = [photos[row] for row in sorted(_join(lfw, pairs, [photo.key for photo in photos]).values())]
     config = AlignConfig(on_missing="center-crop", workers=workers, remove_missing=True)  # other pairs, other photos
     align_photos(lfw, output, config, photos=chosen)
     return FaceStore(output)
 
 
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
-
-
-def _prefix(source: Path, keys: Iterable[str], name: str) -> str:
-    """A source above the photos' folder names them with that folder in front.
+def _join(source: Path, pairs: Pairs, keys: Sequence[str]) -> dict[str, int]:
+    """Rows of the images of the pairs.
 
     Raises:
-        FacegmError: the image that is looked for is not among the keys.
+        FacegmError: there is none of them.
     """
-    wanted = _stem(name)
-    found = next((stem for key in keys if (stem := _stem(key)) == wanted or stem.endswith(f"/{wanted}")), None)
-    if found is None:
+    rows = join(pairs.images, keys)
+    if not rows:
+        name = pairs.images[0]
         raise FacegmError(f"{source}: {name}, which the pairs name, is not in this folder or store, with any suffix")
-    return found.removesuffix(wanted)
+    return rows
 
 
 def rows_of_images(store: FaceStore, pairs: Pairs) -> dict[str, int]:
@@ -111,9 +109,8 @@ def rows_of_images(store: FaceStore, pairs: Pairs) -> dict[str, int]:
     Raises:
         FacegmError: a face is missing.
     """
-    prefix = _prefix(store.folder, store.keys, pairs.images[0])
-    row_of = {_stem(key): row for row, key in enumerate(store.keys)}
-    rows = {name: row_of.get(prefix + _stem(name)) for name in pairs.images}
+    found = _join(store.folder, pairs, store.keys)
+    rows = {name: found.get(name) for name in pairs.images}
     table = store.table(["status", "reason"])
     reasons = {
         name: "not in the store" if row is None else table["reason"][row].as_py()

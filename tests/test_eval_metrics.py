@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from scipy.optimize import brentq
+from sklearn.metrics import accuracy_score, roc_auc_score, roc_curve
 
 from facegm.eval.metrics import accuracy_at, best_threshold, roc, true_accept_rate
 
@@ -85,6 +86,8 @@ def test_roc_points_are_the_rates_at_every_split(case: tuple[np.ndarray, np.ndar
     splits = [-np.inf, *sorted(set(distances.tolist()))]
     assert curve.false_accept_rate == pytest.approx([np.mean(distances[~same] <= split) for split in splits])
     assert curve.true_accept_rate == pytest.approx([np.mean(distances[same] <= split) for split in splits])
+    for threshold, tar in zip(curve.threshold, curve.true_accept_rate, strict=True):
+        assert np.mean(distances[same] < threshold) == pytest.approx(tar)
 
 
 @given(scores())
@@ -102,6 +105,24 @@ def test_equal_error_rate_is_interpolated() -> None:
     assert roc(*labelled([1, 1], [0, 1])).equal_error_rate == 0.5
     # (FAR, FRR) goes from (0, 1/3) to (1/2, 1/3) in one straight line, which crosses FAR = FRR at 1/3
     assert roc(*labelled([1, 2, 3, 4, 5], [1, 1, 0, 1, 0])).equal_error_rate == pytest.approx(1 / 3)
+
+
+@given(scores())
+def test_equal_error_rate_is_the_root_on_scikit_learns_curve(case: tuple[np.ndarray, np.ndarray]) -> None:
+    distances, same = case
+    far, tar, _ = roc_curve(same, -distances)
+    expected = brentq(lambda rate: 1 - rate - np.interp(rate, far, tar), 0, 1)
+    assert roc(distances, same).equal_error_rate == pytest.approx(expected, abs=1e-9)
+
+
+def test_accuracy_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    same = rng.random(200) < 0.4
+    distances = rng.normal(size=200) + np.where(same, 0, 1)
+    threshold = best_threshold(distances, same)
+    assert accuracy_at(threshold, distances, same) == pytest.approx(accuracy_score(same, distances < threshold))
+    highest = max(accuracy_score(same, distances < other) for other in [*distances, np.inf])
+    assert accuracy_at(threshold, distances, same) == pytest.approx(highest)
 
 
 @given(scores())
@@ -125,7 +146,8 @@ def test_true_accept_rate_equals_a_naive_search(case: tuple[np.ndarray, np.ndarr
             expected = (false_accepts, float(np.mean(distances[same] <= split)))
     found = true_accept_rate(distances, same, bound)
     assert found.false_accepts == expected[0]
-    assert found.rate == pytest.approx(expected[1])
+    assert found.true_accepted.value == pytest.approx(expected[1])
+    assert found.rate == (found.true_accepted.value if round(bound * 1000) * different >= 1000 else None)
     assert found.false_accept_bound == bound
 
 

@@ -37,6 +37,31 @@ def test_windows_line_ends_and_trailing_blank_lines_are_read(tmp_path: Path) -> 
     assert pairs.names_b[3] == "Ann/Ann_0002.jpg"
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    assert read_pairs(write(tmp_path, "\ufeff" + TINY)).names_b[3] == "Ann/Ann_0002.jpg"
+
+
+def test_names_hold_spaces_where_lines_are_split_at_tabs(tmp_path: Path) -> None:
+    pairs = read_pairs(write(tmp_path, "1\nColin Powell\t1\t2\nColin Powell\t3\tAnn\t4\n"))
+    assert pairs.names_a == ("Colin Powell/Colin Powell_0001.jpg", "Colin Powell/Colin Powell_0003.jpg")
+    assert pairs.names_b == ("Colin Powell/Colin Powell_0002.jpg", "Ann/Ann_0004.jpg")
+
+
+def test_without_a_header_the_pairs_are_the_same_and_folds_are_assigned(tmp_path: Path) -> None:
+    with_header, without = read_pairs(write(tmp_path, TINY)), read_pairs(write(tmp_path, TINY.removeprefix("2\t1\n")))
+    assert (without.names_a, without.names_b) == (with_header.names_a, with_header.names_b)
+    assert without.same.tolist() == with_header.same.tolist()
+    assert without.fold.tolist() == [0, 0, 1, 1]
+    assert "assigned here" in without.fold_origin
+
+
+def test_one_fold_alone_is_refused_by_what_needs_several(tmp_path: Path) -> None:
+    pairs = read_pairs(write(tmp_path, "1\nAnn\t1\t2\nAnn\t1\tBob\t3\n"))
+    with pytest.raises(FacegmError, match=r"dev\.txt has one fold, but the threshold"):
+        pairs.require_folds("dev.txt")
+    read_pairs(write(tmp_path, TINY)).require_folds("pairs.txt")
+
+
 def test_one_number_in_the_header_means_one_fold(tmp_path: Path) -> None:
     pairs = read_pairs(write(tmp_path, "1\nAnn\t1\t2\nAnn\t1\tBob\t3\n"))
     assert pairs.fold.tolist() == [0, 0]
@@ -45,9 +70,9 @@ def test_one_number_in_the_header_means_one_fold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "expected"),
     [
-        ("2\t1\n", "", 1, "10<TAB>300"),
-        ("2\t1\n", "2\t1\t1\n", 1, "10<TAB>300"),
+        ("2\t1\n", "2\t1\t1\n", 1, "matched pair"),
         ("2\t1\n", "0\t1\n", 1, "10<TAB>300"),
+        ("2\t1\n", "Ann\n", 1, "10<TAB>300"),
         ("2\t1\n", "3\t1\n", 1, "expected 6 lines after it, found 4"),
         ("2\t1\n", "1\t1\n", 1, "expected 2 lines after it, found 4"),
         ("Ann\t1\t2\n", "Ann\t1\n", 2, "matched pair"),
@@ -120,13 +145,22 @@ def test_what_is_written_is_read_back(
     assert pairs.fold.tolist() == [k for k, fold in enumerate(folds) for _ in fold]
 
 
-@given(st.binary(max_size=60) | st.text("12\t\nAb", max_size=30).map(str.encode))
+@given(
+    st.binary(max_size=60)
+    | st.text("12\t\n ,Ab", max_size=40).map(str.encode)
+    | st.lists(st.sampled_from(["a/1.jpg", "..", "1", "0", ",", "\t", " ", "\n", '"', "path_a,path_b,same\n"])).map(
+        lambda parts: "".join(parts).encode()
+    )
+)
 def test_garbage_is_refused_or_read_and_never_crashes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("pairs") / "pairs.txt"
     path.write_bytes(content)
     with contextlib.suppress(FacegmError):
         pairs = read_pairs(path)
-        assert 2 * np.count_nonzero(pairs.same) == len(pairs) > 0
+        assert pairs.same.any()
+        assert not pairs.same.all()
+        assert sorted(set(pairs.fold.tolist())) == [*range(pairs.fold.max() + 1)]
+        assert all(a != b for a, b in zip(pairs.names_a, pairs.names_b, strict=True))
 
 
 def test_lfw_has_6000_pairs_in_10_folds_and_every_image_exists(shared_data: Path) -> None:
@@ -137,6 +171,11 @@ def test_lfw_has_6000_pairs_in_10_folds_and_every_image_exists(shared_data: Path
     people_a, people_b = ([name.split("/")[0] for name in names] for names in (pairs.names_a, pairs.names_b))
     assert [a == b for a, b in zip(people_a, people_b, strict=True)] == pairs.same.tolist()
     assert len(pairs.images) == 7701
+    assert pairs.is_lfw
+    assert pairs.people is not None
+    numbers_a, numbers_b = pairs.people
+    assert numbers_a.tolist() == [[*dict.fromkeys(people_a + people_b)].index(name) for name in people_a]
+    assert np.array_equal(numbers_a == numbers_b, pairs.same)
     assert [name for name in pairs.images if not (shared_data / "lfw/lfw-deepfunneled" / name).is_file()] == []
 
 

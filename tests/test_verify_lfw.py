@@ -106,6 +106,14 @@ def test_photos_of_another_suffix_are_those_that_the_pairs_name(
     assert png["fallback_images"] == jpeg["fallback_images"]
 
 
+def test_one_fold_is_refused_before_photos_are_aligned(model: Path, lfw: Path, tmp_path: Path) -> None:
+    lines = (lfw / "pairs.txt").read_text().splitlines()
+    (tmp_path / "View1.txt").write_text("\n".join(["6", *lines[1:13]]))
+    with pytest.raises(FacegmError, match=r"View1\.txt has one fold"):
+        verify_lfw(model, lfw / "photos", tmp_path / "report", pairs_file=tmp_path / "View1.txt", workers=1)
+    assert not (tmp_path / "report").exists()
+
+
 def test_missing_parts_are_named(model: Path, lfw: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(lfw / "photos", photos)

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from facegm.eval.pairs import Pairs
-from facegm.eval.protocol import Variant, Verification, pca_by_fold, verify
+from facegm.eval.pca import pca_by_fold
+from facegm.eval.protocol import Verification, verify
+from facegm.eval.scores import Variant
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

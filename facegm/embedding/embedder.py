@@ -17,8 +17,9 @@ from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import UnreadablePhotoError
+from facegm.embedding.calibration import Calibration
 from facegm.embedding.engine import Engine, best_batch, engine_class
-from facegm.embedding.model_file import MODEL_FILE, load_embedder
+from facegm.embedding.model_file import MODEL_FILE, load_embedder, read_calibration
 from facegm.embedding.network import embed_crops
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
@@ -34,6 +35,8 @@ class Comparison:
     """L2 distance (not squared) of the normalised embeddings, 0 to 2."""
     same: bool | None
     """Whether the distance is below the threshold; None where no threshold was given."""
+    probability: float | None
+    """That both photos show one person, at the given prior; None where the embedder has not been calibrated."""
 
 
 class FaceEmbedder:
@@ -45,8 +48,10 @@ class FaceEmbedder:
         (2, 512)
     """
 
-    def __init__(self, network: FaceNetwork, preprocessing: Preprocessing) -> None:
-        self._network, self._preprocessing = network, preprocessing
+    def __init__(
+        self, network: FaceNetwork, preprocessing: Preprocessing, calibration: Calibration | None = None
+    ) -> None:
+        self._network, self._preprocessing, self._calibration = network, preprocessing, calibration
         self._detector: FaceDetector | None = None
         self._engine: Engine | None = None
         self._faces = 0
@@ -70,12 +75,17 @@ class FaceEmbedder:
         network, preprocessing, alignment = load_embedder(file)
         if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
-        return cls(network.to(device), preprocessing)
+        return cls(network.to(device), preprocessing, read_calibration(file))
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
         return self._network.embedding_dim
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
+        return self._calibration
 
     def describe(self) -> str:
         """One line on the network and how it sees faces, for reports."""
@@ -151,21 +161,42 @@ class FaceEmbedder:
             self._engine = fastest(self._network)
         return self._engine
 
-    def verify(self, photo_a: PhotoLike, photo_b: PhotoLike, *, threshold: float | None = None) -> Comparison:
+    def verify(
+        self,
+        photo_a: PhotoLike,
+        photo_b: PhotoLike,
+        *,
+        threshold: float | None = None,
+        false_match_rate: float | None = None,
+        prior: float = 0.5,
+    ) -> Comparison:
         """Compare the faces of two photos.
 
         Args:
             photo_a: path, or upright RGB array of 0 to 255.
             photo_b: the other.
-            threshold: largest distance at which two photos count as the same person's; the report of
+            threshold: distance below which two photos count as the same person's; the report of
                 `facegm verify-lfw` names one under "no PCA".
+            false_match_rate: in place of a threshold, one of the rates that the embedder's calibration has one for.
+            prior: probability that two photos show one person, before they are looked at.
 
         Raises:
-            FacegmError: an unreadable photo, or one without a face.
+            FacegmError: an unreadable photo, or one without a face; a threshold and a false-match rate, or a rate that
+                was not measured.
         """
+        if false_match_rate is not None:
+            if threshold is not None:
+                raise FacegmError("verify takes a threshold or a false-match rate, not both")
+            if self._calibration is None:
+                raise FacegmError("false-match rate: this embedder has not been calibrated; give a threshold")
+            threshold = self._calibration.threshold_at(false_match_rate)
         a, b = self.embed([photo_a, photo_b])
         distance = float(np.linalg.norm(a - b))
-        return Comparison(distance=distance, same=None if threshold is None else distance < threshold)
+        return Comparison(
+            distance=distance,
+            same=None if threshold is None else distance < threshold,
+            probability=None if self._calibration is None else self._calibration.probability(distance, prior=prior),
+        )
 
     def _align(self, photo: PhotoLike, crop_when_missing: bool) -> UInt8[np.ndarray, "128 128 3"]:
         if self._detector is None:
