@@ -8,9 +8,10 @@ from jaxtyping import Float
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.samples import Batch, DrawnSamples, EvaluatedImages
-from facegm.eval.lfw import rows_of_pairs
+from facegm.eval.evaluation import rows_of_pairs
 from facegm.eval.pairs import read_pairs
-from facegm.eval.protocol import NO_PCA, verify
+from facegm.eval.protocol import verify
+from facegm.eval.scores import NO_PCA
 from facegm.eval.verify_lfw import rows_of_images
 from facegm.store.reader import FaceStore
 

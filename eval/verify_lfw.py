@@ -8,10 +8,12 @@ from facegm.align.pipeline import align_photos
 from facegm.data.readers.source import find_photos
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
+from facegm.eval.evaluation import VerificationReport, evaluate
 from facegm.eval.joining import join
-from facegm.eval.lfw import VerificationReport, evaluate_lfw
 from facegm.eval.pairs import Pairs, read_pairs
+from facegm.eval.provenance import provenance_of
 from facegm.eval.report import write_report
+from facegm.eval.stored_faces import StoredFaces
 from facegm.store.format import is_store
 from facegm.store.reader import FaceStore
 
@@ -50,19 +52,20 @@ def verify_lfw(
     output.mkdir(parents=True, exist_ok=True)
     store = FaceStore(lfw) if is_store(lfw) else _aligned(lfw, pairs, output / "aligned", workers)
     rows = rows_of_images(store, pairs)
-    faces = {name: store.read_face(row) for name, row in rows.items()}
+    faces = StoredFaces(store, rows)
     statuses = store.table(["status"])["status"]
 
-    report = evaluate_lfw(
+    report = evaluate(
         pairs,
-        list(faces),
-        embedder.embed_aligned(list(faces.values()), progress=True),
-        face_of=faces.__getitem__,
+        faces.names,
+        embedder.embed_aligned(faces, progress=True),
+        face_of=faces.face,
         fallback_images=[name for name, row in rows.items() if statuses[row].as_py() == "center-crop"],
+        provenance=provenance_of(model, store.settings, pairs),
         facts={"model": str(model), "photos": str(lfw), "pairs": str(pairs_file), "embedding": embedder.describe()},
         note=note,
     )
-    write_report(output, report, face_of=faces.__getitem__)
+    write_report(output, report, face_of=faces.face)
     return report
 
 

@@ -59,18 +59,35 @@ def parse_config(path: Path, root: type[Root], overrides: Sequence[str] = ()) ->
         UsageError: an unknown key, with the nearest valid one, a value of a wrong type or out of range; the key and,
             where it stands in it, the file are named.
     """
-    content = _read(path, root)
-    _check_keys((key for key, _ in dotted(content)), root, f"{path}: ")
+    return _parse(_read(path, root), root, overrides, str(path))
+
+
+def config_of(content: Mapping[str, Any], root: type[Root], source: str) -> Root:
+    """The configuration that a run has written down, by this version's keys and defaults.
+
+    Args:
+        content: its sections, as plain values.
+        root: the kind of run.
+        source: where it stands, for messages.
+
+    Raises:
+        UsageError: as `parse_config` does.
+    """
+    return _parse(content, root, (), source)
+
+
+def _parse(content: Mapping[str, Any], root: type[Root], overrides: Sequence[str], source: str) -> Root:
+    _check_keys((key for key, _ in dotted(content)), root, f"{source}: ")
     _check_keys((option[2:].partition("=")[0] for option in overrides if option.startswith("--")), root, "--")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_config_arguments(parser, root)
     try:
         with NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
-            yaml.dump(content, file, _Dumper)
+            yaml.dump(dict(content), file, _Dumper)
             file.flush()
             values = parser.parse_args(["--config", file.name, *_names_quoted(overrides, root)])
     except ArgumentError as error:
-        raise UsageError(f"{path} or an option: {error}") from error
+        raise UsageError(f"{source} or an option: {error}") from error
     config: Root = _build(root, {name: _plain(values[name]) for name in get_type_hints(root)})
     return config
 

@@ -33,6 +33,13 @@ def test_casia_is_the_paper() -> None:
     assert (config.preprocessing.face_size, config.preprocessing.crop_size, config.model.width) == (128, 120, 1.0)
 
 
+def test_casia_leaves_out_those_who_are_in_lfw() -> None:
+    excluded = parse_config(find_config("casia.yaml"), FaceRunConfig).data.exclude_identities
+    assert len(set(excluded)) == len(excluded) == 17
+    assert all(len(name) == 7 and name.isdigit() for name in excluded)  # as the folders are called, zeros kept
+    assert {"0000513", "0166921", "3478560"} <= {*excluded}
+
+
 def test_overrides_and_numbers_as_yaml_writes_them(tmp_path: Path) -> None:
     path = write(tmp_path, "data:\n  store: faces\noptimizer:\n  learning_rate: 1e-2\n  clip_gradient: .inf\n")
     config = parse_config(path, FaceRunConfig, ["--train.epochs=3", "--model.width", "0.5"])

@@ -7,7 +7,8 @@ import pytest
 from sklearn.decomposition import PCA
 
 from facegm.errors import FacegmError
-from facegm.eval.protocol import NO_PCA, PCA_64, PCA_64_RENORMALISED, RAW, STANDARD_VARIANTS, Variant, verify
+from facegm.eval.protocol import verify
+from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED, RAW, STANDARD_VARIANTS, Variant
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

@@ -8,15 +8,22 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from pages import Page
 
 from facegm.errors import FacegmError
 from facegm.eval.baseline import raw_pixels
-from facegm.eval.lfw import VerificationReport, evaluate_lfw
+from facegm.eval.calibration import calibrate
+from facegm.eval.evaluation import VerificationReport, evaluate
 from facegm.eval.metrics import roc, true_accept_rate
+from facegm.eval.missing import drop_missing
+from facegm.eval.mistakes import hardest_pairs
 from facegm.eval.pairs import Pairs
-from facegm.eval.protocol import PCA_64, STANDARD_VARIANTS, verify
-from facegm.eval.report import hardest_pairs, report_numbers, write_report
+from facegm.eval.plda import fit_plda
+from facegm.eval.protocol import verify
+from facegm.eval.report import write_report
+from facegm.eval.report_numbers import report_numbers, report_schema
+from facegm.eval.scores import PCA_64, STANDARD_VARIANTS, Cosine, FittedPlda, FoldPlda
 
 NOTE = "synthetic identities & <nobody> real"
 
@@ -26,7 +33,7 @@ def people(folds: int = 4, size: int = 12) -> tuple[Pairs, tuple[str, ...], np.n
     rng = np.random.default_rng(0)
     count = folds * size
     names_a = tuple(f"P{i}/P{i}_0001.jpg" for i in range(2 * count))
-    names_b = tuple(f"P{i}/P{i}_0002.jpg" if i % (2 * size) < size else f"P{i}/P{i}_0009.jpg" for i in range(2 * count))
+    names_b = tuple(f"P{i}/P{i}_0002.jpg" if i % (2 * size) < size else f"Q{i}/Q{i}_0009.jpg" for i in range(2 * count))
     row = np.arange(2 * count)
     pairs = Pairs(names_a, names_b, row % (2 * size) < size, row // (2 * size))
     a = rng.normal(size=(2 * count, 20))
@@ -49,31 +56,86 @@ def report() -> VerificationReport:
     pairs, names, embeddings = people()
     fallback = (pairs.names_a[3], pairs.names_b[3], pairs.names_a[60], "Nobody/Nobody_0001.jpg")
     facts = {"model": "ResNet-27 <b>", "git": "abc123"}
-    return evaluate_lfw(pairs, names, embeddings, face_of=face_of, fallback_images=fallback, facts=facts, note=NOTE)
+    return evaluate(pairs, names, embeddings, face_of=face_of, fallback_images=fallback, facts=facts, note=NOTE)
 
 
 def test_embeddings_are_joined_by_name(report: VerificationReport) -> None:
     pairs, names, embeddings = people()
     of = dict(zip(names, embeddings, strict=True))
     a, b = (np.stack([of[name] for name in side]) for side in (pairs.names_a, pairs.names_b))
-    for verification, variant in zip(report.verifications, STANDARD_VARIANTS, strict=True):
-        expected = verify(a, b, pairs.same, pairs.fold, variant=variant)
-        assert verification.variant == variant
-        assert np.array_equal(verification.distances, expected.distances)
+    number_of = {person: k for k, person in enumerate(sorted({name.split("/")[0] for name in pairs.images}))}
+    sides = (np.array([number_of[name.split("/")[0]] for name in side]) for side in (pairs.names_a, pairs.names_b))
+    scores = (*STANDARD_VARIANTS, Cosine(), FoldPlda(*sides))
+    for verification, score in zip(report.verifications, scores, strict=True):
+        expected = verify(a, b, pairs.same, pairs.fold, variant=score)
+        assert verification.variant.describe() == score.describe()
+        assert np.allclose(verification.distances, expected.distances, rtol=1e-9)
         assert verification.accuracy == expected.accuracy
     assert report.primary.variant.name == "PCA 64"
+    assert report.not_scored == ()
+    assert report.people == len(number_of) == 144
+
+
+def test_a_model_of_other_people_is_one_more_score() -> None:
+    pairs, names, embeddings = people()
+    rng = np.random.default_rng(3)
+    labels = np.arange(40).repeat(5)
+    others = (rng.normal(size=(40, 20))[labels] + rng.normal(size=(200, 20))).astype(np.float32)
+    plda = fit_plda(others, labels, ridge=0.1)
+    last = evaluate(pairs, names, embeddings, plda=plda).verifications[-1]
+    of = dict(zip(names, embeddings, strict=True))
+    a, b = (np.stack([of[name] for name in side]) for side in (pairs.names_a, pairs.names_b))
+    assert last.variant.name == FittedPlda.name
+    assert np.allclose(last.distances, -plda.log_likelihood_ratio(a, b))
+
+
+def test_dropped_pairs_are_said_wherever_the_figures_are(tmp_path: Path) -> None:
+    pairs, names, embeddings = people()
+    dropped = drop_missing(pairs, {*pairs.images} - {"P5/P5_0001.jpg", "Q40/Q40_0009.jpg"})
+    report = evaluate(dropped.pairs, names, embeddings, dropped=dropped)
+    assert "Note: 2 of 96 pairs dropped (1 matched + 1 mismatched" in report.summary()
+    write_report(tmp_path, report)
+    numbers = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    Draft202012Validator(report_schema()).validate(numbers)
+    assert numbers["pairs"]["count"] == 94
+    assert numbers["pairs"]["dropped"] == {
+        "dropped": 2, "matched_by_fold": [1, 0, 0, 0], "mismatched_by_fold": [0, 1, 0, 0],
+        "missing_images": ["P5/P5_0001.jpg", "Q40/Q40_0009.jpg"],
+    }  # fmt: skip
+    text = " ".join(Page.of((tmp_path / "report.html").read_text("utf-8")).text.split())
+    assert "2 pairs of the set are not scored, for want of images." in text
+    assert "2 of 96 pairs dropped" in text
+    assert "every pair is scored" not in text
+
+
+def test_scores_that_the_pairs_do_not_allow_are_named(tmp_path: Path) -> None:
+    """Names that do not say who is on the pairs: no PLDA is fitted on them, and pairs are drawn in place of people."""
+    pairs, names, embeddings = people()
+    plain = replace(
+        pairs,
+        names_a=tuple(name.replace("/", "-") for name in pairs.names_a),
+        names_b=tuple(name.replace("/", "-") for name in pairs.names_b),
+    )
+    report = evaluate(plain, [name.replace("/", "-") for name in names], embeddings)
+    assert [v.variant.name for v in report.verifications] == [*(v.name for v in STANDARD_VARIANTS), Cosine().name]
+    assert [name for name, _ in report.not_scored] == [FoldPlda.name]
+    assert (report.intervals.unit, report.people, report.map) == ("pairs", None, None)
+    write_report(tmp_path, report)
+    text = " ".join(Page.of((tmp_path / "report.html").read_text("utf-8")).text.split())
+    assert f"{FoldPlda.name}: not scored; the names do not say who is on the pairs" in text
+    assert "bootstrap of pairs, 1,000 resamples (who is on the pairs is not known, so these may be too narrow)" in text
 
 
 def test_missing_doubled_and_uncounted_names_are_refused() -> None:
     pairs, names, embeddings = people()
     gone = [name not in pairs.images[1:6] for name in names]
     with pytest.raises(FacegmError, match=r"5 of the 192 images .* have none: ") as caught:
-        evaluate_lfw(pairs, [n for n, keep in zip(names, gone, strict=True) if keep], embeddings[gone])
+        evaluate(pairs, [n for n, keep in zip(names, gone, strict=True) if keep], embeddings[gone])
     assert f"{', '.join(pairs.images[1:4])}, ...;" in str(caught.value)
     with pytest.raises(FacegmError, match="193 rows for 193 names, 192 of them distinct"):
-        evaluate_lfw(pairs, [names[1], *names[1:]], embeddings)
+        evaluate(pairs, [names[1], *names[1:]], embeddings)
     with pytest.raises(FacegmError, match="192 rows for 193 names"):
-        evaluate_lfw(pairs, names, embeddings[1:])
+        evaluate(pairs, names, embeddings[1:])
 
 
 def test_raw_pixels_are_area_means_of_luma() -> None:
@@ -94,7 +156,7 @@ def test_baseline_is_the_protocol_on_pixels(report: VerificationReport) -> None:
 
 
 def test_without_faces_there_is_no_baseline_and_no_picture(tmp_path: Path) -> None:
-    plain = evaluate_lfw(*people())
+    plain = evaluate(*people())
     write_report(tmp_path, plain)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["baseline"] is None
@@ -104,7 +166,7 @@ def test_without_faces_there_is_no_baseline_and_no_picture(tmp_path: Path) -> No
 
 
 def test_hardest_pairs_are_the_mistakes_by_margin(report: VerificationReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facegm.eval.report.HARDEST", 5)
+    monkeypatch.setattr("facegm.eval.mistakes.HARDEST", 5)
     pairs, primary = report.pairs, report.primary
     for same in (False, True):
         mistakes = []
@@ -124,36 +186,103 @@ def test_json_holds_every_number_strictly(report: VerificationReport, tmp_path: 
 
     found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text("utf-8"), parse_constant=refuse)
     assert found == report_numbers(report)
-    assert found["note"] == NOTE
+    Draft202012Validator(report_schema()).validate(found)
+    assert (found["schema"], found["note"]) == (2, NOTE)
     assert found["facts"] == {"model": "ResNet-27 <b>", "git": "abc123"}
+    pairs = report.pairs
     assert found["pairs"] == {
-        "count": 96, "same": 48, "different": 48, "folds": 4, "images": 192, "with_fallback_image": 2,
+        "count": 96, "same": 48, "different": 48, "folds": 4, "images": 192, "people": 144, "with_fallback_image": 2,
+        "dropped": None, "fold_origin": "given with the pairs", "digest": pairs.digest,
     }  # fmt: skip
     assert found["fallback_images"] == ["P3/P3_0001.jpg", "P3/P3_0002.jpg", "P60/P60_0001.jpg"]
-    assert [row["variant"]["name"] for row in found["variants"]] == [v.name for v in STANDARD_VARIANTS]
     for row, verification in zip(
         [*found["variants"], found["baseline"]], [*report.verifications, report.baseline], strict=True
     ):
         assert verification is not None
+        assert row["variant"] == verification.variant.describe()
         assert row["accuracy"] == verification.accuracy
         assert row["standard_error"] == verification.standard_error
         assert row["mean_threshold"] == pytest.approx(verification.fold_threshold.mean())
         assert row["oracle_accuracy"] == verification.oracle_accuracy
         assert [fold["accuracy"] for fold in row["folds"]] == verification.fold_accuracy.tolist()
         assert [fold["threshold"] for fold in row["folds"]] == verification.fold_threshold.tolist()
-        curve = roc(verification.distances, report.pairs.same)
+        curve = roc(verification.distances, pairs.same)
         assert (row["area_under_roc"], row["equal_error_rate"]) == (curve.area, curve.equal_error_rate)
+        if verification is not report.baseline:
+            calibration = calibrate(verification.distances, pairs.same, pairs.fold)
+            assert (row["calibration"]["cllr"], row["calibration"]["minimum_cllr"]) == (
+                calibration.cllr, calibration.minimum_cllr,
+            )  # fmt: skip
+        assert np.allclose(row["distances"], verification.distances, rtol=5e-9, atol=0)
+        assert max(len(re.sub(r"e.*|[-.]", "", repr(value)).lstrip("0")) for value in row["distances"]) <= 9
     for row, bound in zip(found["true_accept_rates"], (0.1, 0.01, 0.001), strict=True):
-        expected = true_accept_rate(report.primary.distances, report.pairs.same, bound)
-        assert row == expected.describe()
-    assert found["out_of_fold_distances"] == report.primary.distances.tolist()
+        expected = true_accept_rate(report.primary.distances, pairs.same, bound)
+        assert (row["false_accept_bound"], row["false_accepts"], row["rate"]) == (
+            bound, expected.false_accepts, expected.rate,
+        )  # fmt: skip
+    assert found["true_accept_rates"][2]["rate"] is None  # 48 pairs cannot carry one in a thousand
+
+
+def test_the_scores_can_be_judged_again_from_the_file(report: VerificationReport) -> None:
+    """Protects comparisons of reports: names, same, folds, distances and thresholds are enough for every accuracy."""
+    found = report_numbers(report)
+    scored = found["scored"]
+    assert list(zip(scored["names_a"], scored["names_b"], strict=True)) == list(
+        zip(report.pairs.names_a, report.pairs.names_b, strict=True)
+    )
+    for row in found["variants"]:
+        for number, fold in enumerate(row["folds"]):
+            judged = [
+                (distance < fold["threshold"]) == bool(same)
+                for distance, same, own in zip(row["distances"], scored["same"], scored["fold"], strict=True)
+                if own == number
+            ]
+            assert sum(judged) / len(judged) == pytest.approx(fold["accuracy"])
+
+
+def test_errors_count_failures_to_acquire(report: VerificationReport) -> None:
+    pairs, primary, fallback = report.pairs, report.primary, {*report.fallback_images}
+    counts = dict.fromkeys(("FM", "FNM", "FA", "FR", "lost"), 0)
+    for i in range(len(pairs)):
+        accepted = primary.distances[i] < primary.fold_threshold[pairs.fold[i]]
+        lost = pairs.names_a[i] in fallback or pairs.names_b[i] in fallback
+        counts["lost"] += lost
+        if pairs.same[i]:
+            counts["FNM"] += not accepted and not lost
+            counts["FR"] += not accepted or lost
+        else:
+            counts["FM"] += accepted and not lost
+            counts["FA"] += accepted and not lost
+    point = report_numbers(report)["operating_point"]
+    assert point["false_match"]["count"] == counts["FM"]
+    assert point["false_non_match"]["count"] == counts["FNM"]
+    assert point["false_accept"]["count"] == counts["FA"]
+    assert point["false_reject"]["count"] == counts["FR"]
+    assert point["failure_to_acquire"]["count"] == counts["lost"] == 2
+    assert point["false_non_match"]["trials"] + point["false_match"]["trials"] == 94
+    assert point["false_reject"]["trials"] == point["false_accept"]["trials"] == 48
+
+
+def test_the_schema_refuses_what_is_not_of_it(report: VerificationReport) -> None:
+    check = Draft202012Validator(report_schema())
+    check.check_schema(report_schema())
+    sound = report_numbers(report)
+    for change in (
+        {"schema": 1},
+        {"extra": 0},
+        {"variants": []},
+        {"pairs": sound["pairs"] | {"digest": "0"}},
+        {"operating_point": sound["operating_point"] | {"false_match": {"count": 1}}},
+        {"scored": sound["scored"] | {"same": [True, 2]}},
+    ):
+        assert not check.is_valid(sound | change), change
 
 
 def test_html_is_self_contained_and_says_it_all(report: VerificationReport, tmp_path: Path) -> None:
     write_report(tmp_path / "deep" / "folder", report, face_of=face_of)
     source = (tmp_path / "deep" / "folder" / "report.html").read_text(encoding="utf-8")
     page = Page.of(source)
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 4
     assert NOTE in page.text
     assert "ResNet-27 <b>" in page.text  # escaped in the source, so that it is text here
     primary = report.primary
@@ -162,7 +291,7 @@ def test_html_is_self_contained_and_says_it_all(report: VerificationReport, tmp_
     for verification in report.verifications:
         assert verification.variant.name in page.text
     assert "raw grey pixels 32x32, PCA 64" in page.text
-    assert "3 of 192 images used a fallback crop; 2 pairs" in " ".join(page.text.split())
+    assert "3 of 192 images used a fallback crop, in 2 pairs." in " ".join(page.text.split())
     for name in report.fallback_images:
         assert name in page.text
     shown = sum(len(hardest_pairs(report, same=same)) for same in (False, True))
@@ -190,7 +319,7 @@ def test_a_perfect_model_gets_a_report_without_mistakes(tmp_path: Path) -> None:
     embeddings[np.arange(len(names)), [person_of[name.split("/")[0]] % 20 for name in names]] += 1
     other = [name.endswith("9.jpg") for name in names]
     embeddings[other] *= -1
-    perfect = evaluate_lfw(pairs, names, embeddings)
+    perfect = evaluate(pairs, names, embeddings)
     assert perfect.primary.accuracy == 1
     write_report(tmp_path, perfect, face_of=face_of)
     assert (tmp_path / "report.html").read_text("utf-8").count("<p>None.</p>") == 2
@@ -214,13 +343,15 @@ def unreadable(name: str) -> np.ndarray:
 def test_summary_is_short_plain_text(report: VerificationReport) -> None:
     lines = report.summary().splitlines()
     assert lines[0] == "96 pairs in 4 folds, 192 images, 3 of them fallback crops"
-    for line, row in zip(lines[1:6], [*report.verifications, report.baseline], strict=True):
+    for line, row in zip(lines[1:8], [*report.verifications, report.baseline], strict=True):
         assert row is not None
         assert line.split()[-3:] == [f"{row.accuracy:.2%}", "±", f"{row.standard_error:.2%}"]
         assert line.strip().startswith(row.variant.name)
-    curve = report.roc()
-    assert f"AUC {curve.area:.4f}, EER {curve.equal_error_rate:.2%}" in lines[6]
-    tar = report.true_accept_rates()[0]
-    assert lines[7] == f"  TAR at FAR 0.1: {tar}"
-    assert lines[9] == "  TAR at FAR 0.001: not measurable by 48 pairs of different people"
-    assert lines[10:] == [f"Note: {NOTE}"]
+    curve, (low, high) = report.roc(), report.intervals.accuracy
+    assert f"accuracy {low:.2%} to {high:.2%} (95 %, bootstrap of people), AUC {curve.area:.4f}" in lines[8]
+    assert f"EER {curve.equal_error_rate:.2%}" in lines[8]
+    point = report.operating_point
+    assert lines[9] == f"  FMR {point.false_match}, FNMR {point.false_non_match}"
+    assert lines[10] == f"  TAR at FAR 0.1: {report.true_accept_rates()[0]}"
+    assert lines[12] == "  TAR at FAR 0.001: not measurable by 48 pairs of different people"
+    assert lines[13:] == [f"Note: {NOTE}"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from face_runs import MODEL, SMALL
+from plain_embeddings import embed_faces
 from torch import Tensor
 
 from facegm.adversarial.carlini_wagner import carlini_wagner
@@ -15,11 +16,12 @@ from facegm.adversarial.face_subject import AlignedFaceNetwork
 from facegm.adversarial.result import Attacked, distortion
 from facegm.adversarial.sign_attack import gradient_of, sign_attack
 from facegm.adversarial.subject import UNIT_RANGE, Subject
-from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifier, judged_right, threshold_at
+from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifier, judged_right
 from facegm.data.preprocessing import Preprocessing
-from facegm.embedding.network import embed_faces
+from facegm.eval.metrics import threshold_at
 from facegm.eval.pairs import Pairs
-from facegm.eval.protocol import NO_PCA, PCA_64, PCA_64_RENORMALISED, Variant, verify
+from facegm.eval.protocol import verify
+from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED, Variant
 from facegm.models.face_network import build_face_network
 
 SIDE = 128

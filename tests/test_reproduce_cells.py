@@ -15,7 +15,7 @@ from table_pages import description_of_digits
 from facegm.classification.classifier import BEST_FILE, MODEL_FILE, ImageClassifier, save_classifier
 from facegm.classification.config import ImageDataConfig, ImageRunConfig
 from facegm.errors import FacegmError
-from facegm.eval.lfw import evaluate_lfw
+from facegm.eval.evaluation import evaluate
 from facegm.eval.pairs import Pairs
 from facegm.eval.report import write_report
 from facegm.faces.config import FaceRunConfig
@@ -137,7 +137,7 @@ def test_a_cell_of_faces_has_its_accuracy_on_lfw(
     pairs = Pairs(tuple(people[:80]), tuple(people[80:]), row % 2 == 0, row // 20)
     left = rng.normal(size=(80, 96))
     right = np.where(pairs.same[:, None], left, rng.normal(size=left.shape)) + 2.5 * rng.normal(size=left.shape)
-    report = evaluate_lfw(pairs, people, np.concatenate([left, right]))
+    report = evaluate(pairs, people, np.concatenate([left, right]))
     accuracies = [one.accuracy for one in report.verifications]
     assert 0.5 < accuracies[0] < 1
     assert accuracies.count(accuracies[0]) == 1, "another variant could be taken for it"

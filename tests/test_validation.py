@@ -11,13 +11,14 @@ import pytest
 import torch
 from exact_resume import assert_equal
 from face_runs import MODEL, SMALL, exported, small_config
+from plain_embeddings import embed_faces
 from stores import NamedFaces
 
 from facegm.cli import main
-from facegm.embedding.network import embed_faces
 from facegm.errors import FacegmError
 from facegm.eval.pairs import read_pairs
-from facegm.eval.protocol import NO_PCA, verify
+from facegm.eval.protocol import verify
+from facegm.eval.scores import NO_PCA
 from facegm.eval.validation import PairsValidation
 from facegm.faces.config import FaceRunConfig, ValidationConfig
 from facegm.faces.run import train_run

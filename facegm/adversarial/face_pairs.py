@@ -12,9 +12,10 @@ from facegm.adversarial.face_objectives import Goal
 from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifier, judged_right
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
-from facegm.eval.lfw import rows_of_pairs
+from facegm.eval.evaluation import rows_of_pairs
 from facegm.eval.pairs import Pairs, read_pairs
-from facegm.eval.protocol import Variant, Verification
+from facegm.eval.protocol import Verification
+from facegm.eval.scores import Variant
 from facegm.eval.verify_lfw import rows_of_images
 from facegm.store.reader import FaceStore
 

@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> None:
     from facegm.adversarial.attack_report import PAGE_FILE
     from facegm.adversarial.face_attack import attack_faces
     from facegm.adversarial.face_attack_report import summary, write_report
-    from facegm.eval.protocol import NO_PCA, PCA_64
+    from facegm.eval.scores import NO_PCA, PCA_64
 
     output = options.output or options.run / "attack"
     report = attack_faces(

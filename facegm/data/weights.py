@@ -44,6 +44,19 @@ def read_weights(path: Path) -> Weights:
         raise FacegmError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 
+def read_description(path: Path) -> str | None:
+    """Read the description of weights (JSON) without them; None in a file of another program.
+
+    Raises:
+        FacegmError: the file is damaged or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise FacegmError(f"{path}: damaged or not a safetensors file ({error})") from error
+
+
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and contents, in hexadecimal."""
     digest = hashlib.sha256()

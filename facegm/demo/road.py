@@ -7,7 +7,7 @@ from facegm.align.config import AlignConfig
 from facegm.align.pipeline import align_photos
 from facegm.config import parse_config, shipped_configs
 from facegm.demo.photos import write_pairs, write_photos
-from facegm.eval.lfw import VerificationReport
+from facegm.eval.evaluation import VerificationReport
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import train_run

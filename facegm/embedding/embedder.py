@@ -1,7 +1,9 @@
 """Photo in, embedding out."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +17,12 @@ from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import UnreadablePhotoError
-from facegm.embedding.model_file import MODEL_FILE, load_embedder
-from facegm.embedding.network import embed_faces
+from facegm.embedding.calibration import Calibration
+from facegm.embedding.engine import Engine, best_batch, engine_class
+from facegm.embedding.model_file import MODEL_FILE, load_embedder, read_calibration
+from facegm.embedding.network import embed_crops
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
-
-BATCH = 64
-"""Faces that go through the network at a time."""
 
 PhotoLike = str | Path | UInt8[np.ndarray, "height width 3"]
 
@@ -34,6 +35,8 @@ class Comparison:
     """L2 distance (not squared) of the normalised embeddings, 0 to 2."""
     same: bool | None
     """Whether the distance is below the threshold; None where no threshold was given."""
+    probability: float | None
+    """That both photos show one person, at the given prior; None where the embedder has not been calibrated."""
 
 
 class FaceEmbedder:
@@ -45,9 +48,13 @@ class FaceEmbedder:
         (2, 512)
     """
 
-    def __init__(self, network: FaceNetwork, preprocessing: Preprocessing) -> None:
-        self._network, self._preprocessing = network, preprocessing
+    def __init__(
+        self, network: FaceNetwork, preprocessing: Preprocessing, calibration: Calibration | None = None
+    ) -> None:
+        self._network, self._preprocessing, self._calibration = network, preprocessing, calibration
         self._detector: FaceDetector | None = None
+        self._engine: Engine | None = None
+        self._faces = 0
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "FaceEmbedder":
@@ -68,12 +75,22 @@ class FaceEmbedder:
         network, preprocessing, alignment = load_embedder(file)
         if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
-        return cls(network.to(device), preprocessing)
+        return cls(network.to(device), preprocessing, read_calibration(file))
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
         return self._network.embedding_dim
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
+        return self._calibration
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether an embedding is that of the face plus that of its mirror image."""
+        return self._preprocessing.mirror
 
     def describe(self) -> str:
         """One line on the network and how it sees faces, for reports."""
@@ -113,30 +130,89 @@ class FaceEmbedder:
     def embed_aligned(
         self, faces: Sequence[UInt8[np.ndarray, "side side 3"]], *, progress: bool = False
     ) -> Float[np.ndarray, "faces dim"]:
-        """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised."""
-        batches = [np.empty((0, self.dim), np.float32)]
-        with Progress("embed", len(faces), "faces", is_shown=progress) as shown:
-            for start in range(0, len(faces), BATCH):
-                batch = np.stack(faces[start : start + BATCH])
-                batches.append(embed_faces(self._network, self._preprocessing, batch))
-                shown.update(len(batch))
-        return np.concatenate(batches)
+        """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised.
 
-    def verify(self, photo_a: PhotoLike, photo_b: PhotoLike, *, threshold: float | None = None) -> Comparison:
+        The next faces are taken from the sequence, in another thread, while the last ones are embedded, so it may well
+        read them from a disk when they are asked for.
+        """
+        engine, size = self._engine_for(len(faces)), best_batch(self._network)
+        parts = [range(start, min(start + size, len(faces))) for start in range(0, len(faces), size)]
+        embeddings = np.empty((len(faces), self.dim), np.float32)
+
+        def crops(part: range) -> UInt8[np.ndarray, "batch crop crop 3"]:
+            return self._preprocessing.middle_crops(faces[number] for number in part)
+
+        with Progress("embed", len(faces), "faces", is_shown=progress) as shown, ThreadPoolExecutor(1) as reader:
+            waiting = [reader.submit(crops, part) for part in parts[:1]]
+            for part, following in zip_longest(parts, parts[1:]):
+                batch = waiting.pop().result()
+                if following is not None:
+                    waiting.append(reader.submit(crops, following))
+                embeddings[part.start : part.stop] = embed_crops(
+                    engine, batch, mirror=self._preprocessing.mirror, device=self._device
+                )
+                shown.update(len(part))
+        return embeddings
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._network.parameters()).device
+
+    def _engine_for(self, faces: int) -> Engine:
+        """What embeds so many more faces; once many were embedded, also a few."""
+        self._faces += faces
+        fastest = engine_class(self._network, self._faces)
+        if not isinstance(self._engine, fastest):
+            self._engine = fastest(self._network)
+        return self._engine
+
+    def embed_sides(
+        self, faces: UInt8[np.ndarray, "faces side side 3"]
+    ) -> tuple[Float[np.ndarray, "faces dim"], Float[np.ndarray, "faces dim"]]:
+        """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised."""
+        engine, crops = self._engine_for(len(faces)), self._preprocessing.middle_crops(faces)
+        face, mirrored = (
+            embed_crops(engine, side, mirror=False, device=self._device)
+            for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
+        )
+        return face, mirrored
+
+    def verify(
+        self,
+        photo_a: PhotoLike,
+        photo_b: PhotoLike,
+        *,
+        threshold: float | None = None,
+        false_match_rate: float | None = None,
+        prior: float = 0.5,
+    ) -> Comparison:
         """Compare the faces of two photos.
 
         Args:
             photo_a: path, or upright RGB array of 0 to 255.
             photo_b: the other.
-            threshold: largest distance at which two photos count as the same person's; the report of
+            threshold: distance below which two photos count as the same person's; the report of
                 `facegm verify-lfw` names one under "no PCA".
+            false_match_rate: in place of a threshold, one of the rates that the embedder's calibration has one for.
+            prior: probability that two photos show one person, before they are looked at.
 
         Raises:
-            FacegmError: an unreadable photo, or one without a face.
+            FacegmError: an unreadable photo, or one without a face; a threshold and a false-match rate, or a rate that
+                was not measured.
         """
+        if false_match_rate is not None:
+            if threshold is not None:
+                raise FacegmError("verify takes a threshold or a false-match rate, not both")
+            if self._calibration is None:
+                raise FacegmError("false-match rate: this embedder has not been calibrated; give a threshold")
+            threshold = self._calibration.threshold_at(false_match_rate)
         a, b = self.embed([photo_a, photo_b])
         distance = float(np.linalg.norm(a - b))
-        return Comparison(distance=distance, same=None if threshold is None else distance < threshold)
+        return Comparison(
+            distance=distance,
+            same=None if threshold is None else distance < threshold,
+            probability=None if self._calibration is None else self._calibration.probability(distance, prior=prior),
+        )
 
     def _align(self, photo: PhotoLike, crop_when_missing: bool) -> UInt8[np.ndarray, "128 128 3"]:
         if self._detector is None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
-from facegm.data.weights import read_weights, write_weights
+from facegm.data.weights import read_description, read_weights, write_weights
+from facegm.embedding.calibration import Calibration
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_face_network, network_class
@@ -77,3 +78,33 @@ def load_embedder(path: Path) -> tuple[FaceNetwork, Preprocessing, dict[str, Any
     if unsound:
         raise FacegmError(f"{path}: weights that are not finite in {', '.join(unsound[:3])}")
     return network.eval(), preprocessing, alignment
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Put a calibration into an exported embedder, in place of one that it has; its weights stay as they are.
+
+    Args:
+        path: the file, which is replaced at once or not at all.
+        calibration: measured with that very embedder.
+
+    Raises:
+        FacegmError: no such file, or not an embedder of this program.
+    """
+    load_embedder(path)
+    tensors, metadata = read_weights(path)
+    description = json.loads(metadata or "")
+    write_weights(path, tensors, description | {"calibration": calibration.to_json()})
+
+
+def read_calibration(path: Path) -> Calibration | None:
+    """The calibration of an exported embedder; None where it has not been calibrated.
+
+    Raises:
+        FacegmError: the file is damaged, not an embedder, or has a calibration that this program cannot use.
+    """
+    metadata = read_description(path)
+    try:
+        found = json.loads(metadata or "").get("calibration")
+        return None if found is None else Calibration.from_json(found)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise FacegmError(f"{path}: this facegm cannot use the embedder's calibration ({error})") from error

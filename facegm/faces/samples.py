@@ -53,10 +53,11 @@ class LabelledFaces(Samples):
         store: the aligned faces.
         preprocessing: resize and crop.
         jitter: largest random change of contrast and brightness.
-        exclude_identities: identities to leave out, such as those that are also in the evaluation set.
+        exclude_identities: identities to leave out, such as those that are also in the evaluation set; those that the
+            store does not know are named in a warning.
 
     Raises:
-        FacegmError: fewer than two identities are left, or an excluded identity does not exist.
+        FacegmError: fewer than two identities are left.
     """
 
     def __init__(
@@ -71,10 +72,13 @@ class LabelledFaces(Samples):
         numbers, of_store = store.identities()
         names = list(of_store)
         number_of = {name: number for number, name in enumerate(names)} if exclude_identities else {}
-        unknown = set(exclude_identities) - number_of.keys()
+        unknown = sorted(set(exclude_identities) - number_of.keys())
         if unknown:
-            raise FacegmError(f"{store.folder}: no such identity to exclude: {', '.join(sorted(unknown)[:5])}")
-        excluded = np.isin(numbers, [number_of[name] for name in exclude_identities])
+            logger.warning(
+                f"{store.folder}: of the {len(set(exclude_identities))} identities to exclude, {len(unknown)} are not "
+                f"here: {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
+            )
+        excluded = np.isin(numbers, [number_of[name] for name in exclude_identities if name in number_of])
         self._rows = np.flatnonzero((numbers >= 0) & ~excluded)
         found = np.flatnonzero(np.bincount(numbers[self._rows], minlength=len(names))).tolist()
         found.sort(key=names.__getitem__)
