@@ -1,31 +1,30 @@
 """Losses compared at the settings of `celeba291.yaml`, all else equal, on all pairs of LFW.
 
 `python benchmarks/compare_losses.py STORE LFW PAIRS FOLDER`, the first two from `facegm align`; interrupted, the same
-command goes on. Writes `losses_lfw.csv`, and `losses_lfw_compared.csv`: of each two losses what `facegm compare` says,
-which takes seeds as replicates.
+command goes on. Writes `losses_lfw.csv`, and `losses_lfw_compared.csv`: each two losses by each score, as
+`facegm compare` does it.
 """
 
 import argparse
-import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from interleaved import write_results
 from training_runs import train_all
 
-from facegm.cli.run_groups import groups_by_configuration
-from facegm.eval.comparison import compare
-from facegm.eval.comparison_report import TABLE_FILE, comparison_text, write_comparison
+from facegm.eval.comparison import RunGroup, compare
+from facegm.eval.comparison_report import comparison_rows
+from facegm.eval.report_file import find_report, read_report
 from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.training.run_folder import read_metrics
 
-WANTED = 0.005
-"""Difference in accuracy that seeds are counted for, a share of 1."""
 LOSSES = ("gm", "softmax", "center", "arcface")
 VARIANTS = {"pca_64": PCA_64, "pca_64_renormalised": PCA_64_RENORMALISED, "no_pca": NO_PCA}
+WANTED = 0.005
+"""Difference in accuracy that seeds are counted for."""
 
 
 def main() -> None:
@@ -53,8 +52,7 @@ def main() -> None:
         scores = _scores(run, reports[run]) if run in reports else {}
         rows.append({"loss": loss, "seed": seed, **scores, "failure": failure})
     write_results("losses_lfw", rows)
-    if len(reports) > 1:
-        write_results("losses_lfw_compared", _compared(chosen.folder, list(reports)))
+    write_results("losses_lfw_compared", _compared(reports))
 
 
 def _verified(run: Path, lfw: Path, pairs: Path) -> dict[str, dict[str, Any]]:
@@ -78,13 +76,20 @@ def _scores(run: Path, report: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _compared(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """Of each two losses and each score that the reports share, with the seeds as replicates: `facegm compare`."""
-    comparison = compare(groups_by_configuration(runs))
-    print(comparison_text(comparison, wanted=WANTED))
-    write_comparison(folder, comparison, wanted=WANTED)
-    with (folder / TABLE_FILE).open(newline="") as table:
-        return list(csv.DictReader(table))
+def _compared(runs: Iterable[Path]) -> list[dict[str, object]]:
+    """Each two losses by each score, tested over the seeds; losses of one finished run alone are tested by none."""
+    by_loss: dict[str, list[Path]] = {}
+    for run in runs:
+        by_loss.setdefault(run.name.partition("-s")[0], []).append(run)
+    groups = [
+        RunGroup(
+            name=loss,
+            reports=tuple(read_report(find_report(run)) for run in own),
+            seeds=tuple(int(run.name.partition("-s")[2]) for run in own),
+        )
+        for loss, own in by_loss.items()
+    ]
+    return comparison_rows(compare(groups), wanted=WANTED)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `facegm compare` claims of recipes that do not differ, and what ways around the protocol gain, in simulations.
+"""What `facegm compare` claims of recipes that do not differ, and what ways around the protocol gain, by simulation.
 
 `python benchmarks/simulate_verification.py` takes some minutes on one core. Writes `null_rejections.csv`: of 1,000
 comparisons of equally accurate recipes how many are rejected at 0.05, in percent, by `facegm compare` and by two ways

@@ -132,12 +132,10 @@ def _test(
 def _require_same_pairs(reports: Sequence[ScoredReport]) -> None:
     first = reports[0]
     for other in reports[1:]:
-        a, b = first.pairs, other.pairs
-        is_same = a.names_a == b.names_a and a.names_b == b.names_b
-        if not (is_same and np.array_equal(a.same, b.same) and np.array_equal(a.fold, b.fold)):
+        if other.pairs.digest != first.pairs.digest:
             raise FacegmError(
-                f"{first.path} and {other.path}: verified on different pairs, or in different folds ({len(a)} and "
-                f"{len(b)} pairs); compare runs on one set"
+                f"{first.path} and {other.path}: verified on different pairs, or in different folds "
+                f"({len(first.pairs)} and {len(other.pairs)} pairs); compare runs on one set"
             )
 
 

@@ -23,10 +23,15 @@ def write_comparison(folder: Path, comparison: Comparison, *, wanted: float) -> 
         wanted: difference in accuracy, a share of 1, that seeds are counted for.
     """
     numbers = comparison_numbers(comparison, wanted=wanted)
-    table = [_row(contrast, wanted) for contrast in comparison.contrasts]
+    table = comparison_rows(comparison, wanted=wanted)
     folder.mkdir(parents=True, exist_ok=True)
     replace_atomically(folder / NUMBERS_FILE, json_file(numbers))
     replace_atomically(folder / TABLE_FILE, csv_file(table))
+
+
+def comparison_rows(comparison: Comparison, *, wanted: float) -> list[dict[str, object]]:
+    """A line for each score and two groups, as `comparison.csv` has it: differences in points."""
+    return [_row(contrast, wanted) for contrast in comparison.contrasts]
 
 
 def comparison_numbers(comparison: Comparison, *, wanted: float) -> dict[str, object]:
@@ -79,7 +84,6 @@ def _seeds_for_observed(test: RecipeTest) -> int | None:
 
 
 def _row(contrast: Contrast, wanted: float) -> dict[str, object]:
-    """A line of the CSV; accuracies in points."""
     test = contrast.test
     recipes = test if isinstance(test, RecipeTest) else None
     low, high = (None, None) if recipes is None else (f"{100 * end:.3f}" for end in recipes.interval)

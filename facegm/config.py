@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -66,24 +67,35 @@ def config_of(content: Mapping[str, Any], root: type[Root], source: str) -> Root
     """The configuration that a run has written down, by this version's keys and defaults.
 
     Args:
-        content: its sections, as plain values.
+        content: its sections, as plain values of JSON, which has no infinity: it is the text `inf`.
         root: the kind of run.
         source: where it stands, for messages.
 
     Raises:
         UsageError: as `parse_config` does.
     """
-    return _parse(content, root, (), source)
+    return _parse(_with_infinity(content, root), root, (), source)
 
 
-def _parse(content: Mapping[str, Any], root: type[Root], overrides: Sequence[str], source: str) -> Root:
+def _with_infinity(content: Mapping[str, Any], section: type[Any]) -> dict[str, Any]:
+    hints, found = get_type_hints(section), {}
+    for key, value in content.items():
+        hint = hints.get(key)
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+            found[key] = _with_infinity(value, hint)
+        else:
+            found[key] = math.inf if hint is float and value == "inf" else value
+    return found
+
+
+def _parse(content: dict[str, Any], root: type[Root], overrides: Sequence[str], source: str) -> Root:
     _check_keys((key for key, _ in dotted(content)), root, f"{source}: ")
     _check_keys((option[2:].partition("=")[0] for option in overrides if option.startswith("--")), root, "--")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_config_arguments(parser, root)
     try:
         with NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
-            yaml.dump(dict(content), file, _Dumper)
+            yaml.dump(content, file, _Dumper)
             file.flush()
             values = parser.parse_args(["--config", file.name, *_names_quoted(overrides, root)])
     except ArgumentError as error:

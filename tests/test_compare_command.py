@@ -130,6 +130,7 @@ def test_groups_are_named_by_settings_of_one_loss_where_those_alone_differ(tmp_p
             config["loss"]["gm"]["alpha"] = alpha
             config["loss"]["center"] |= {"weight": 0.5 + alpha}  # not in use
             config["data"]["workers"] = seed  # changes no result
+            config["optimizer"]["clip_gradient"] = "inf"  # as reports write it
             made.append(write_scored(tmp_path / f"{alpha}-{seed}", PAIRS, right, config))
     numbers, _ = compare(tmp_path / "out", *made)
     assert [group["name"] for group in numbers["groups"]] == ["loss.gm.alpha=0.01", "loss.gm.alpha=0.3"]

@@ -10,6 +10,8 @@ import pytest
 from scored_reports import config_of_run, few_people, judged, report_content
 
 from facegm.errors import FacegmError
+from facegm.eval.evaluation import evaluate
+from facegm.eval.report import write_report as write_verification
 from facegm.eval.report_file import find_report, read_report
 
 PAIRS = few_people()
@@ -40,6 +42,26 @@ def test_embeddings_of_others_have_neither_configuration_nor_weights(tmp_path: P
     report = read_report(written(tmp_path, report_content(PAIRS, RIGHT, None, None)))
     assert report.config is None
     assert report.model_digest is None
+
+
+def test_what_a_verification_writes_is_read_again(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names, image_of = list(PAIRS.images), {name: number for number, name in enumerate(PAIRS.images)}
+    embeddings = rng.normal(size=(len(names), 24))
+    for name, number in image_of.items():
+        embeddings[number] += 1.5 * np.random.default_rng(list(name.split("/")[0].encode())).normal(size=24)
+    verified = evaluate(PAIRS, names, embeddings)
+    write_verification(tmp_path, verified)
+    report = read_report(tmp_path / "report.json")
+    assert report.pairs.digest == PAIRS.digest
+    assert list(report.right) == [one.variant.name for one in verified.verifications]
+    for one in verified.verifications:
+        expected = [
+            (distance < one.fold_threshold[fold]) == same
+            for distance, fold, same in zip(one.distances, PAIRS.fold, PAIRS.same, strict=True)
+        ]
+        assert report.right[one.variant.name].tolist() == expected
+    assert report.config is None
 
 
 def test_a_pair_at_the_threshold_is_rejected(tmp_path: Path) -> None:
