@@ -263,6 +263,17 @@ def test_errors_count_failures_to_acquire(report: VerificationReport) -> None:
     assert point["false_reject"]["trials"] == point["false_accept"]["trials"] == 48
 
 
+def test_pairs_by_the_million_are_not_listed(report: VerificationReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = report_numbers(report)
+    monkeypatch.setattr("facegm.eval.report_numbers.MOST_LISTED", 95)
+    short = report_numbers(report)
+    Draft202012Validator(report_schema()).validate(short)
+    assert short["scored"] is None
+    assert [row["distances"] for row in short["variants"]] == [None] * len(report.verifications)
+    assert short["variants"][0]["folds"] == whole["variants"][0]["folds"]
+    assert short["pairs"] == whole["pairs"]
+
+
 def test_the_schema_refuses_what_is_not_of_it(report: VerificationReport) -> None:
     check = Draft202012Validator(report_schema())
     check.check_schema(report_schema())
