@@ -20,7 +20,7 @@ from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.embedding import engine
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.openvino_engine import OpenVinoEngine
-from facegm.eval.stored_faces import StoredFaces
+from facegm.eval.named_faces import NamedFaces
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, build_face_network
 from facegm.models.quick_network import quick_copy
@@ -72,7 +72,7 @@ def of_engine(network: FaceNetwork, store: FaceStore, *, least: int) -> Callable
 
     def embed() -> np.ndarray:
         engine.WORTH_A_TRANSLATION = least
-        return embedder.embed_aligned(StoredFaces(store, {str(row): row for row in range(FACES)}))
+        return embedder.embed_aligned(NamedFaces(store, {str(row): row for row in range(FACES)}))
 
     return embed
 

@@ -1,30 +1,36 @@
-"""The faces of a store by the names that pairs give them, read when they are asked for."""
+"""Aligned faces by the names that pairs give them, read when they are asked for."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-
-from facegm.store.reader import FaceStore
 
 KEPT = 2**14
 """Faces that are kept in memory once they were read, 49,152 bytes each: all of LFW's 7,701."""
 
 
-class StoredFaces(Sequence[UInt8[np.ndarray, "size size 3"]]):
+@runtime_checkable
+class ReadsFaces(Protocol):
+    """What faces lie in."""
+
+    def read_face(self, row: int) -> UInt8[np.ndarray, "size size 3"]:
+        """Read one of them: RGB, 0 to 255."""
+
+
+class NamedFaces(Sequence[UInt8[np.ndarray, "size size 3"]]):
     """Aligned faces (RGB, 0 to 255) in the order of their names.
 
     Args:
-        store: where they lie.
-        rows: row of each face in the store, by name.
+        source: where they lie: a store, or a packed set.
+        rows: row of each face there, by name.
     """
 
-    def __init__(self, store: FaceStore, rows: Mapping[str, int]) -> None:
+    def __init__(self, source: ReadsFaces, rows: Mapping[str, int]) -> None:
         self.names = tuple(rows)
         self._rows = dict(rows)
-        self._read = lru_cache(KEPT)(store.read_face)
+        self._read = lru_cache(KEPT)(source.read_face)
 
     def __len__(self) -> int:
         return len(self.names)
