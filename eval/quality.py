@@ -211,7 +211,8 @@ def _compared(
         np.array([row_of[View(name, degradations[name])] for name in names]) for names in (pairs.names_a, pairs.names_b)
     )
     distances = np.linalg.norm(unit[a] - unit[b], axis=1)
-    return ComparedPairs(a, b, pairs.same, np.arange(len(pairs)) if pairs.people is None else pairs.people[0], distances)
+    people = np.arange(len(pairs)) if pairs.people is None else pairs.people[0]
+    return ComparedPairs(a, b, pairs.same, people, distances)
 
 
 def operating_points(
