@@ -7,14 +7,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Float, Int64
 
-from facegm.data.progress import Progress
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.embedding_files import read_embeddings
+from facegm.eval.stored_faces import StoredFaces
 from facegm.store.reader import NO_FACE, FaceStore
-
-_FACES = 512
-"""That are decoded together."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,12 +24,6 @@ class LabelledEmbeddings:
     """Number of the person."""
     facts: Mapping[str, str]
     """Where they are from, and what was left out, in words."""
-
-    def __post_init__(self) -> None:
-        if len(np.unique(self.people)) < 2:
-            raise FacegmError(
-                f"{len(self.people)} images of one person or none; each person's have to be in a folder of their own"
-            )
 
 
 def embedded_store(model: Path, store: Path) -> LabelledEmbeddings:
@@ -48,12 +39,8 @@ def embedded_store(model: Path, store: Path) -> LabelledEmbeddings:
     embedder, faces = FaceEmbedder.load(model), FaceStore(store)
     people = faces.identities()[0]
     rows = np.flatnonzero(people >= 0)
-    embeddings = np.empty((len(rows), embedder.dim), np.float32)
-    with Progress("embed", len(rows), "faces") as progress:
-        for start in range(0, len(rows), _FACES):
-            batch = [faces.read_face(int(row)) for row in rows[start : start + _FACES]]
-            embeddings[start : start + len(batch)] = embedder.embed_aligned(batch)
-            progress.update(len(batch))
+    _check_people(store, people[rows])
+    known = StoredFaces(faces, {faces.keys[row]: row for row in rows.tolist()})
     statuses = faces.table(["status"])["status"].to_pylist()
     facts = {
         "model": str(model),
@@ -62,7 +49,7 @@ def embedded_store(model: Path, store: Path) -> LabelledEmbeddings:
         "failures to acquire": f"{np.count_nonzero(people == NO_FACE):,} photos without a face are in no rate; "
         f"{statuses.count('center-crop'):,} fallback crops are scored",
     }
-    return LabelledEmbeddings(embeddings=embeddings, people=people[rows], facts=facts)
+    return LabelledEmbeddings(embeddings=embedder.embed_aligned(known, progress=True), people=people[rows], facts=facts)
 
 
 def ready_embeddings(file: Path) -> LabelledEmbeddings:
@@ -80,4 +67,12 @@ def ready_embeddings(file: Path) -> LabelledEmbeddings:
         name = named.names[folders.index(".")]
         raise FacegmError(f"{file}: {name} is in no folder, which would say who is on it")
     people = np.unique(folders, return_inverse=True)[1].astype(np.int64)
+    _check_people(file, people)
     return LabelledEmbeddings(embeddings=named.embeddings, people=people, facts={"embeddings": str(file)})
+
+
+def _check_people(source: Path, people: Int64[np.ndarray, " images"]) -> None:
+    if len(np.unique(people)) < 2:
+        raise FacegmError(
+            f"{source}: {len(people)} images of one person or none; each person's have to be in a folder of their own"
+        )
