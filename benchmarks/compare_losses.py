@@ -1,25 +1,29 @@
 """Losses compared at the settings of `celeba291.yaml`, all else equal, on all pairs of LFW.
 
 `python benchmarks/compare_losses.py STORE LFW PAIRS FOLDER`, the first two from `facegm align`; interrupted, the same
-command goes on. Writes `losses_lfw.csv`, and `losses_lfw_paired.csv`: of each two losses the difference in accuracy on
-the same folds, averaged over the seeds, with a paired t-test over the folds.
+command goes on. Writes `losses_lfw.csv`, and `losses_lfw_compared.csv`: of each two losses what `facegm compare` says,
+which takes seeds as replicates.
 """
 
 import argparse
+import csv
 import json
-from itertools import combinations
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from interleaved import write_results
-from scipy.stats import ttest_rel
 from training_runs import train_all
 
+from facegm.cli.run_groups import groups_by_configuration
+from facegm.eval.comparison import compare
+from facegm.eval.comparison_report import TABLE_FILE, comparison_text, write_comparison
 from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.training.run_folder import read_metrics
 
+WANTED = 0.005
+"""Difference in accuracy that seeds are counted for, a share of 1."""
 LOSSES = ("gm", "softmax", "center", "arcface")
 VARIANTS = {"pca_64": PCA_64, "pca_64_renormalised": PCA_64_RENORMALISED, "no_pca": NO_PCA}
 
@@ -28,7 +32,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     for name in ("store", "lfw", "pairs", "folder"):
         options.add_argument(name, type=Path)
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options.add_argument("--jobs", type=int, default=2)
     chosen = options.parse_args()
     runs = {
@@ -49,7 +53,8 @@ def main() -> None:
         scores = _scores(run, reports[run]) if run in reports else {}
         rows.append({"loss": loss, "seed": seed, **scores, "failure": failure})
     write_results("losses_lfw", rows)
-    write_results("losses_lfw_paired", _paired(reports))
+    if len(reports) > 1:
+        write_results("losses_lfw_compared", _compared(chosen.folder, list(reports)))
 
 
 def _verified(run: Path, lfw: Path, pairs: Path) -> dict[str, dict[str, Any]]:
@@ -73,29 +78,13 @@ def _scores(run: Path, report: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _paired(reports: dict[Path, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Of each two losses, in percent: the first's accuracy less the second's."""
-    rows = []
-    for variant in VARIANTS:
-        by_loss: dict[str, list[list[float]]] = {}
-        for run, report in reports.items():
-            folds = [100 * fold["accuracy"] for fold in report[variant]["folds"]]
-            by_loss.setdefault(run.name.partition("-s")[0], []).append(folds)
-        means = {loss: np.mean(folds, axis=0) for loss, folds in by_loss.items()}
-        for first, second in combinations(means, 2):
-            difference = means[first] - means[second]
-            rows.append(
-                {
-                    "variant": variant,
-                    "first": first,
-                    "second": second,
-                    "seeds": min(len(by_loss[first]), len(by_loss[second])),
-                    "difference": round(difference.mean(), 2),
-                    "standard_error": round(difference.std(ddof=1) / np.sqrt(len(difference)), 2),
-                    "p": f"{ttest_rel(means[first], means[second]).pvalue:.2g}",
-                }
-            )
-    return rows
+def _compared(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Of each two losses and each score that the reports share, with the seeds as replicates: `facegm compare`."""
+    comparison = compare(groups_by_configuration(runs))
+    print(comparison_text(comparison, wanted=WANTED))
+    write_comparison(folder, comparison, wanted=WANTED)
+    with (folder / TABLE_FILE).open(newline="") as table:
+        return list(csv.DictReader(table))
 
 
 if __name__ == "__main__":

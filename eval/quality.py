@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 
+from facegm.data.progress import Progress
 from facegm.embedding.embedder import FaceEmbedder, normalised
 from facegm.embedding.model_file import MODEL_FILE
 from facegm.errors import FacegmError
@@ -15,7 +16,7 @@ from facegm.eval.degradations import LADDER, STRENGTHS, Degradation, Kind, degra
 from facegm.eval.metrics import best_threshold, threshold_at
 from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.quality_measurement import View, measure
-from facegm.eval.quality_scores import MeasuredFaces, Scores, quality_scores, severity_correlation
+from facegm.eval.quality_scores import Scores, quality_scores, severity_correlation
 from facegm.eval.quality_trial import ComparedPairs, DiscardTrial, OperatingPoint, discard_trial
 from facegm.eval.verify_lfw import find_pairs, rows_of_images
 from facegm.store.reader import FaceStore
@@ -110,7 +111,7 @@ def measure_quality(
             if means is None
             else f"under the {len(means):,} identities of the training",
         },
-        trials=_trials(pairs, views, _unit_embeddings(measured, embedder), scores, seed),
+        trials=_trials(pairs, views, normalised(measured.features(is_mirrored=embedder.is_mirrored)), scores, seed),
         correlations={
             name: {
                 kind: float(severity_correlation(of_all[rows]).mean())
@@ -169,10 +170,6 @@ def _ladder_rows(names: Sequence[str], row_of: Mapping[View, int]) -> dict[Kind,
     }
 
 
-def _unit_embeddings(measured: MeasuredFaces, embedder: FaceEmbedder) -> Float64[np.ndarray, "views dim"]:
-    return normalised(measured.features(is_mirrored=embedder.is_mirrored))
-
-
 def _trials(
     pairs: Pairs, views: Sequence[View], unit: Float64[np.ndarray, "views dim"], scores: Scores, seed: int
 ) -> tuple[DiscardTrial, ...]:
@@ -188,13 +185,18 @@ def _trials(
     for kind in STRENGTHS:
         is_of_kind = np.isin(kinds, ("", kind))
         conditions[kind] = mixed.where(is_of_kind[mixed.row_a] & is_of_kind[mixed.row_b])
-    points = operating_points(clean.distances, clean.same)
-    return tuple(
-        discard_trial(condition, point, scores, compared)
-        for point in points
+    wanted = [
+        (condition, point)
+        for point in operating_points(clean.distances, clean.same)
         for condition, compared in conditions.items()
         if compared.same.any()
-    )
+    ]
+    trials = []
+    with Progress("discard", len(wanted), "trials") as progress:
+        for condition, point in wanted:
+            trials.append(discard_trial(condition, point, scores, conditions[condition]))
+            progress.update(1)
+    return tuple(trials)
 
 
 def _compared(
