@@ -23,7 +23,7 @@ from facegm.eval.plda import fit_plda
 from facegm.eval.protocol import verify
 from facegm.eval.report import write_report
 from facegm.eval.report_numbers import report_numbers, report_schema
-from facegm.eval.scores import PCA_64, STANDARD_VARIANTS, Cosine, FittedPlda, FoldPlda
+from facegm.eval.scores import PCA_64, STANDARD_VARIANTS, Cosine, FittedPlda, FoldPlda, Score
 
 NOTE = "synthetic identities & <nobody> real"
 
@@ -64,8 +64,10 @@ def test_embeddings_are_joined_by_name(report: VerificationReport) -> None:
     of = dict(zip(names, embeddings, strict=True))
     a, b = (np.stack([of[name] for name in side]) for side in (pairs.names_a, pairs.names_b))
     number_of = {person: k for k, person in enumerate(sorted({name.split("/")[0] for name in pairs.images}))}
-    sides = (np.array([number_of[name.split("/")[0]] for name in side]) for side in (pairs.names_a, pairs.names_b))
-    scores = (*STANDARD_VARIANTS, Cosine(), FoldPlda(*sides))
+    left, right = (
+        np.array([number_of[name.split("/")[0]] for name in side]) for side in (pairs.names_a, pairs.names_b)
+    )
+    scores: tuple[Score, ...] = (*STANDARD_VARIANTS, Cosine(), FoldPlda(left, right))
     for verification, score in zip(report.verifications, scores, strict=True):
         expected = verify(a, b, pairs.same, pairs.fold, variant=score)
         assert verification.variant.describe() == score.describe()
@@ -278,14 +280,15 @@ def test_the_schema_refuses_what_is_not_of_it(report: VerificationReport) -> Non
     check = Draft202012Validator(report_schema())
     check.check_schema(report_schema())
     sound = report_numbers(report)
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"schema": 1},
         {"extra": 0},
         {"variants": []},
         {"pairs": sound["pairs"] | {"digest": "0"}},
         {"operating_point": sound["operating_point"] | {"false_match": {"count": 1}}},
         {"scored": sound["scored"] | {"same": [True, 2]}},
-    ):
+    ]
+    for change in changes:
         assert not check.is_valid(sound | change), change
 
 
