@@ -27,11 +27,11 @@ from facegm.adversarial.ddn import ddn
 from facegm.adversarial.detectors.k_density import KDensity
 from facegm.adversarial.objectives import CrossEntropy, Margin, random_other_classes
 from facegm.adversarial.observations import Observations, observe
-from facegm.adversarial.quick_network import quick_copy
 from facegm.adversarial.subject import UNIT_RANGE, Subject, outputs_of
 from facegm.data.readers.idx import read_mnist
 from facegm.losses.config import LossConfig, build_loss
 from facegm.models.cifar_resnet import CifarResNet
+from facegm.models.quick_network import quick_copy
 from facegm.schedule import Progress
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))

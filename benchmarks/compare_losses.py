@@ -31,7 +31,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     for name in ("store", "lfw", "pairs", "folder"):
         options.add_argument(name, type=Path)
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options.add_argument("--jobs", type=int, default=2)
     chosen = options.parse_args()
     runs = {

@@ -60,6 +60,6 @@ def _laid_out(vectors: Float64[np.ndarray, "points dim"]) -> Float64[np.ndarray,
         left, length, _ = np.linalg.svd(centred, full_matrices=False)
         start = (left[:, :2] * length[:2]).astype(np.float32)
         # Of points that are all alike it is 0, and NaN in place of them would end the process.
-        start *= _SPREAD / max(float(start[:, 0].std()), np.finfo(np.float32).tiny)
+        start *= _SPREAD / max(float(start[:, 0].std()), float(np.finfo(np.float32).tiny))
         layout = TSNE(perplexity=min(_PERPLEXITY, (len(vectors) - 1) / 3), init=start, random_state=0)
         return np.asarray(layout.fit_transform(vectors), np.float64)

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 
+from facegm.data.progress import Progress
 from facegm.embedding.embedder import FaceEmbedder, normalised
 from facegm.embedding.model_file import MODEL_FILE
 from facegm.errors import FacegmError
 from facegm.eval.degradations import LADDER, STRENGTHS, Degradation, Kind, degrade, drawn_degradation
+from facegm.eval.found_faces import rows_of_images
 from facegm.eval.metrics import best_threshold, threshold_at
 from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.quality_measurement import View, measure
-from facegm.eval.quality_scores import MeasuredFaces, Scores, quality_scores, severity_correlation
+from facegm.eval.quality_scores import Scores, quality_scores, severity_correlation
 from facegm.eval.quality_trial import ComparedPairs, DiscardTrial, OperatingPoint, discard_trial
-from facegm.eval.verify_lfw import find_pairs, rows_of_images
+from facegm.eval.verify_lfw import find_pairs
 from facegm.store.reader import FaceStore
 
 AS_THEY_ARE, HALF_DEGRADED = "as they are", "half of them degraded"
@@ -81,7 +83,7 @@ def measure_quality(
     embedder, file = FaceEmbedder.load(model), model / MODEL_FILE if model.is_dir() else model
     store, pairs_file = FaceStore(photos), pairs_file or find_pairs(photos)
     pairs = _some_pairs(read_pairs(pairs_file), max_pairs, seed)
-    row_of_face = rows_of_images(store, pairs)
+    row_of_face = rows_of_images(store, pairs.images)
     checksums = store.table(["checksum"])["checksum"].take([*row_of_face.values()]).to_pylist()
     views = _views(pairs, seed)
     measured = measure(
@@ -95,7 +97,6 @@ def measure_quality(
     scores = quality_scores(measured, means, is_mirrored=embedder.is_mirrored)
     row_of = {view: row for row, view in enumerate(views)}
     ladder = ladder_images(pairs, seed)
-    people = people_of(pairs)
     return QualityReport(
         facts={
             "model": str(model),
@@ -104,13 +105,13 @@ def measure_quality(
             "pairs": f"{pairs_file}: {len(pairs):,}, {np.count_nonzero(pairs.same):,} of them of one person",
             "seed": str(seed),
             "intervals": "by bootstrap over people"
-            if people is not None
+            if pairs.people is not None
             else "by bootstrap over pairs, whose people their names do not tell",
             "likelihoods": "not offered: they take a run folder of the GM loss, whose checkpoint holds the means"
             if means is None
             else f"under the {len(means):,} identities of the training",
         },
-        trials=_trials(pairs, views, _unit_embeddings(measured, embedder), scores, seed),
+        trials=_trials(pairs, views, normalised(measured.features(is_mirrored=embedder.is_mirrored)), scores, seed),
         correlations={
             name: {
                 kind: float(severity_correlation(of_all[rows]).mean())
@@ -169,10 +170,6 @@ def _ladder_rows(names: Sequence[str], row_of: Mapping[View, int]) -> dict[Kind,
     }
 
 
-def _unit_embeddings(measured: MeasuredFaces, embedder: FaceEmbedder) -> Float64[np.ndarray, "views dim"]:
-    return normalised(measured.features(is_mirrored=embedder.is_mirrored))
-
-
 def _trials(
     pairs: Pairs, views: Sequence[View], unit: Float64[np.ndarray, "views dim"], scores: Scores, seed: int
 ) -> tuple[DiscardTrial, ...]:
@@ -188,13 +185,18 @@ def _trials(
     for kind in STRENGTHS:
         is_of_kind = np.isin(kinds, ("", kind))
         conditions[kind] = mixed.where(is_of_kind[mixed.row_a] & is_of_kind[mixed.row_b])
-    points = operating_points(clean.distances, clean.same)
-    return tuple(
-        discard_trial(condition, point, scores, compared)
-        for point in points
+    wanted = [
+        (condition, point)
+        for point in operating_points(clean.distances, clean.same)
         for condition, compared in conditions.items()
         if compared.same.any()
-    )
+    ]
+    trials = []
+    with Progress("discard", len(wanted), "trials") as progress:
+        for condition, point in wanted:
+            trials.append(discard_trial(condition, point, scores, conditions[condition]))
+            progress.update(1)
+    return tuple(trials)
 
 
 def _compared(
@@ -204,12 +206,13 @@ def _compared(
     degradations: Mapping[str, Degradation | None],
 ) -> ComparedPairs:
     """All pairs, of each image the view by its name."""
-    row_of, people = {view: row for row, view in enumerate(views)}, people_of(pairs)
+    row_of = {view: row for row, view in enumerate(views)}
     a, b = (
         np.array([row_of[View(name, degradations[name])] for name in names]) for names in (pairs.names_a, pairs.names_b)
     )
     distances = np.linalg.norm(unit[a] - unit[b], axis=1)
-    return ComparedPairs(a, b, pairs.same, np.arange(len(pairs)) if people is None else people, distances)
+    people = np.arange(len(pairs)) if pairs.people is None else pairs.people[0]
+    return ComparedPairs(a, b, pairs.same, people, distances)
 
 
 def operating_points(
@@ -219,16 +222,6 @@ def operating_points(
     thresholds = {f"FMR {rate:g}": threshold_at(distances[~same], rate) for rate in FALSE_MATCH_RATES}
     thresholds[HIGHEST_ACCURACY] = best_threshold(distances, same)
     return tuple(OperatingPoint(name=name, threshold=value) for name, value in thresholds.items())
-
-
-def people_of(pairs: Pairs) -> Int[np.ndarray, " pairs"] | None:
-    """Number of the left image's person, who has the images of one folder; None where folders do not tell people."""
-    folders_a, folders_b = (
-        np.array([name.rpartition("/")[0] for name in names]) for names in (pairs.names_a, pairs.names_b)
-    )
-    if not np.array_equal(folders_a == folders_b, pairs.same):
-        return None
-    return np.unique(folders_a, return_inverse=True)[1]
 
 
 def _digest(data: bytes) -> str:

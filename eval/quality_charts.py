@@ -9,6 +9,8 @@ from facegm.eval.quality_trial import DiscardTrial
 
 LARGEST_DISCARD = 0.5
 """Share of the pairs up to which curves are drawn."""
+_WIDTHS = (3.2, *[1.4] * (len(COLORS) - 1))
+"""Of the lines: a curve that covers the first one leaves its edges to be seen."""
 
 
 def discard_chart(trials: Sequence[DiscardTrial]) -> str:
@@ -20,14 +22,13 @@ def discard_chart(trials: Sequence[DiscardTrial]) -> str:
     Returns:
         An `<svg>` element.
     """
+    shares = np.linspace(0, LARGEST_DISCARD, 501)
     with drawn(9, 4.2) as figure:
         panels = figure.subplots(1, len(trials), squeeze=False)[0]
         for axes, trial in zip(panels, trials, strict=True):
-            for color, (name, curve) in zip(COLORS, trial.curves.items(), strict=False):
-                rates = [*curve.false_non_match_rate, curve.false_non_match_rate[-1]]
-                axes.step([*curve.discarded, 1], 100 * np.array(rates), where="post", color=color, label=name)
-            ideal = trial.ideal
-            axes.step(ideal.discarded, 100 * ideal.false_non_match_rate, "--", where="post", color=INK, label="ideal")
+            for color, width, (name, curve) in zip(COLORS, _WIDTHS, trial.curves.items(), strict=False):
+                axes.step(shares, 100 * curve.at(shares), where="post", color=color, linewidth=width, label=name)
+            axes.step(shares, 100 * trial.ideal.at(shares), "--", where="post", color=INK, label="ideal")
             axes.axhline(100 * trial.false_non_match_rate, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
             axes.set(title=trial.condition, xlabel="pairs discarded, share", xlim=(0, LARGEST_DISCARD), ylim=(0, None))
             axes.grid(color=INK, alpha=0.12)

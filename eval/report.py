@@ -69,6 +69,5 @@ def _html(report: VerificationReport, numbers: Mapping[str, Any], face_of: FaceO
         det_chart=det_chart(det(primary.distances, pairs.same), band),
         distance_chart=distance_chart(primary.distances, pairs.same, primary.fold_threshold),
         reliability_chart=reliability_chart(report.calibrations[0].reliability),
-        calibration=report.calibrations[0],
         map_chart=None if report.map is None else map_chart(report.map),
     )

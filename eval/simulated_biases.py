@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from facegm.eval.metrics import accuracy_at, best_threshold
-from facegm.eval.protocol import RAW, verify
+from facegm.eval.protocol import verify
+from facegm.eval.scores import RAW
 
 FOLDS, FOLD_PAIRS = 10, 600
 """As LFW's: half of a fold's pairs show one person."""

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.samples import Batch, DrawnSamples, EvaluatedImages
 from facegm.eval.evaluation import rows_of_pairs
+from facegm.eval.found_faces import rows_of_images
 from facegm.eval.pairs import read_pairs
 from facegm.eval.protocol import verify
 from facegm.eval.scores import NO_PCA
-from facegm.eval.verify_lfw import rows_of_images
 from facegm.store.reader import FaceStore
 
 
@@ -21,7 +21,7 @@ class PairsValidation(EvaluatedImages):
 
     Args:
         store: aligned faces of the pairs.
-        pairs: the protocol file, in LFW's format, of two folds at least.
+        pairs: the protocol file, see `facegm.eval.pairs.read_pairs`, of two folds at least.
         preprocessing: of the network that is to be validated.
 
     Raises:
@@ -32,7 +32,7 @@ class PairsValidation(EvaluatedImages):
         self._pairs, self._preprocessing = read_pairs(pairs), preprocessing
         self._pairs.require_folds(f"validation.pairs: {pairs}")
         faces = FaceStore(store)
-        rows = rows_of_images(faces, self._pairs)
+        rows = rows_of_images(faces, self._pairs.images)
         self.keys = tuple(rows)
         self.labels = np.zeros(len(self.keys), np.int64)
         self._faces = [faces.read_face(row) for row in rows.values()]

@@ -78,7 +78,8 @@ def config_of(content: Mapping[str, Any], root: type[Root], source: str) -> Root
 
 
 def _with_infinity(content: Mapping[str, Any], section: type[Any]) -> dict[str, Any]:
-    hints, found = get_type_hints(section), {}
+    hints = get_type_hints(section)
+    found: dict[str, Any] = {}
     for key, value in content.items():
         hint = hints.get(key)
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
@@ -148,7 +149,8 @@ def _read(path: Path, root: type[Any]) -> dict[str, Any]:
 
 def _as_meant(content: "_Mapping", section: type[Any]) -> dict[str, Any]:
     """Keys without a value have their defaults; names, such as paths and identities, are as they are written."""
-    hints, found = get_type_hints(section), {}
+    hints = get_type_hints(section)
+    found: dict[str, Any] = {}
     for key, value in content.items():
         hint = hints.get(key)
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, _Mapping):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from face_runs import MODEL, SMALL
+from plain_embeddings import embed_faces
 from torch import Tensor
 
 from facegm.adversarial.carlini_wagner import carlini_wagner
@@ -17,7 +18,6 @@ from facegm.adversarial.sign_attack import gradient_of, sign_attack
 from facegm.adversarial.subject import UNIT_RANGE, Subject
 from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifier, judged_right
 from facegm.data.preprocessing import Preprocessing
-from facegm.embedding.network import embed_faces
 from facegm.eval.metrics import threshold_at
 from facegm.eval.pairs import Pairs
 from facegm.eval.protocol import verify

@@ -23,7 +23,7 @@ from facegm.errors import FacegmError
 from facegm.eval import quality, quality_measurement, quality_trial
 from facegm.eval.degradations import STRENGTHS, Degradation, degrade, drawn_degradation
 from facegm.eval.pairs import Pairs, read_pairs
-from facegm.eval.quality import AS_THEY_ARE, HALF_DEGRADED, people_of
+from facegm.eval.quality import AS_THEY_ARE, HALF_DEGRADED
 from facegm.eval.quality_scores import DENSITY, LIKELIHOOD, MEANINGS, MIRROR, NORM, PROBABILITY, SHARPNESS
 from facegm.eval.quality_trial import RelativeArea
 from facegm.faces.class_means import class_means
@@ -270,15 +270,6 @@ def test_pairs_of_one_kind_are_refused(
     monkeypatch.setattr(quality, "read_pairs", lambda _: one_kind)
     assert main(arguments(run, small_store, tmp_path)) == 1
     assert "all of one kind" in capsys.readouterr().err
-
-
-def test_people_are_known_where_folders_tell_them() -> None:
-    same, fold = np.array([True, False, True]), np.array([0, 0, 0])
-    known = people_of(Pairs(("A/1", "B/1", "A/2"), ("A/3", "C/1", "A/4"), same, fold))
-    assert known is not None
-    assert known.tolist() == [0, 1, 0]
-    assert people_of(Pairs(("A/1", "B/1", "A/2"), ("A/3", "C/1", "B/4"), same, fold)) is None
-    assert people_of(Pairs(("1", "2", "3"), ("4", "5", "6"), same, fold)) is None
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from facegm.adversarial.quick_network import quick_copy
 from facegm.models.cifar_resnet import CifarResNet
 from facegm.models.image_network import ImageModelConfig, build_image_network
+from facegm.models.quick_network import quick_copy
 
 SIDE = 28
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from plain_embeddings import embed_faces
 from stores import NamedFaces
 from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
 from torch import nn
@@ -22,7 +23,6 @@ from facegm.cli import main
 from facegm.config import parse_config
 from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.embedding.model_file import load_embedder
-from facegm.embedding.network import embed_faces
 from facegm.errors import FacegmError
 from facegm.faces.config import FaceDataConfig, FaceRunConfig, ValidationConfig
 from facegm.faces.run import train_run

@@ -11,10 +11,10 @@ import pytest
 import torch
 from exact_resume import assert_equal
 from face_runs import MODEL, SMALL, exported, small_config
+from plain_embeddings import embed_faces
 from stores import NamedFaces
 
 from facegm.cli import main
-from facegm.embedding.network import embed_faces
 from facegm.errors import FacegmError
 from facegm.eval.pairs import read_pairs
 from facegm.eval.protocol import verify

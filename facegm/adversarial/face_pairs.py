@@ -13,10 +13,10 @@ from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifi
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.evaluation import rows_of_pairs
+from facegm.eval.found_faces import rows_of_images
 from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.protocol import Verification
 from facegm.eval.scores import Variant
-from facegm.eval.verify_lfw import rows_of_images
 from facegm.store.reader import FaceStore
 
 
@@ -102,7 +102,7 @@ def open_face_pairs(
         FacegmError: the pairs or a face are missing or unusable.
     """
     pairs = read_pairs(pairs_file)
-    faces = {name: store.read_face(row) for name, row in rows_of_images(store, pairs).items()}
+    faces = {name: store.read_face(row) for name, row in rows_of_images(store, pairs.images).items()}
     embeddings = embedder.embed_aligned(list(faces.values()), progress=True)
     left, right = rows_of_pairs(pairs, list(faces), len(embeddings))
     verifier, result = fit_verifier(

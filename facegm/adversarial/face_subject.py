@@ -24,7 +24,7 @@ from facegm.training.checkpoint import load_newest_checkpoint
 class AlignedFaceNetwork(nn.Module):
     """A face network with its preprocessing, differentiable.
 
-    It computes what `facegm.embedding.network.embed_faces` does of 8-bit faces, but that a resized face is not rounded
+    It computes what `facegm.embedding.network.embed_crops` does of 8-bit faces, but that a resized face is not rounded
     to 8 bits, and that mirror images are averaged: so embeddings lie where the GM loss has its means.
 
     Args:

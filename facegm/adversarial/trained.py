@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Int64
 
 from facegm.adversarial.observations import Observations
-from facegm.adversarial.quick_network import quick_copy
 from facegm.adversarial.subject import Images, Subject
 from facegm.classification.classifier import ImageClassifier, load_classifier
 from facegm.classification.config import ImageDataConfig
@@ -18,6 +17,7 @@ from facegm.classification.data import open_images
 from facegm.classification.prediction import ImageSet, predict, read_inputs
 from facegm.data.machine import cores
 from facegm.errors import FacegmError
+from facegm.models.quick_network import quick_copy
 from facegm.training.devices import default_device
 from facegm.training.report import EVALUATION_BATCH
 

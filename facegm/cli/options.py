@@ -17,6 +17,16 @@ def add_workers(options: ArgumentParser) -> None:
     )
 
 
+def add_device(options: ArgumentParser) -> None:
+    """Add `--device`."""
+    options.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="where the network runs (default: a GPU where there is one)",
+    )
+
+
 def whole_number(*, minimum: int) -> Callable[[str], int]:
     """A parser's type for whole numbers from `minimum` on."""
 

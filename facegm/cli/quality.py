@@ -4,6 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from facegm.cli.classifier_run import is_face_run
 from facegm.cli.options import whole_number
 from facegm.errors import FacegmError
 
@@ -56,8 +57,8 @@ def run(arguments: Sequence[str]) -> None:
     means, folder = None, options.model.parent
     if options.model.is_dir():
         folder = options.model
-        if not (folder / CONFIG_FILE).is_file():
-            raise FacegmError(f"{folder}: not a run folder (no {CONFIG_FILE})")
+        if not is_face_run(folder):
+            raise FacegmError(f"{folder}: not the run folder of a face network")
         means = class_means(folder, parse_config(folder / CONFIG_FILE, FaceRunConfig))
     output = options.output or folder / "quality"
     report = measure_quality(

@@ -1,10 +1,11 @@
-"""`facegm verify-lfw`: a model and the LFW photos to a report."""
+"""`facegm verify-lfw`: `facegm verify` of a model on the LFW photos."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.options import add_workers
+from facegm.cli.options import add_device, add_workers
+from facegm.cli.verify import folder_of, verify
 
 
 def parser() -> ArgumentParser:
@@ -28,6 +29,7 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--output", type=Path, help="folder of the report and, for photos, their store (default: lfw beside the model)"
     )
+    add_device(options)
     add_workers(options)
     return options
 
@@ -35,9 +37,8 @@ def parser() -> ArgumentParser:
 def run(arguments: Sequence[str]) -> None:
     """Verify, write the report and print its summary."""
     options = parser().parse_args(arguments)
-    from facegm.eval.verify_lfw import verify_lfw
+    from facegm.eval.set_to_verify import read_set
+    from facegm.eval.verify_lfw import find_pairs
 
-    output = options.output or (options.model if options.model.is_dir() else options.model.parent) / "lfw"
-    report = verify_lfw(options.model, options.lfw, output, pairs_file=options.pairs, workers=options.workers)
-    print(report.summary())
-    print(f"report: {output / 'report.html'}")
+    output = options.output or folder_of(options.model) / "lfw"
+    verify(options, read_set(options.pairs or find_pairs(options.lfw)), options.lfw, output)

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ALIGNER_MEMORY = 1536 * 2**20
 """Bytes that one worker process of an alignment takes at most, on photos of any size; a test holds it to that."""
@@ -42,6 +43,14 @@ def free_memory(root: Path = ROOT) -> float:
             used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes")
             free = min(free, max(0, limit - used + _reclaimable(group)))
     return free
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by instructions of its own; unknown, and False, before torch 2.11."""
+    import torch
+
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:

@@ -1,7 +1,9 @@
 """Photo in, embedding out."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +18,11 @@ from facegm.data.preprocessing import Preprocessing
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.calibration import Calibration
+from facegm.embedding.engine import Engine, best_batch, engine_class
 from facegm.embedding.model_file import MODEL_FILE, load_embedder, read_calibration
-from facegm.embedding.network import embed_faces, embed_sides
+from facegm.embedding.network import embed_crops
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
-
-BATCH = 64
-"""Faces that go through the network at a time."""
 
 PhotoLike = str | Path | UInt8[np.ndarray, "height width 3"]
 
@@ -53,6 +53,8 @@ class FaceEmbedder:
     ) -> None:
         self._network, self._preprocessing, self._calibration = network, preprocessing, calibration
         self._detector: FaceDetector | None = None
+        self._engine: Engine | None = None
+        self._faces = 0
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "FaceEmbedder":
@@ -128,20 +130,52 @@ class FaceEmbedder:
     def embed_aligned(
         self, faces: Sequence[UInt8[np.ndarray, "side side 3"]], *, progress: bool = False
     ) -> Float[np.ndarray, "faces dim"]:
-        """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised."""
-        batches = [np.empty((0, self.dim), np.float32)]
-        with Progress("embed", len(faces), "faces", is_shown=progress) as shown:
-            for start in range(0, len(faces), BATCH):
-                batch = np.stack(faces[start : start + BATCH])
-                batches.append(embed_faces(self._network, self._preprocessing, batch))
-                shown.update(len(batch))
-        return np.concatenate(batches)
+        """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised.
+
+        The next faces are taken from the sequence, in another thread, while the last ones are embedded, so it may well
+        read them from a disk when they are asked for.
+        """
+        engine, size = self._engine_for(len(faces)), best_batch(self._network)
+        parts = [range(start, min(start + size, len(faces))) for start in range(0, len(faces), size)]
+        embeddings = np.empty((len(faces), self.dim), np.float32)
+
+        def crops(part: range) -> UInt8[np.ndarray, "batch crop crop 3"]:
+            return self._preprocessing.middle_crops(faces[number] for number in part)
+
+        with Progress("embed", len(faces), "faces", is_shown=progress) as shown, ThreadPoolExecutor(1) as reader:
+            waiting = [reader.submit(crops, part) for part in parts[:1]]
+            for part, following in zip_longest(parts, parts[1:]):
+                batch = waiting.pop().result()
+                if following is not None:
+                    waiting.append(reader.submit(crops, following))
+                embeddings[part.start : part.stop] = embed_crops(
+                    engine, batch, mirror=self._preprocessing.mirror, device=self._device
+                )
+                shown.update(len(part))
+        return embeddings
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._network.parameters()).device
+
+    def _engine_for(self, faces: int) -> Engine:
+        """What embeds so many more faces; once many were embedded, also a few."""
+        self._faces += faces
+        fastest = engine_class(self._network, self._faces)
+        if not isinstance(self._engine, fastest):
+            self._engine = fastest(self._network)
+        return self._engine
 
     def embed_sides(
         self, faces: UInt8[np.ndarray, "faces side side 3"]
     ) -> tuple[Float[np.ndarray, "faces dim"], Float[np.ndarray, "faces dim"]]:
         """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised."""
-        return embed_sides(self._network, self._preprocessing, faces)
+        engine, crops = self._engine_for(len(faces)), self._preprocessing.middle_crops(faces)
+        face, mirrored = (
+            embed_crops(engine, side, mirror=False, device=self._device)
+            for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
+        )
+        return face, mirrored
 
     def verify(
         self,

@@ -1,40 +1,32 @@
-"""Aligned faces to embeddings, in batches."""
+"""Crops of aligned faces to embeddings."""
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from facegm.data.preprocessing import Preprocessing, network_input
+from facegm.data.preprocessing import network_input
+from facegm.embedding.engine import Engine
 from facegm.models.face_base import FaceNetwork
 
 
 @torch.inference_mode()
-def embed_faces(
-    network: FaceNetwork, preprocessing: Preprocessing, faces: UInt8[np.ndarray, "batch side side 3"]
+def embed_crops(
+    network: Engine, crops: UInt8[np.ndarray, "batch crop crop 3"], *, mirror: bool, device: torch.device
 ) -> Float[np.ndarray, "batch dim"]:
-    """Embed aligned RGB faces, 0 to 255: f(face) + f(mirrored face), not normalised, in float32.
+    """Embed what a network sees of aligned RGB faces, 0 to 255, as `embed` does, in float32.
 
-    Without mirrored faces in its training (`preprocessing.mirror`), a network's embedding is f(face) alone.
+    Args:
+        network: on the device.
+        crops: as `Preprocessing.middle_crops` gives them.
+        mirror: `Preprocessing.mirror`: without mirrored faces in its training, a network's embedding is f(face) alone.
+        device: where the network is.
     """
-    device = next(network.parameters()).device
-    images = network_input(torch.from_numpy(preprocessing.middle_crops(faces)).to(device))
-    return np.asarray(embed(network, images, mirror=preprocessing.mirror).cpu().numpy())
-
-
-@torch.inference_mode()
-def embed_sides(
-    network: FaceNetwork, preprocessing: Preprocessing, faces: UInt8[np.ndarray, "batch side side 3"]
-) -> tuple[Float[np.ndarray, "batch dim"], Float[np.ndarray, "batch dim"]]:
-    """f(face) and f(mirrored face) of aligned RGB faces, 0 to 255, apart: not normalised, in float32."""
-    device = next(network.parameters()).device
-    images = network_input(torch.from_numpy(preprocessing.middle_crops(faces)).to(device))
-    face, mirrored = (embed(network, side, mirror=False).cpu().numpy() for side in (images, images.flip(3)))
-    return face, mirrored
+    return np.asarray(embed(network, network_input(torch.from_numpy(crops).to(device)), mirror=mirror).cpu().numpy())
 
 
 def embed(
-    network: FaceNetwork, images: Float[Tensor, "batch 3 side side"], *, mirror: bool
+    network: FaceNetwork | Engine, images: Float[Tensor, "batch 3 side side"], *, mirror: bool
 ) -> Float[Tensor, "batch dim"]:
     """f(image), or with `mirror` f(image) + f(mirrored image), not normalised, of a network's input."""
     # Not by calling it: a network that torch.compile has taken for its training would be compiled anew for this.

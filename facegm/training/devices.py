@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from facegm.data.machine import has_fast_bfloat16
 from facegm.data.samples import DrawnSamples, Samples
 from facegm.training.config import Precision
 from facegm.training.task import Task, evaluating
@@ -33,7 +34,7 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
         return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if _cpu_has_bfloat16() else None
+    return torch.bfloat16 if has_fast_bfloat16() else None
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
@@ -114,8 +115,3 @@ def profiled(folder: Path, *, is_on: bool) -> Iterator[Any]:
     write = torch.profiler.tensorboard_trace_handler(str(folder))
     with torch.profiler.profile(schedule=steps, on_trace_ready=write, profile_memory=True, acc_events=True) as profiler:
         yield profiler
-
-
-def _cpu_has_bfloat16() -> bool:
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.11 cannot tell
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

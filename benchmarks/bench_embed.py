@@ -1,0 +1,102 @@
+"""Embedding aligned faces of LFW on this CPU, from their store: against a plain loop, on one thread and on all.
+
+Takes a store that `facegm align ../shared/data/lfw/lfw-deepfunneled --on-missing center-crop` made. The networks are
+the shipped small ones with random weights. The plain loop reads all faces, then takes 64 at a time through the network,
+and their mirror images after them. Each way embeds the same faces in turn. What a way costs once, before the first
+face, is a row of its own; that of torch.compile stands beside it, which would begin to pay at about 15,000 faces.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from interleaved import measure, write_results
+
+from facegm.data.preprocessing import Preprocessing, network_input
+from facegm.embedding import engine
+from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.openvino_engine import OpenVinoEngine
+from facegm.eval.named_faces import NamedFaces
+from facegm.models.face_base import FaceNetwork
+from facegm.models.face_network import FaceModelConfig, build_face_network
+from facegm.models.quick_network import quick_copy
+from facegm.store.reader import FaceStore
+
+MODELS = {
+    "resnet27, width 0.375": FaceModelConfig(name="resnet27", width=0.375),
+    "mobilefacenet": FaceModelConfig(name="mobilefacenet"),
+}
+PREPROCESSING = Preprocessing(face_size=64, crop_size=60)
+FACES, RUNS = 144, 7
+
+
+def main() -> None:
+    store = FaceStore(Path(sys.argv[1] if len(sys.argv) > 1 else "stores/lfw"))
+    rows: list[dict[str, object]] = []
+    for threads in dict.fromkeys((1, torch.get_num_threads())):
+        torch.set_num_threads(threads)
+        for name, config in MODELS.items():
+            torch.manual_seed(0)
+            network = build_face_network(config, PREPROCESSING.crop_size).eval()
+            ways = {
+                "plain": partial(plain, network, store),
+                "torch": of_engine(network, store, least=10**9),
+                "OpenVINO": of_engine(network, store, least=1),
+            }
+            found = {way: embed() for way, embed in ways.items()}
+            for row in measure(ways, runs=RUNS):
+                error = np.abs(found[str(row["way"])] - found["plain"]).max() / np.abs(found["plain"]).max()
+                rows.append({"network": name, "on_threads": threads, "faces": FACES, **row, "error": f"{error:.1e}"})
+            rows += [{"network": name, "on_threads": threads, **row} for row in once(network)]
+    write_results("embed", rows)
+
+
+@torch.no_grad()
+def plain(network: FaceNetwork, store: FaceStore) -> np.ndarray:
+    """Embed faces as one writes it down."""
+    faces = [store.read_face(row) for row in range(FACES)]
+    found = []
+    for start in range(0, FACES, 64):
+        images = network_input(torch.from_numpy(PREPROCESSING.middle_crops(np.stack(faces[start : start + 64]))))
+        found.append((network(images) + network(images.flip(3))).numpy())
+    return np.concatenate(found)
+
+
+def of_engine(network: FaceNetwork, store: FaceStore, *, least: int) -> Callable[[], np.ndarray]:
+    """The embedder, which takes to OpenVINO from `least` faces on; made at the first call, which is not measured."""
+    embedder = FaceEmbedder(network, PREPROCESSING)
+
+    def embed() -> np.ndarray:
+        engine.WORTH_A_TRANSLATION = least
+        return embedder.embed_aligned(NamedFaces(store, {str(row): row for row in range(FACES)}))
+
+    return embed
+
+
+def once(network: FaceNetwork) -> list[dict[str, object]]:
+    """Seconds that faster ways cost before the first face."""
+    images = torch.zeros(32, 3, PREPROCESSING.crop_size, PREPROCESSING.crop_size)
+    images = images.to(memory_format=torch.channels_last)
+
+    def translate() -> None:
+        OpenVinoEngine(network).forward(images)
+
+    def compile_by_torch() -> None:
+        torch.compiler.reset()
+        with torch.inference_mode():
+            torch.compile(quick_copy(network))(images)
+
+    rows: list[dict[str, object]] = []
+    for name, way in {"once: OpenVINO": translate, "once: torch.compile": compile_by_torch}.items():
+        begun = time.perf_counter()
+        way()
+        rows.append({"way": name, "runs": 1, "median_s": round(time.perf_counter() - begun, 3)})
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Whatever embeds many faces gives what the plain network does: other layouts, folded layers, OpenVINO, bfloat16."""
+
+import numpy as np
+import pytest
+import torch
+from plain_embeddings import embed_faces
+from torch import nn
+
+from facegm.data.preprocessing import Preprocessing
+from facegm.embedding import engine
+from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.openvino_engine import OpenVinoEngine
+from facegm.models.face_base import FaceNetwork
+from facegm.models.face_network import FaceModelConfig, FaceModelName, build_face_network
+
+NAMES: tuple[FaceModelName, ...] = ("resnet27", "iresnet50", "mobilefacenet")
+SIDE = 48
+PREPROCESSING = Preprocessing(face_size=64, crop_size=SIDE)
+
+
+def trained(name: FaceModelName) -> FaceNetwork:
+    """A small network whose statistics, scales, slopes and biases have left their start."""
+    torch.manual_seed(0)
+    network = build_face_network(FaceModelConfig(name=name, width=0.1, embedding_dim=24), SIDE).eval()
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for numbers, low, high in (
+                (part.weight, 0.5, 1.5),
+                (part.bias, -0.5, 0.5),
+                (part.running_mean, -0.5, 0.5),
+                (part.running_var, 0.5, 2),
+            ):
+                assert numbers is not None
+                nn.init.uniform_(numbers, low, high)
+        elif isinstance(part, nn.PReLU):
+            nn.init.uniform_(part.weight, -0.2, 0.8)
+        elif isinstance(part, nn.Conv2d) and part.bias is not None:
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+    return network
+
+
+def faces(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 128, 128, 3), dtype=np.uint8)
+
+
+def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.linalg.norm(found - exact, axis=1).max() / np.linalg.norm(exact, axis=1).min())
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("is_many", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_embeddings_are_those_of_the_plain_network(
+    name: FaceModelName, is_many: bool, mirror: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against float64; batches of five, of which the last is not full, and the order of the faces is kept."""
+    if is_many:
+        pytest.importorskip("openvino")
+    monkeypatch.setattr(engine, "WORTH_A_TRANSLATION", 12 if is_many else 13)
+    monkeypatch.setattr(engine, "PIXELS", 5 * SIDE**2)
+    preprocessing = Preprocessing(face_size=64, crop_size=SIDE, mirror=mirror)
+    network, some = trained(name), faces(12)
+    embedder = FaceEmbedder(network, preprocessing)
+    found = embedder.embed_aligned(list(some))
+    assert isinstance(embedder._engine, OpenVinoEngine) == is_many
+    exact = embed_faces(network.double(), preprocessing, some)
+    assert np.ptp(exact, axis=0).max() > 1e-3 * np.abs(exact).max()
+    assert relative_error(found, exact) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_is_taken_where_the_processor_has_it(name: FaceModelName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near enough to verify by, and far enough to see that it was taken."""
+    network, some = trained(name), faces(4)
+    exact = embed_faces(network, PREPROCESSING, some)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    found = FaceEmbedder(network, PREPROCESSING).embed_aligned(list(some))
+    assert found.dtype == np.float32
+    assert 1e-4 < relative_error(found, exact) < 0.03
+
+
+def test_the_embedder_leaves_the_network_as_it_is() -> None:
+    network = trained("mobilefacenet")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    described = FaceEmbedder(network, PREPROCESSING).describe()
+    embedder = FaceEmbedder(network, PREPROCESSING)
+    embedder.embed_aligned(list(faces(2)))
+    assert embedder.describe() == described
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_face_that_cannot_be_read_stops_with_its_own_error() -> None:
+    """Faces are read in another thread, which must neither hang nor hide what happened."""
+
+    class Broken(list[np.ndarray]):
+        def __getitem__(self, number: object) -> np.ndarray:  # type: ignore[override]
+            raise OSError("no such face")
+
+    with pytest.raises(OSError, match="no such face"):
+        FaceEmbedder(trained("resnet27"), PREPROCESSING).embed_aligned(Broken(faces(3)))
+
+
+def test_a_network_without_a_translation_says_so() -> None:
+    """So that a new kind of layer is noticed, not left out."""
+    pytest.importorskip("openvino")
+    network = trained("resnet27")
+    network.trunk.append(nn.Sigmoid())
+    with pytest.raises(TypeError, match="no translation of Sigmoid"):
+        OpenVinoEngine(network)
