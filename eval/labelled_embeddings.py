@@ -1,7 +1,7 @@
 """Embeddings of images of which it is known who is on them, from a model and a store, or ready ones."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.embedding_files import read_embeddings
-from facegm.eval.stored_faces import StoredFaces
+from facegm.eval.named_faces import NamedFaces
 from facegm.store.reader import NO_FACE, FaceStore
 
 
@@ -22,8 +22,53 @@ class LabelledEmbeddings:
     """Mirror images summed where the model does so, not normalised."""
     people: Int64[np.ndarray, " images"]
     """Number of the person."""
+    names: tuple[str, ...]
+    """Of the people, by number; perhaps also of some without an image."""
     facts: Mapping[str, str]
     """Where they are from, and what was left out, in words."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KnownFaces:
+    """The faces of a store whose identity is known."""
+
+    faces: NamedFaces
+    people: Int64[np.ndarray, " faces"]
+    """Number of the person."""
+    names: tuple[str, ...]
+    """Of the people, by number."""
+    facts: Mapping[str, str]
+    """Where they are from, and what was left out, in words."""
+
+    def embedded(self, embeddings: Float[np.ndarray, "faces dim"]) -> LabelledEmbeddings:
+        """Their embeddings, in their order, with who is on them."""
+        return LabelledEmbeddings(embeddings=embeddings, people=self.people, names=self.names, facts=self.facts)
+
+
+def known_faces(store: Path) -> KnownFaces:
+    """Open a store.
+
+    Args:
+        store: folder that `facegm align` made.
+
+    Raises:
+        FacegmError: it is missing or unusable, or there are fewer than two people.
+    """
+    faces = FaceStore(store)
+    people, names = faces.identities()
+    rows = np.flatnonzero(people >= 0)
+    _check_people(store, people[rows])
+    statuses = faces.table(["status"])["status"].to_pylist()
+    return KnownFaces(
+        faces=NamedFaces(faces, {faces.keys[row]: row for row in rows.tolist()}),
+        people=people[rows],
+        names=tuple(names),
+        facts={
+            "photos": str(store),
+            "failures to acquire": f"{np.count_nonzero(people == NO_FACE):,} photos without a face are in no rate; "
+            f"{statuses.count('center-crop'):,} fallback crops are scored",
+        },
+    )
 
 
 def embedded_store(model: Path, store: Path) -> LabelledEmbeddings:
@@ -31,25 +76,14 @@ def embedded_store(model: Path, store: Path) -> LabelledEmbeddings:
 
     Args:
         model: run folder or embedder file.
-        store: folder that `facegm align` made.
+        store: see `known_faces`.
 
     Raises:
         FacegmError: model or store are missing or unusable, or there are fewer than two people.
     """
-    embedder, faces = FaceEmbedder.load(model), FaceStore(store)
-    people = faces.identities()[0]
-    rows = np.flatnonzero(people >= 0)
-    _check_people(store, people[rows])
-    known = StoredFaces(faces, {faces.keys[row]: row for row in rows.tolist()})
-    statuses = faces.table(["status"])["status"].to_pylist()
-    facts = {
-        "model": str(model),
-        "embedding": embedder.describe(),
-        "photos": str(store),
-        "failures to acquire": f"{np.count_nonzero(people == NO_FACE):,} photos without a face are in no rate; "
-        f"{statuses.count('center-crop'):,} fallback crops are scored",
-    }
-    return LabelledEmbeddings(embeddings=embedder.embed_aligned(known, progress=True), people=people[rows], facts=facts)
+    embedder, known = FaceEmbedder.load(model), known_faces(store)
+    facts = {"model": str(model), "embedding": embedder.describe(), **known.facts}
+    return replace(known.embedded(embedder.embed_aligned(known.faces, progress=True)), facts=facts)
 
 
 def ready_embeddings(file: Path) -> LabelledEmbeddings:
@@ -66,9 +100,12 @@ def ready_embeddings(file: Path) -> LabelledEmbeddings:
     if "." in folders:
         name = named.names[folders.index(".")]
         raise FacegmError(f"{file}: {name} is in no folder, which would say who is on it")
-    people = np.unique(folders, return_inverse=True)[1].astype(np.int64)
+    names, people = np.unique(folders, return_inverse=True)
+    people = people.astype(np.int64)
     _check_people(file, people)
-    return LabelledEmbeddings(embeddings=named.embeddings, people=people, facts={"embeddings": str(file)})
+    return LabelledEmbeddings(
+        embeddings=named.embeddings, people=people, names=tuple(names.tolist()), facts={"embeddings": str(file)}
+    )
 
 
 def _check_people(source: Path, people: Int64[np.ndarray, " images"]) -> None:
