@@ -95,7 +95,7 @@ def test_verbs_and_options_are_these() -> None:
     ("arguments", "code", "message"),
     [
         ([], 2, "usage: facegm COMMAND"),
-        (["identify"], 2, "no such command: identify"),
+        (["identity"], 2, "no such command: identity"),
         (["align", "photos"], 2, "required: --output"),
         (["align", "missing", "--output", "store"], 1, "missing: no such folder, list, tar, rec or LMDB file"),
         (["align", "empty", "--output", "store"], 1, "empty: no photo found"),
