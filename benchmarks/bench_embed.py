@@ -20,7 +20,7 @@ from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.embedding import engine
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.openvino_engine import OpenVinoEngine
-from facegm.eval.named_faces import NamedFaces
+from facegm.eval.sets.named_faces import NamedFaces
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, build_face_network
 from facegm.models.quick_network import quick_copy

@@ -14,9 +14,9 @@ from typing import Any
 from interleaved import write_results
 from training_runs import train_all
 
-from facegm.eval.comparison import RunGroup, compare
-from facegm.eval.comparison_report import comparison_rows
-from facegm.eval.report_file import find_report, read_report
+from facegm.eval.comparison.comparison import RunGroup, compare
+from facegm.eval.comparison.report import comparison_rows
+from facegm.eval.reports.report_file import find_report, read_report
 from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.training.run_folder import read_metrics

@@ -13,9 +13,9 @@ from interleaved import write_results
 from scipy.stats import ttest_1samp, ttest_ind
 
 from facegm.data.progress import Progress
-from facegm.eval.recipe_test import LEVEL, compare_recipes
-from facegm.eval.simulated_biases import simulated_biases
-from facegm.eval.simulation import FOLDS, EqualRecipes, SimulatedPeople
+from facegm.eval.comparison.recipe_test import LEVEL, compare_recipes
+from facegm.eval.comparison.simulated_biases import simulated_biases
+from facegm.eval.comparison.simulation import FOLDS, EqualRecipes, SimulatedPeople
 
 COMPARISONS = 1000
 SPREADS = ((0.60, 0.12), (0.60, 0.08), (0.12, 0.08), (0.30, 0.30), (0.60, 0.60))

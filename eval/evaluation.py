@@ -10,17 +10,17 @@ from jaxtyping import Bool, Float, UInt8
 from facegm.errors import FacegmError
 from facegm.eval.baseline import raw_pixels
 from facegm.eval.calibration import CalibrationReport, calibrate
-from facegm.eval.embedding_map import EmbeddingMap, embedding_map
 from facegm.eval.error_rates import OperatingPoint, operating_point
-from facegm.eval.groups import Attributes, GroupResult, group_results, ungrouped_images
 from facegm.eval.intervals import Intervals, bootstrap_intervals
 from facegm.eval.metrics import Roc, TrueAcceptRate, roc, true_accept_rate
-from facegm.eval.missing import DroppedPairs
-from facegm.eval.pairs import Pairs
 from facegm.eval.plda import Plda
 from facegm.eval.protocol import Verification, verify
-from facegm.eval.provenance import Provenance
+from facegm.eval.reports.embedding_map import EmbeddingMap, embedding_map
+from facegm.eval.reports.groups import Attributes, GroupResult, group_results, ungrouped_images
+from facegm.eval.reports.provenance import Provenance
 from facegm.eval.scores import PCA_64, STANDARD_VARIANTS, Cosine, FittedPlda, FoldPlda, Score
+from facegm.eval.sets.missing import DroppedPairs
+from facegm.eval.sets.pairs import Pairs
 
 FALSE_ACCEPT_BOUNDS = (1e-1, 1e-2, 1e-3)
 

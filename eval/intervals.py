@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from facegm.eval.bootstrap import IdentityBootstrap, PairBootstrap
-from facegm.eval.pairs import Pairs
 from facegm.eval.protocol import Verification
 from facegm.eval.rates import CONFIDENCE, Rate
 from facegm.eval.resampled import percentile_interval, resampled_rates
+from facegm.eval.sets.pairs import Pairs
 
 Interval = tuple[float, float]
 

@@ -5,18 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from facegm.errors import FacegmError, UsageError
-from facegm.eval.embedding_files import NamedEmbeddings
 from facegm.eval.evaluation import FaceOf, VerificationReport, evaluate
-from facegm.eval.folds import assign_folds
-from facegm.eval.groups import Attributes, person_of
-from facegm.eval.joining import join
-from facegm.eval.labelled_embeddings import LabelledEmbeddings
-from facegm.eval.missing import drop_missing
-from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.plda import Plda, fit_plda
-from facegm.eval.provenance import Provenance
-from facegm.eval.report import write_report
-from facegm.eval.templates import Templates, read_template_pairs, read_templates, template_embeddings
+from facegm.eval.reports.groups import Attributes, person_of
+from facegm.eval.reports.provenance import Provenance
+from facegm.eval.reports.report import write_report
+from facegm.eval.sets.embedding_files import NamedEmbeddings
+from facegm.eval.sets.folds import assign_folds
+from facegm.eval.sets.joining import join
+from facegm.eval.sets.labelled_embeddings import LabelledEmbeddings
+from facegm.eval.sets.missing import drop_missing
+from facegm.eval.sets.pairs import Pairs, read_pairs
+from facegm.eval.sets.templates import Templates, read_template_pairs, read_templates, template_embeddings
 
 RIDGE = 0.1
 """Of the PLDA that is fitted on other people, as a share of the mean variance within a person."""

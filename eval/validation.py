@@ -9,10 +9,10 @@ from jaxtyping import Float
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.samples import Batch, DrawnSamples, EvaluatedImages
 from facegm.eval.evaluation import rows_of_pairs
-from facegm.eval.found_faces import rows_of_images
-from facegm.eval.pairs import read_pairs
 from facegm.eval.protocol import verify
 from facegm.eval.scores import NO_PCA
+from facegm.eval.sets.found_faces import rows_of_images
+from facegm.eval.sets.pairs import read_pairs
 from facegm.store.reader import FaceStore
 
 
@@ -21,7 +21,7 @@ class PairsValidation(EvaluatedImages):
 
     Args:
         store: aligned faces of the pairs.
-        pairs: the protocol file, see `facegm.eval.pairs.read_pairs`, of two folds at least.
+        pairs: the protocol file, see `facegm.eval.sets.pairs.read_pairs`, of two folds at least.
         preprocessing: of the network that is to be validated.
 
     Raises:

@@ -10,14 +10,14 @@ from facegm.embedding.model_file import MODEL_FILE, write_calibration
 from facegm.eval.calibration import embedder_calibration
 from facegm.eval.embedding import OneProcess, Processes, embed_all
 from facegm.eval.embedding_cache import EmbeddingCache
-from facegm.eval.embedding_files import NamedEmbeddings, read_embeddings
 from facegm.eval.evaluation import VerificationReport
-from facegm.eval.found_faces import FoundFaces, faces_of, packed_faces
-from facegm.eval.insightface_bin import PackedSet
-from facegm.eval.labelled_embeddings import known_faces, ready_embeddings
-from facegm.eval.provenance import provenance_of
+from facegm.eval.reports.provenance import provenance_of
 from facegm.eval.scores import NO_PCA
 from facegm.eval.set_to_verify import SetToVerify
+from facegm.eval.sets.embedding_files import NamedEmbeddings, read_embeddings
+from facegm.eval.sets.found_faces import FoundFaces, faces_of, packed_faces
+from facegm.eval.sets.insightface_bin import PackedSet
+from facegm.eval.sets.labelled_embeddings import known_faces, ready_embeddings
 from facegm.store.format import is_store
 
 EMBEDDINGS, ALIGNED = "embeddings", "aligned"

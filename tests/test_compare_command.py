@@ -13,8 +13,8 @@ from scipy.stats import binomtest
 from scored_reports import config_of_run, few_people, judged, write_scored
 
 from facegm.cli import main
-from facegm.eval.people_sampling import PeopleSampling
-from facegm.eval.recipe_test import compare_recipes
+from facegm.eval.comparison.people_sampling import PeopleSampling
+from facegm.eval.comparison.recipe_test import compare_recipes
 
 PAIRS = few_people(size=100, people=60)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 
-from facegm.eval.degradations import (
+from facegm.eval.quality.degradations import (
     DEGRADED_SHARE,
     LADDER,
     SEVERITIES,
@@ -135,7 +135,9 @@ def test_chance_follows_from_seed_and_name_in_every_process() -> None:
     noisy = degrade(face, rung("noise", 1), name="a", seed=3)
     assert np.array_equal(noisy, degrade(face, rung("noise", 1), name="a", seed=3))
     assert not np.array_equal(noisy, degrade(face, rung("noise", 1), name="a", seed=4))
-    code = "from facegm.eval.degradations import drawn_degradation as d; print([d(str(k), 5) for k in range(50)])"
+    code = (
+        "from facegm.eval.quality.degradations import drawn_degradation as d; print([d(str(k), 5) for k in range(50)])"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert done.stdout.strip() == str([drawn_degradation(str(k), 5) for k in range(50)])
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facegm.eval.discard import (
+from facegm.eval.metrics import threshold_at
+from facegm.eval.quality.discard import (
     LIMITS,
     discard_curve,
     ideal_curve,
@@ -13,7 +14,6 @@ from facegm.eval.discard import (
     random_areas,
     resampled_areas,
 )
-from facegm.eval.metrics import threshold_at
 
 Case = tuple[np.ndarray, np.ndarray]
 

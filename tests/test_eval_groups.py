@@ -7,8 +7,15 @@ import pytest
 from scipy.stats import beta
 
 from facegm.errors import FacegmError
-from facegm.eval.groups import FEWEST_PAIRS, Attributes, group_results, person_of, read_attributes, ungrouped_images
-from facegm.eval.pairs import Pairs
+from facegm.eval.reports.groups import (
+    FEWEST_PAIRS,
+    Attributes,
+    group_results,
+    person_of,
+    read_attributes,
+    ungrouped_images,
+)
+from facegm.eval.sets.pairs import Pairs
 
 PEOPLE = ("Ann", "Bob", "Cid", "Dee", "Eve")
 SEX = {"Ann": "f", "Bob": "m", "Cid": "m", "Dee": "f"}

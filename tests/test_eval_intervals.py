@@ -7,9 +7,9 @@ import pytest
 
 from facegm.eval.bootstrap import IdentityBootstrap
 from facegm.eval.intervals import bootstrap_intervals
-from facegm.eval.pairs import Pairs
 from facegm.eval.protocol import Verification, verify
 from facegm.eval.scores import NO_PCA
+from facegm.eval.sets.pairs import Pairs
 
 PEOPLE, FOLDS = 12, 4
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facegm.errors import FacegmError
-from facegm.eval.joining import join
+from facegm.eval.sets.joining import join
 
 NAMES = ["Ann/Ann_0001.jpg", "Ann/Ann_0002.jpg", "Bob/Bob_0001.jpg"]
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from facegm.eval.embedding_map import FEWEST_IMAGES, MOST_IMAGES, MOST_PEOPLE, embedding_map
+from facegm.eval.reports.embedding_map import FEWEST_IMAGES, MOST_IMAGES, MOST_PEOPLE, embedding_map
 
 
 def people(counts: list[int]) -> tuple[list[str], np.ndarray]:

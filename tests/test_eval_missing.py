@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from facegm.eval.missing import drop_missing
-from facegm.eval.pairs import Pairs
+from facegm.eval.sets.missing import drop_missing
+from facegm.eval.sets.pairs import Pairs
 
 PAIRS = Pairs(
     ("a/1", "a/1", "b/1", "c/1", "a/2", "d/1"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facegm.errors import FacegmError
-from facegm.eval.pairs import Pairs, read_pairs
+from facegm.eval.sets.pairs import Pairs, read_pairs
 
 TINY = "2\t1\nAnn\t1\t2\nAnn\t1\tBob\t3\nBob\t3\t11\nCy\t4\tAnn\t2\n"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facegm.errors import FacegmError
-from facegm.eval.pairs import Pairs, read_pairs
+from facegm.eval.sets.pairs import Pairs, read_pairs
 
 PAIRS = [("Ann/1.jpg", "Ann/2.jpg", True), ("Ann/1.jpg", "Bob/1.jpg", False), ("Bob/1.jpg", "Bob/2.jpg", True)]
 PAIRS += [("Cy/1.jpg", "Bob/2.jpg", False)]

@@ -12,8 +12,8 @@ from facegm.config import find_config, parse_config
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import save_embedder
 from facegm.errors import FacegmError
-from facegm.eval.pairs import Pairs
-from facegm.eval.provenance import CASIA_IN_LFW, CONFIG_FILE, Provenance, provenance_of, training_identities
+from facegm.eval.reports.provenance import CASIA_IN_LFW, CONFIG_FILE, Provenance, provenance_of, training_identities
+from facegm.eval.sets.pairs import Pairs
 from facegm.faces.config import FaceRunConfig
 from facegm.models.face_network import FaceModelConfig, build_face_network
 from facegm.store.format import FORMAT, manifest_writer, to_table

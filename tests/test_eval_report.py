@@ -16,14 +16,14 @@ from facegm.eval.baseline import raw_pixels
 from facegm.eval.calibration import calibrate
 from facegm.eval.evaluation import VerificationReport, evaluate
 from facegm.eval.metrics import roc, true_accept_rate
-from facegm.eval.missing import drop_missing
-from facegm.eval.mistakes import hardest_pairs
-from facegm.eval.pairs import Pairs
 from facegm.eval.plda import fit_plda
 from facegm.eval.protocol import verify
-from facegm.eval.report import write_report
-from facegm.eval.report_numbers import report_numbers, report_schema
+from facegm.eval.reports.mistakes import hardest_pairs
+from facegm.eval.reports.numbers import report_numbers, report_schema
+from facegm.eval.reports.report import write_report
 from facegm.eval.scores import PCA_64, STANDARD_VARIANTS, Cosine, FittedPlda, FoldPlda, Score
+from facegm.eval.sets.missing import drop_missing
+from facegm.eval.sets.pairs import Pairs
 
 NOTE = "synthetic identities & <nobody> real"
 
@@ -168,7 +168,7 @@ def test_without_faces_there_is_no_baseline_and_no_picture(tmp_path: Path) -> No
 
 
 def test_hardest_pairs_are_the_mistakes_by_margin(report: VerificationReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facegm.eval.mistakes.HARDEST", 5)
+    monkeypatch.setattr("facegm.eval.reports.mistakes.HARDEST", 5)
     pairs, primary = report.pairs, report.primary
     for same in (False, True):
         mistakes = []
@@ -267,7 +267,7 @@ def test_errors_count_failures_to_acquire(report: VerificationReport) -> None:
 
 def test_pairs_by_the_million_are_not_listed(report: VerificationReport, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = report_numbers(report)
-    monkeypatch.setattr("facegm.eval.report_numbers.MOST_LISTED", 95)
+    monkeypatch.setattr("facegm.eval.reports.numbers.MOST_LISTED", 95)
     short = report_numbers(report)
     Draft202012Validator(report_schema()).validate(short)
     assert short["scored"] is None

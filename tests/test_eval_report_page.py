@@ -11,13 +11,13 @@ from pages import Page
 
 from facegm import __version__
 from facegm.eval.evaluation import VerificationReport, evaluate
-from facegm.eval.groups import FEWEST_PAIRS, Attributes
-from facegm.eval.pairs import Pairs
 from facegm.eval.plda import fit_plda
-from facegm.eval.provenance import NOT_KNOWN, Provenance, TrainingIdentities
-from facegm.eval.report import write_report
-from facegm.eval.report_tables import counted, protocol_rows, threshold_text
+from facegm.eval.reports.groups import FEWEST_PAIRS, Attributes
+from facegm.eval.reports.provenance import NOT_KNOWN, Provenance, TrainingIdentities
+from facegm.eval.reports.report import write_report
+from facegm.eval.reports.tables import counted, protocol_rows, threshold_text
 from facegm.eval.scores import NO_PCA, PCA_64_RENORMALISED, RAW, Cosine, FittedPlda
+from facegm.eval.sets.pairs import Pairs
 
 FOLDS, PEOPLE, PHOTOS = 3, 10, 5
 TRAINING = TrainingIdentities(excluded=("0166921",), count=9, in_pairs=("P01", "P02<b>"), casia_in_lfw=("1056413",))

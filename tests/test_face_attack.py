@@ -31,9 +31,9 @@ from facegm.cli import attack_faces
 from facegm.data.weights import read_weights
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
-from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.protocol import verify
 from facegm.eval.scores import NO_PCA
+from facegm.eval.sets.pairs import Pairs, read_pairs
 from facegm.faces.run import open_training_faces, train_run
 from facegm.faces.task import FaceTask
 from facegm.losses.config import LossConfig

@@ -19,9 +19,9 @@ from facegm.adversarial.subject import UNIT_RANGE, Subject
 from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifier, judged_right
 from facegm.data.preprocessing import Preprocessing
 from facegm.eval.metrics import threshold_at
-from facegm.eval.pairs import Pairs
 from facegm.eval.protocol import verify
 from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED, Variant
+from facegm.eval.sets.pairs import Pairs
 from facegm.models.face_network import build_face_network
 
 SIDE = 128

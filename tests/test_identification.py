@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from facegm.data.progress import Progress
 from facegm.errors import FacegmError
-from facegm.eval.identification import NO_MATE, Search, search
-from facegm.eval.identification_split import draw_split, mean_templates
+from facegm.eval.identification.identification import NO_MATE, Search, search
+from facegm.eval.identification.split import draw_split, mean_templates
 from facegm.eval.rates import Rate
 
 
@@ -39,7 +39,7 @@ def test_ranks_and_distances_are_those_of_brute_force(seed: int, monkeypatch: py
             mates.append(distances[own])
     assert len(set(ranks)) > 2
     for block in (1 << 24, 100, 1):
-        monkeypatch.setattr("facegm.eval.identification._BLOCK", block)
+        monkeypatch.setattr("facegm.eval.identification.identification._BLOCK", block)
         found = search(gallery, probes, mate)
         assert found.templates == len(gallery)
         assert found.rank.tolist() == ranks

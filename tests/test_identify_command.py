@@ -15,8 +15,8 @@ from facegm.align.face import TEMPLATE
 from facegm.cli import main
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import save_embedder
-from facegm.eval.identification_split import draw_split
-from facegm.eval.identify import Spread
+from facegm.eval.identification.identify import Spread
+from facegm.eval.identification.split import draw_split
 from facegm.eval.rates import Rate
 from facegm.models.face_network import build_face_network
 from facegm.store.reader import FaceStore

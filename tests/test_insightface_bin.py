@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.model_selection import KFold
 
 from facegm.errors import FacegmError
-from facegm.eval.insightface_bin import PackedSet
+from facegm.eval.sets.insightface_bin import PackedSet
 
 
 def jpeg(shade: int, side: int = 112, form: str = "JPEG") -> bytes:

@@ -20,12 +20,14 @@ from facegm.cli import main
 from facegm.config import parse_config
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
-from facegm.eval import quality, quality_measurement, quality_trial
-from facegm.eval.degradations import STRENGTHS, Degradation, degrade, drawn_degradation
-from facegm.eval.pairs import Pairs, read_pairs
-from facegm.eval.quality import AS_THEY_ARE, HALF_DEGRADED
-from facegm.eval.quality_scores import DENSITY, LIKELIHOOD, MEANINGS, MIRROR, NORM, PROBABILITY, SHARPNESS
-from facegm.eval.quality_trial import RelativeArea
+from facegm.eval.quality import measurement as quality_measurement
+from facegm.eval.quality import quality
+from facegm.eval.quality import trial as quality_trial
+from facegm.eval.quality.degradations import STRENGTHS, Degradation, degrade, drawn_degradation
+from facegm.eval.quality.quality import AS_THEY_ARE, HALF_DEGRADED
+from facegm.eval.quality.scores import DENSITY, LIKELIHOOD, MEANINGS, MIRROR, NORM, PROBABILITY, SHARPNESS
+from facegm.eval.quality.trial import RelativeArea
+from facegm.eval.sets.pairs import Pairs, read_pairs
 from facegm.faces.class_means import class_means
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import train_run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, spearmanr
 
-from facegm.eval.quality_scores import (
+from facegm.eval.quality.scores import (
     DENSITY,
     LIKELIHOOD,
     MEANINGS,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t, ttest_ind
 
-from facegm.eval.people_sampling import PeopleSampling
-from facegm.eval.recipe_test import RecipeTest, compare_networks, compare_recipes, holm
+from facegm.eval.comparison.people_sampling import PeopleSampling
+from facegm.eval.comparison.recipe_test import RecipeTest, compare_networks, compare_recipes, holm
 
 PAIRS = 400
 

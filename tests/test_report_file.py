@@ -11,8 +11,8 @@ from scored_reports import config_of_run, few_people, judged, report_content
 
 from facegm.errors import FacegmError
 from facegm.eval.evaluation import evaluate
-from facegm.eval.report import write_report as write_verification
-from facegm.eval.report_file import find_report, read_report
+from facegm.eval.reports.report import write_report as write_verification
+from facegm.eval.reports.report_file import find_report, read_report
 
 PAIRS = few_people()
 RIGHT = {"PCA 64": judged(PAIRS, 0.9, 0), "no PCA": judged(PAIRS, 0.8, 1)}

@@ -16,8 +16,8 @@ from facegm.classification.classifier import BEST_FILE, MODEL_FILE, ImageClassif
 from facegm.classification.config import ImageDataConfig, ImageRunConfig
 from facegm.errors import FacegmError
 from facegm.eval.evaluation import evaluate
-from facegm.eval.pairs import Pairs
-from facegm.eval.report import write_report
+from facegm.eval.reports.report import write_report
+from facegm.eval.sets.pairs import Pairs
 from facegm.faces.config import FaceRunConfig
 from facegm.losses.config import LossConfig
 from facegm.losses.gm_module import GMLossConfig

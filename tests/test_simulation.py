@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from facegm.eval.recipe_test import compare_recipes
-from facegm.eval.simulated_biases import simulated_biases
-from facegm.eval.simulation import FOLDS, EqualRecipes, SimulatedPeople, rejection_rate
+from facegm.eval.comparison.recipe_test import compare_recipes
+from facegm.eval.comparison.simulated_biases import simulated_biases
+from facegm.eval.comparison.simulation import FOLDS, EqualRecipes, SimulatedPeople, rejection_rate
 
 SOFTMAX, GM, CENTER = 0.0060, 0.0012, 0.0008
 """Standard deviation of the accuracy over three seeds each, in `docs/results.md`."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import normalize
 
 from facegm.errors import FacegmError
-from facegm.eval.joining import join
-from facegm.eval.templates import Templates, read_template_pairs, read_templates, template_embeddings
+from facegm.eval.sets.joining import join
+from facegm.eval.sets.templates import Templates, read_template_pairs, read_templates, template_embeddings
 
 
 def naive(vectors: np.ndarray, templates: list[int], media: list[int]) -> tuple[list[int], np.ndarray]:

@@ -16,9 +16,9 @@ from stores import NamedFaces
 
 from facegm.cli import main
 from facegm.errors import FacegmError
-from facegm.eval.pairs import read_pairs
 from facegm.eval.protocol import verify
 from facegm.eval.scores import NO_PCA
+from facegm.eval.sets.pairs import read_pairs
 from facegm.eval.validation import PairsValidation
 from facegm.faces.config import FaceRunConfig, ValidationConfig
 from facegm.faces.run import train_run

@@ -21,7 +21,7 @@ from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import load_embedder, save_embedder
 from facegm.eval import embedding
-from facegm.eval.pairs import Pairs
+from facegm.eval.sets.pairs import Pairs
 from facegm.faces.run import train_run
 from facegm.models.face_network import FaceModelConfig, build_face_network
 

@@ -17,7 +17,7 @@ from facegm.demo.photos import write_pairs, write_photos
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import save_embedder
 from facegm.errors import FacegmError
-from facegm.eval.pairs import read_pairs
+from facegm.eval.sets.pairs import read_pairs
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.models.face_network import FaceModelConfig, build_face_network
 

@@ -13,10 +13,10 @@ from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifi
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.evaluation import rows_of_pairs
-from facegm.eval.found_faces import rows_of_images
-from facegm.eval.pairs import Pairs, read_pairs
 from facegm.eval.protocol import Verification
 from facegm.eval.scores import Variant
+from facegm.eval.sets.found_faces import rows_of_images
+from facegm.eval.sets.pairs import Pairs, read_pairs
 from facegm.store.reader import FaceStore
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from facegm.eval.metrics import threshold_at
-from facegm.eval.pairs import Pairs
 from facegm.eval.pca import pca_by_fold
 from facegm.eval.protocol import Verification, verify
 from facegm.eval.scores import Variant
+from facegm.eval.sets.pairs import Pairs
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -56,8 +56,8 @@ def run(arguments: Sequence[str]) -> None:
     if bool(options.runs) == bool(options.group):
         raise UsageError("give run folders or reports, or else groups of them by --group NAME RUN...")
     from facegm.cli.run_groups import groups_by_configuration, groups_by_hand
-    from facegm.eval.comparison import compare
-    from facegm.eval.comparison_report import NUMBERS_FILE, comparison_text, write_comparison
+    from facegm.eval.comparison.comparison import compare
+    from facegm.eval.comparison.report import NUMBERS_FILE, comparison_text, write_comparison
 
     groups = groups_by_hand(options.group) if options.group else groups_by_configuration(options.runs)
     comparison = compare(groups, score=options.score)

@@ -59,9 +59,9 @@ def run(arguments: Sequence[str]) -> None:
         )
     if not is_ready and options.photos is None:
         raise UsageError(f"give --photos STORE, whose faces {options.subject} is to embed")
-    from facegm.eval.identification_report import PAGE_FILE, write_report
-    from facegm.eval.identify import IdentificationSettings, identify
-    from facegm.eval.labelled_embeddings import embedded_store, ready_embeddings
+    from facegm.eval.identification.identify import IdentificationSettings, identify
+    from facegm.eval.identification.report import PAGE_FILE, write_report
+    from facegm.eval.sets.labelled_embeddings import embedded_store, ready_embeddings
 
     images = ready_embeddings(options.subject) if is_ready else embedded_store(options.subject, options.photos)
     settings = IdentificationSettings(

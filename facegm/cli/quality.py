@@ -48,8 +48,8 @@ def run(arguments: Sequence[str]) -> None:
     """Measure, write the report and print its summary."""
     options = parser().parse_args(arguments)
     from facegm.config import parse_config
-    from facegm.eval.quality import measure_quality
-    from facegm.eval.quality_report import PAGE_FILE, summary, write_report
+    from facegm.eval.quality.quality import measure_quality
+    from facegm.eval.quality.report import PAGE_FILE, summary, write_report
     from facegm.faces.class_means import class_means
     from facegm.faces.config import FaceRunConfig
     from facegm.training.run_folder import CONFIG_FILE

@@ -6,8 +6,8 @@ from typing import Any
 
 from facegm.config import config_of
 from facegm.errors import UsageError
-from facegm.eval.comparison import RunGroup
-from facegm.eval.report_file import ScoredReport, find_report, read_report
+from facegm.eval.comparison.comparison import RunGroup
+from facegm.eval.reports.report_file import ScoredReport, find_report, read_report
 from facegm.faces.config import FaceRunConfig
 from facegm.identity import identity_of
 

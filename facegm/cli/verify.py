@@ -12,8 +12,8 @@ from facegm.errors import FacegmError, UsageError
 if TYPE_CHECKING:
     import torch
 
-    from facegm.eval.insightface_bin import PackedSet
     from facegm.eval.set_to_verify import SetToVerify
+    from facegm.eval.sets.insightface_bin import PackedSet
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ def run(arguments: Sequence[str]) -> None:
     """Verify, write the report and print its summary."""
     options = parser().parse_args(arguments)
     source = _source(options)
-    from facegm.eval.groups import read_attributes
-    from facegm.eval.insightface_bin import PackedSet
+    from facegm.eval.reports.groups import read_attributes
     from facegm.eval.set_to_verify import SetToVerify, read_set
+    from facegm.eval.sets.insightface_bin import PackedSet
     from facegm.eval.verify import verify_embeddings
 
     attributes = None if options.attributes is None else read_attributes(options.attributes)

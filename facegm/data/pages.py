@@ -13,7 +13,7 @@ def render_page(template: str, /, **values: object) -> str:
     """Render a Jinja template; all values are escaped, and one that the template misses is an error.
 
     Args:
-        template: package and file, such as `facegm.eval/report.html.jinja`; it may extend
+        template: package and file, such as `facegm.eval.reports/report.html.jinja`; it may extend
             `facegm.data/page.html.jinja`, the look that the pages share.
         values: what the template speaks of.
     """

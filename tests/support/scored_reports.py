@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from facegm.eval.pairs import Pairs
+from facegm.eval.sets.pairs import Pairs
 from facegm.faces.config import FaceDataConfig, FaceRunConfig
 from facegm.losses.config import LossConfig
 from facegm.training.config import TrainConfig, to_yaml

@@ -1,0 +1,1 @@
+"""Training recipes compared, with seeds as replicates."""

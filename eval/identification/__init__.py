@@ -1,0 +1,1 @@
+"""Identification in galleries, closed and open."""
