@@ -1,12 +1,11 @@
 """A set to verify, from its faces or from ready embeddings to the report."""
 
-import hashlib
 from pathlib import Path
 
 import torch
 
 from facegm.embedding.embedder import FaceEmbedder
-from facegm.embedding.model_file import MODEL_FILE, write_calibration
+from facegm.embedding.model_file import embedder_file, write_calibration
 from facegm.eval.calibration import embedder_calibration
 from facegm.eval.embedding import OneProcess, Processes, embed_all
 from facegm.eval.embedding_cache import EmbeddingCache
@@ -20,8 +19,8 @@ from facegm.eval.sets.insightface_bin import PackedSet
 from facegm.eval.sets.labelled_embeddings import known_faces, ready_embeddings
 from facegm.store.format import is_store
 
-EMBEDDINGS, ALIGNED = "embeddings", "aligned"
-"""Folders in that of the report: embeddings that were made, and the store of faces of photos."""
+ALIGNED = "aligned"
+"""Folder in that of the report: the store of faces of photos."""
 
 
 def verify_faces(
@@ -67,8 +66,7 @@ def verify_faces(
         is_ready = isinstance(faces, PackedSet) or is_store(faces)
         found = _found(chosen, faces if is_ready else output / ALIGNED, output, workers)
     provenance = provenance_of(model, found.settings, chosen.pairs)
-    fingerprint = hashlib.sha256(f"{provenance.model_digest} {embedder.describe()}".encode()).hexdigest()
-    cache = EmbeddingCache(output / EMBEDDINGS, fingerprint, embedder.dim)
+    cache = EmbeddingCache.of(model, embedder, output)
     embeddings = embed_all(embedder, found.faces, cache, processes)
     known = None if others is None else known_faces(others)
     of_others = None if known is None else known.embedded(embed_all(embedder, known.faces, cache, processes))
@@ -91,7 +89,7 @@ def verify_faces(
             report.pairs.fold,
             measured_on=f"{found.source.name}, {chosen.source.name}",
         )
-        write_calibration(model / MODEL_FILE if model.is_dir() else model, calibration)
+        write_calibration(embedder_file(model), calibration)
     return report
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int, UInt8
 
 from facegm.data.progress import Progress
 from facegm.embedding.embedder import FaceEmbedder, normalised
-from facegm.embedding.model_file import MODEL_FILE
+from facegm.embedding.model_file import embedder_file
 from facegm.errors import FacegmError
 from facegm.eval.metrics import best_threshold, threshold_at
 from facegm.eval.quality.degradations import LADDER, STRENGTHS, Degradation, Kind, degrade, drawn_degradation
@@ -80,7 +80,7 @@ def measure_quality(
     Raises:
         FacegmError: model, store or pairs are missing or unusable, or the pairs are all of one kind.
     """
-    embedder, file = FaceEmbedder.load(model), model / MODEL_FILE if model.is_dir() else model
+    embedder, file = FaceEmbedder.load(model), embedder_file(model)
     store, pairs_file = FaceStore(photos), pairs_file or find_pairs(photos)
     pairs = _some_pairs(read_pairs(pairs_file), max_pairs, seed)
     row_of_face = rows_of_images(store, pairs.images)

@@ -12,7 +12,7 @@ import yaml
 
 from facegm.align.prealigned import open_aligned_faces
 from facegm.data.weights import digest_of, read_weights
-from facegm.embedding.model_file import MODEL_FILE
+from facegm.embedding.model_file import embedder_file
 from facegm.errors import FacegmError
 from facegm.eval.reports.groups import person_of
 from facegm.eval.sets.pairs import Pairs
@@ -109,8 +109,8 @@ def provenance_of(model: Path, store: Mapping[str, Any], pairs: Pairs) -> Proven
     Raises:
         FacegmError: the model file or the run's configuration cannot be read.
     """
-    run, file = (model, model / MODEL_FILE) if model.is_dir() else (model.parent, model)
-    config = _configuration(run / CONFIG_FILE)
+    file = embedder_file(model)
+    config = _configuration(file.parent / CONFIG_FILE)
     return Provenance(
         config=config,
         model_digest=digest_of(read_weights(file).tensors),

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int64
 
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
+from facegm.eval.embedding import OneProcess, embed_all
+from facegm.eval.embedding_cache import EmbeddingCache
 from facegm.eval.sets.embedding_files import read_embeddings
 from facegm.eval.sets.named_faces import NamedFaces
 from facegm.store.reader import NO_FACE, FaceStore
@@ -71,19 +73,21 @@ def known_faces(store: Path) -> KnownFaces:
     )
 
 
-def embedded_store(model: Path, store: Path) -> LabelledEmbeddings:
+def embedded_store(model: Path, store: Path, output: Path) -> LabelledEmbeddings:
     """Embed the faces of a store whose identity is known.
 
     Args:
         model: run folder or embedder file.
         store: see `known_faces`.
+        output: folder of the report, in which embeddings are kept.
 
     Raises:
         FacegmError: model or store are missing or unusable, or there are fewer than two people.
     """
     embedder, known = FaceEmbedder.load(model), known_faces(store)
     facts = {"model": str(model), "embedding": embedder.describe(), **known.facts}
-    return replace(known.embedded(embedder.embed_aligned(known.faces, progress=True)), facts=facts)
+    embeddings = embed_all(embedder, known.faces, EmbeddingCache.of(model, embedder, output), OneProcess())
+    return replace(known.embedded(embeddings), facts=facts)
 
 
 def ready_embeddings(file: Path) -> LabelledEmbeddings:

@@ -63,12 +63,12 @@ def run(arguments: Sequence[str]) -> None:
     from facegm.eval.identification.report import PAGE_FILE, write_report
     from facegm.eval.sets.labelled_embeddings import embedded_store, ready_embeddings
 
-    images = ready_embeddings(options.subject) if is_ready else embedded_store(options.subject, options.photos)
+    output = options.output or (options.subject if options.subject.is_dir() else options.subject.parent) / "identify"
+    images = ready_embeddings(options.subject) if is_ready else embedded_store(options.subject, options.photos, output)
     settings = IdentificationSettings(
         gallery_images=options.gallery_images, non_mated=options.non_mated, repeats=options.repeats, seed=options.seed
     )
     report = identify(images, settings)
-    output = options.output or (options.subject if options.subject.is_dir() else options.subject.parent) / "identify"
     write_report(output, report)
     print(report.summary())
     print(f"report: {output / PAGE_FILE}")

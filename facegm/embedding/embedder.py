@@ -19,7 +19,7 @@ from facegm.data.progress import Progress
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.engine import Engine, best_batch, engine_class
-from facegm.embedding.model_file import MODEL_FILE, load_embedder, read_calibration
+from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration
 from facegm.embedding.network import embed_crops
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
@@ -67,11 +67,7 @@ class FaceEmbedder:
         Raises:
             FacegmError: no such model, a damaged file, or faces aligned in another way than this version does.
         """
-        file = Path(path)
-        if file.is_dir():
-            file = file / MODEL_FILE
-            if not file.is_file():
-                raise FacegmError(f"{path}: no {MODEL_FILE} here; is it a run folder, and is the run at its end?")
+        file = embedder_file(Path(path))
         network, preprocessing, alignment = load_embedder(file)
         if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")

@@ -19,6 +19,19 @@ MODEL_FILE = "embedder.safetensors"
 """Name of the exported embedder in a run folder."""
 
 
+def embedder_file(model: Path) -> Path:
+    """The file of a model, which may be named by its run folder.
+
+    Raises:
+        FacegmError: the folder has none.
+    """
+    if not model.is_dir():
+        return model
+    if not (model / MODEL_FILE).is_file():
+        raise FacegmError(f"{model}: no {MODEL_FILE} here; is it a run folder, and is the run at its end?")
+    return model / MODEL_FILE
+
+
 def save_embedder(
     path: Path,
     network: FaceNetwork,
