@@ -8,7 +8,7 @@ SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml'
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0
 PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 
-.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-classify bench-embed bench-gather bench-inspect bench-store bench-train install clean
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-gather bench-inspect bench-store bench-train bench-verify install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -47,6 +47,9 @@ bench-loss: install  ## the GM loss alone: time and memory against other ways to
 bench-align: install  ## the alignment alone, on LFW's photos, against facenet-pytorch's detector
 	$(BIN)/python benchmarks/bench_align.py
 
+bench-bootstrap: install  ## intervals of verification metrics: a thousand resamples of 6,000 pairs
+	$(BIN)/python benchmarks/bench_bootstrap.py
+
 bench-classify: install  ## training of small classifiers against a plain loop
 	$(BIN)/python benchmarks/bench_classify.py
 
@@ -64,6 +67,9 @@ bench-store: install  ## opening a store of ten million photos
 
 bench-train: install  ## the training loop against its compute-only ceiling and a plain loop
 	$(BIN)/python benchmarks/bench_train.py
+
+bench-verify: install  ## the ten folds of the verification protocol, on one thread, against insightface's 400 steps
+	$(BIN)/python benchmarks/bench_verify.py
 
 install: $(VENV)/installed
 

@@ -1,34 +1,37 @@
 """Losses compared at the settings of `celeba291.yaml`, all else equal, on all pairs of LFW.
 
 `python benchmarks/compare_losses.py STORE LFW PAIRS FOLDER`, the first two from `facegm align`; interrupted, the same
-command goes on. Writes `losses_lfw.csv`, and `losses_lfw_paired.csv`: of each two losses the difference in accuracy on
-the same folds, averaged over the seeds, with a paired t-test over the folds.
+command goes on. Writes `losses_lfw.csv`, and `losses_lfw_compared.csv`: each two losses by each score, as
+`facegm compare` does it.
 """
 
 import argparse
 import json
-from itertools import combinations
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from interleaved import write_results
-from scipy.stats import ttest_rel
 from training_runs import train_all
 
+from facegm.eval.comparison import RunGroup, compare
+from facegm.eval.comparison_report import comparison_rows
+from facegm.eval.report_file import find_report, read_report
 from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED
 from facegm.eval.verify_lfw import verify_lfw
 from facegm.training.run_folder import read_metrics
 
 LOSSES = ("gm", "softmax", "center", "arcface")
 VARIANTS = {"pca_64": PCA_64, "pca_64_renormalised": PCA_64_RENORMALISED, "no_pca": NO_PCA}
+WANTED = 0.005
+"""Difference in accuracy that seeds are counted for."""
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     for name in ("store", "lfw", "pairs", "folder"):
         options.add_argument(name, type=Path)
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options.add_argument("--jobs", type=int, default=2)
     chosen = options.parse_args()
     runs = {
@@ -49,7 +52,7 @@ def main() -> None:
         scores = _scores(run, reports[run]) if run in reports else {}
         rows.append({"loss": loss, "seed": seed, **scores, "failure": failure})
     write_results("losses_lfw", rows)
-    write_results("losses_lfw_paired", _paired(reports))
+    write_results("losses_lfw_compared", _compared(reports))
 
 
 def _verified(run: Path, lfw: Path, pairs: Path) -> dict[str, dict[str, Any]]:
@@ -73,29 +76,20 @@ def _scores(run: Path, report: dict[str, dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _paired(reports: dict[Path, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Of each two losses, in percent: the first's accuracy less the second's."""
-    rows = []
-    for variant in VARIANTS:
-        by_loss: dict[str, list[list[float]]] = {}
-        for run, report in reports.items():
-            folds = [100 * fold["accuracy"] for fold in report[variant]["folds"]]
-            by_loss.setdefault(run.name.partition("-s")[0], []).append(folds)
-        means = {loss: np.mean(folds, axis=0) for loss, folds in by_loss.items()}
-        for first, second in combinations(means, 2):
-            difference = means[first] - means[second]
-            rows.append(
-                {
-                    "variant": variant,
-                    "first": first,
-                    "second": second,
-                    "seeds": min(len(by_loss[first]), len(by_loss[second])),
-                    "difference": round(difference.mean(), 2),
-                    "standard_error": round(difference.std(ddof=1) / np.sqrt(len(difference)), 2),
-                    "p": f"{ttest_rel(means[first], means[second]).pvalue:.2g}",
-                }
-            )
-    return rows
+def _compared(runs: Iterable[Path]) -> list[dict[str, object]]:
+    """Each two losses by each score, tested over the seeds; losses of one finished run alone are tested by none."""
+    by_loss: dict[str, list[Path]] = {}
+    for run in runs:
+        by_loss.setdefault(run.name.partition("-s")[0], []).append(run)
+    groups = [
+        RunGroup(
+            name=loss,
+            reports=tuple(read_report(find_report(run)) for run in own),
+            seeds=tuple(int(run.name.partition("-s")[2]) for run in own),
+        )
+        for loss, own in by_loss.items()
+    ]
+    return comparison_rows(compare(groups), wanted=WANTED)
 
 
 if __name__ == "__main__":

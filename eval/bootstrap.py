@@ -113,7 +113,7 @@ class IdentityBootstrap(Bootstrap):
 
         Residuals of pairs that share a person, or both, go into the robust variance by their products (Aronow, Samii &
         Assenova 2015), and into that of the bootstrap by once, or thrice, their products. The ratio is 1 / 3 at least,
-        which it is where no person matters.
+        which it is where no person matters. Residuals are of ranks, so that one factor serves all thresholds.
         """
         a, b = self._a[~self.same], self._b[~self.same]
         residual = rankdata(distances[~self.same])

@@ -71,7 +71,7 @@ class CalibrationReport:
 def calibrate(
     distances: Float64[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"], fold: Int[np.ndarray, " pairs"]
 ) -> CalibrationReport:
-    """Calibrate every fold's distances by those of all others.
+    """Calibrate every fold's distances by those of all others, each under a score that did not see its own fold.
 
     Args:
         distances: out-of-fold distances, as `Verification.distances` has them.

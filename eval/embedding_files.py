@@ -1,7 +1,6 @@
 """Ready embeddings of any model, as people save them: `.npz`, `.npy` with a list of names, or Parquet."""
 
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,8 +67,9 @@ def read_embeddings(path: Path, *, names_file: Path | None = None) -> NamedEmbed
         _check(names, embeddings)
     except OSError as error:
         raise FacegmError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
-        raise FacegmError(f"{path}: {error}; {_EXPECTED}") from error
+    except Exception as error:  # of damaged files zipfile, NumPy and pyarrow raise anything
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise FacegmError(f"{path}: {reason}; {_EXPECTED}") from error
     return NamedEmbeddings(names=tuple(names), embeddings=embeddings.astype(embeddings.dtype.newbyteorder("=")))
 
 

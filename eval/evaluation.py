@@ -15,6 +15,7 @@ from facegm.eval.error_rates import OperatingPoint, operating_point
 from facegm.eval.groups import Attributes, GroupResult, group_results, ungrouped_images
 from facegm.eval.intervals import Intervals, bootstrap_intervals
 from facegm.eval.metrics import Roc, TrueAcceptRate, roc, true_accept_rate
+from facegm.eval.missing import DroppedPairs
 from facegm.eval.pairs import Pairs
 from facegm.eval.plda import Plda
 from facegm.eval.protocol import Verification, verify
@@ -42,6 +43,8 @@ class VerificationReport:
     """Of each score, in the order of `verifications`."""
     intervals: Intervals
     """Of the primary score's figures."""
+    dropped: DroppedPairs | None = None
+    """Pairs of the set that are not among `pairs`; None where all are."""
     fallback_images: tuple[str, ...] = ()
     """Images of the pairs whose face was not found, so that a fallback crop was scored."""
     groups: tuple[GroupResult, ...] = ()
@@ -107,7 +110,8 @@ class VerificationReport:
             f"  FMR {self.operating_point.false_match}, FNMR {self.operating_point.false_non_match}",
             *(f"  TAR at FAR {rate.false_accept_bound:g}: {rate}" for rate in self.true_accept_rates()),
         ]
-        return "\n".join([*lines, f"Note: {self.note}"] if self.note else lines)
+        warnings = ["" if self.dropped is None else self.dropped.describe(), self.note]
+        return "\n".join([*lines, *(f"Note: {warning}" for warning in warnings if warning)])
 
 
 def evaluate(
@@ -116,6 +120,7 @@ def evaluate(
     embeddings: Float[np.ndarray, "images dim"],
     *,
     face_of: FaceOf | None = None,
+    dropped: DroppedPairs | None = None,
     fallback_images: Sequence[str] = (),
     plda: Plda | None = None,
     attributes: Attributes | None = None,
@@ -130,6 +135,7 @@ def evaluate(
         names: image name of every embedding, in the pairs' spelling and any order; images in no pair may be among them.
         embeddings: one row per name, mirror images already summed, not normalised.
         face_of: aligned face of an image name; None leaves the raw-pixel baseline out.
+        dropped: what of the set is not among the pairs, for want of images.
         fallback_images: images whose face was not found and that were cropped in another way.
         plda: fitted on embeddings of other people by the same network, such as the training identities.
         attributes: of images or people, for results by group.
@@ -165,6 +171,7 @@ def evaluate(
         baseline=None if face_of is None else _baseline(pairs, face_of),
         calibrations=tuple(calibrate(one.distances, pairs.same, pairs.fold) for one in verifications),
         intervals=bootstrap_intervals(pairs, verifications[0]),
+        dropped=dropped,
         fallback_images=tuple(sorted({*fallback_images} & {*pairs.images})),
         map=None if pairs.people is None else embedding_map(*_once(pairs.images, names, embeddings)),
         provenance=provenance or Provenance(),

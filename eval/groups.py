@@ -5,7 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
@@ -67,7 +67,7 @@ class GroupResult:
 
 def person_of(name: str) -> str:
     """The folder of an image, which names the person: `Aaron_Eckhart` of `lfw/Aaron_Eckhart/Aaron_Eckhart_0001.jpg`."""
-    return PurePosixPath(name).parent.name
+    return name.rpartition("/")[0].rpartition("/")[2]
 
 
 def read_attributes(path: Path) -> Attributes:

@@ -51,6 +51,17 @@ def accuracy_at(
     return float(np.mean((distances < threshold) == same))
 
 
+def threshold_at(different: Float[np.ndarray, " pairs"], false_accept_rate: float) -> float:
+    """The largest threshold that accepts no more than a share of pairs of different people.
+
+    Args:
+        different: their distances, of which those below the threshold are accepted.
+        false_accept_rate: the share, below 1.
+    """
+    allowed = int(false_accept_rate * len(different) + 1e-9)  # 0.29 * 100 is 28.999...
+    return float(np.partition(different, allowed)[allowed])
+
+
 @dataclass(frozen=True, eq=False)
 class Roc:
     """Receiver operating characteristic: one point for every split of the distances, strictest first."""

@@ -1,11 +1,21 @@
 """Principal components, of vectors or of all but one fold of them, in float64."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float64, Int
 from scipy.linalg import eigh
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
+
+
+@cache
+def linear_algebra() -> ThreadpoolController:
+    """Sets the threads of numpy's and scipy's libraries, which are looked for once.
+
+    Eigenvalues are best found by one: threads that wait for each other on a busy machine take 100 times as long.
+    """
+    return ThreadpoolController()
 
 
 def principal_axes(scatter: Float64[np.ndarray, "dim dim"], components: int) -> Float64[np.ndarray, "dim components"]:
@@ -17,7 +27,7 @@ def principal_axes(scatter: Float64[np.ndarray, "dim dim"], components: int) -> 
             left out.
     """
     dim = len(scatter)
-    with threadpool_limits(1):  # threads that wait for each other on a busy machine make this 100 times slower
+    with linear_algebra().limit(limits=1):
         variance, axes = eigh(scatter, subset_by_index=(max(dim - components, 0), dim - 1), check_finite=False)
     return np.asarray(axes[:, variance > variance[-1] * dim * np.finfo(np.float64).eps])
 
@@ -32,22 +42,22 @@ def pca_by_fold(
     Every fold's scatter about its own mean is computed once; those of the training folds, and only those, are then
     added up (Chan, Golub & LeVeque, 1979).
     """
-    members = [vectors[fold == held_out] for held_out in range(int(fold.max()) + 1)]
-    counts = np.array([len(member) for member in members])
-    means = np.stack([member.mean(axis=0) for member in members])
-    scatters = [_scatter(member, mean) for member, mean in zip(members, means, strict=True)]
-    for held_out in range(len(members)):
-        training = [k for k in range(len(members)) if k != held_out]
+    own = [_moments(vectors[fold == held_out]) for held_out in range(int(fold.max()) + 1)]
+    counts, means = np.array([count for count, _, _ in own]), np.stack([mean for _, mean, _ in own])
+    for held_out in range(len(own)):
+        training = [k for k in range(len(own)) if k != held_out]
         mean = np.average(means[training], axis=0, weights=counts[training])
-        weight = np.sqrt(counts[training])[:, None]
-        scatter = _scatter(weight * means[training], weight * mean)
+        between = (means[training] - mean) * np.sqrt(counts[training])[:, None]
+        scatter = between.T @ between
         for k in training:
-            scatter += scatters[k]
+            scatter += own[k][2]
         yield mean, principal_axes(scatter, components)
 
 
-def _scatter(
-    vectors: Float64[np.ndarray, "vectors dim"], mean: Float64[np.ndarray, "..."]
-) -> Float64[np.ndarray, "dim dim"]:
-    centred = vectors - mean
-    return np.asarray(centred.T @ centred)  # of one array with itself, which takes half the multiplications
+def _moments(
+    vectors: Float64[np.ndarray, "vectors dim"],
+) -> tuple[int, Float64[np.ndarray, " dim"], Float64[np.ndarray, "dim dim"]]:
+    """Number, mean and scatter about the mean of vectors, which are centred in place."""
+    mean = vectors.mean(axis=0)
+    vectors -= mean
+    return len(vectors), mean, vectors.T @ vectors  # of one array with itself, which takes half the multiplications

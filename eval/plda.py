@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
 from scipy.linalg import eigh
-from threadpoolctl import threadpool_limits
 
 from facegm.errors import FacegmError
-from facegm.eval.pca import principal_axes
+from facegm.eval.pca import linear_algebra, principal_axes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +135,7 @@ def _joint_diagonalisation(
         FacegmError: the covariance within people is singular.
     """
     dim = len(within)
-    with threadpool_limits(1):
+    with linear_algebra().limit(limits=1):
         spread = eigh(within, eigvals_only=True)
         if spread[0] > spread[-1] * dim * np.finfo(np.float64).eps:
             variance, axes = eigh(between, within)

@@ -46,8 +46,8 @@ class TrainingIdentities:
 
     def sentence(self) -> str:
         """What a reader must know, in plain words."""
-        left_out = f"{len(self.excluded):,} identities were left out of training (data.exclude_identities). "
-        said = left_out if self.excluded else "No identity was left out of training. "
+        said = f"{_identities_were(len(self.excluded))} left out of training"
+        said += " (data.exclude_identities). " if self.excluded else ". "
         if self.count is None:
             return said + "The store of the training faces is not here, so names cannot be compared with the pairs'."
         said += f"The network was trained on {self.count:,} identities. "
@@ -65,6 +65,10 @@ class TrainingIdentities:
                 f"{'were' if len(self.casia_in_lfw) > 1 else 'was'} trained on."
             )
         return said.strip()
+
+
+def _identities_were(count: int) -> str:
+    return {0: "No identity was", 1: "1 identity was"}.get(count, f"{count:,} identities were")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,9 @@ from facegm.eval.protocol import Verification
 SCHEMA = 2
 """Version of the form: raised where a field goes or changes its meaning."""
 
+MOST_LISTED = 200_000
+"""Pairs up to which each is listed, in some 30 MB; of IJB-C's 16 million it would be gigabytes."""
+
 
 def report_schema() -> dict[str, Any]:
     """The JSON Schema of `report.json`, which comes with the package."""
@@ -42,6 +45,7 @@ def report_numbers(report: VerificationReport) -> dict[str, Any]:
             "images": len(pairs.images),
             "people": report.people,
             "with_fallback_image": int(np.count_nonzero(~report.acquired)),
+            "dropped": None if report.dropped is None else report.dropped.numbers(),
             "fold_origin": pairs.fold_origin,
             "digest": pairs.digest,
         },
@@ -60,12 +64,16 @@ def report_numbers(report: VerificationReport) -> dict[str, Any]:
         "true_accept_rates": [rate.describe() for rate in report.true_accept_rates()],
         "groups": [group.describe() for group in report.groups],
         "images_without_attributes": report.images_without_attributes,
-        "scored": {
-            "names_a": [escaped(name) for name in pairs.names_a],
-            "names_b": [escaped(name) for name in pairs.names_b],
-            "same": pairs.same.astype(int).tolist(),
-            "fold": pairs.fold.tolist(),
-        },
+        "scored": _listed(pairs) if len(pairs) <= MOST_LISTED else None,
+    }
+
+
+def _listed(pairs: Pairs) -> dict[str, Any]:
+    return {
+        "names_a": [escaped(name) for name in pairs.names_a],
+        "names_b": [escaped(name) for name in pairs.names_b],
+        "same": pairs.same.astype(int).tolist(),
+        "fold": pairs.fold.tolist(),
     }
 
 
@@ -81,7 +89,7 @@ def _variant_numbers(pairs: Pairs, verification: Verification) -> dict[str, Any]
         "area_under_roc": curve.area,
         "equal_error_rate": curve.equal_error_rate,
         "folds": [{"accuracy": accuracy, "threshold": threshold} for accuracy, threshold in folds],
-        "distances": _rounded(verification.distances.tolist()),
+        "distances": _rounded(verification.distances.tolist()) if len(pairs) <= MOST_LISTED else None,
     }
 
 

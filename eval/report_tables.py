@@ -31,9 +31,9 @@ def protocol_rows(report: VerificationReport) -> list[tuple[str, str]]:
         (
             "pairs",
             f"{len(pairs):,}: {same:,} of one person, {len(pairs) - same:,} of different people, of "
-            f"{len(pairs.images):,} images{on_them}. Every pair is scored; none is dropped. Folds: "
-            f"{pairs.fold_origin}.",
+            f"{len(pairs.images):,} images{on_them}. Folds: {pairs.fold_origin}.",
         ),
+        ("pairs dropped", _dropped_text(report)),
         ("embedding", report.facts.get("embedding", "As it was brought; how it was computed is not known here.")),
         ("score of the headline", _score_text(primary.variant)),
         (
@@ -54,6 +54,15 @@ def protocol_rows(report: VerificationReport) -> list[tuple[str, str]]:
             NOT_KNOWN if report.provenance.training is None else printable(report.provenance.training.sentence()),
         ),
     ]
+
+
+def _dropped_text(report: VerificationReport) -> str:
+    if report.dropped is None:
+        return "None: every pair is scored."
+    return (
+        f"{printable(report.dropped.describe())}. Hard pairs are dropped most often, so these figures are too good to "
+        "be compared with those of the whole set."
+    )
 
 
 def _score_text(score: Score) -> str:

@@ -76,15 +76,17 @@ class Variant:
         PCA is fitted on both sides of all other folds' pairs (an image in several pairs counts as often), centred and
         not whitened.
         """
-        distances = l2_distances(embeddings_a, embeddings_b, normalise=self.normalise)
         if self.components is None:
+            distances = l2_distances(embeddings_a, embeddings_b, normalise=self.normalise)
             yield from (distances for _ in range(int(fold.max()) + 1))
             return
-        vectors = np.concatenate([embeddings_a, embeddings_b]).astype(np.float64)
+        vectors = np.concatenate([embeddings_a, embeddings_b], dtype=np.float64)
         if self.normalise:
             _scale_to_unit_length(vectors)
         pairs = len(fold)
         difference = vectors[:pairs] - vectors[pairs:]
+        longest = 1.0 if self.normalise else float(_lengths(vectors).max())
+        _check_spread(_lengths(difference), rounding=float(np.finfo(embeddings_a.dtype).eps) * longest)
         for mean, axes in pca_by_fold(vectors, np.concatenate([fold, fold]), self.components):
             if self.renormalise:
                 projected = vectors @ axes - mean @ axes
@@ -150,7 +152,7 @@ class FoldPlda:
         fold: Int[np.ndarray, " pairs"],
     ) -> Iterator[Float64[np.ndarray, " pairs"]]:
         """Yield the negative log-likelihood ratio of all pairs for each held-out fold."""
-        _check_spread(embeddings_a, embeddings_b)
+        l2_distances(embeddings_a, embeddings_b, normalise=False)  # refuses those that are constant
         vectors = np.concatenate([embeddings_a, embeddings_b])
         people = np.concatenate([self.people_a, self.people_b])
         if len(people) != len(vectors):
@@ -184,7 +186,7 @@ class FittedPlda:
         fold: Int[np.ndarray, " pairs"],
     ) -> Iterator[Float64[np.ndarray, " pairs"]]:
         """Yield the negative log-likelihood ratio of all pairs for each fold; nothing is fitted on them."""
-        _check_spread(embeddings_a, embeddings_b)
+        l2_distances(embeddings_a, embeddings_b, normalise=False)  # refuses those that are constant
         distances = -self.plda.log_likelihood_ratio(embeddings_a, embeddings_b)
         yield from (distances for _ in range(int(fold.max()) + 1))
 
@@ -198,7 +200,7 @@ def l2_distances(
         FacegmError: all distances agree to within the rounding of the embeddings' own precision.
     """
     distances = np.empty(len(a))
-    longest = 0.0
+    longest = 1.0 if normalise else 0.0
     for start in range(0, len(a), _BLOCK):
         rows = slice(start, start + _BLOCK)
         left, right = a[rows].astype(np.float64), b[rows].astype(np.float64)
@@ -206,21 +208,19 @@ def l2_distances(
             _scale_to_unit_length(left)
             _scale_to_unit_length(right)
         else:
-            longest = max(longest, _lengths(left).max(), _lengths(right).max())
+            longest = max(longest, float(_lengths(left).max()), float(_lengths(right).max()))
         left -= right
         distances[rows] = _lengths(left)
-    rounding = float(np.finfo(a.dtype).eps)
-    if np.ptp(distances) <= rounding * (1 if normalise else longest):
-        raise FacegmError(
-            f"embeddings: all {len(a)} pairs have the same distance {distances[0]:.3g}, so they say nothing about "
-            "identity; the model is untrained or has collapsed"
-        )
+    _check_spread(distances, rounding=float(np.finfo(a.dtype).eps) * longest)
     return distances
 
 
-def _check_spread(a: Float[np.ndarray, "pairs dim"], b: Float[np.ndarray, "pairs dim"]) -> None:
-    """Raise where embeddings, as they are, say nothing about identity."""
-    l2_distances(a, b, normalise=False)
+def _check_spread(distances: Float64[np.ndarray, " pairs"], *, rounding: float) -> None:
+    if np.ptp(distances) <= rounding:
+        raise FacegmError(
+            f"embeddings: all {len(distances)} pairs have the same distance {distances[0]:.3g}, so they say nothing "
+            "about identity; the model is untrained or has collapsed"
+        )
 
 
 def _lengths(vectors: Float64[np.ndarray, "vectors dim"]) -> Float64[np.ndarray, " vectors"]:

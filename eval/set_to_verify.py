@@ -4,17 +4,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from facegm.errors import UsageError
+from facegm.errors import FacegmError, UsageError
 from facegm.eval.embedding_files import NamedEmbeddings
 from facegm.eval.evaluation import FaceOf, VerificationReport, evaluate
 from facegm.eval.folds import assign_folds
-from facegm.eval.groups import Attributes
+from facegm.eval.groups import Attributes, person_of
 from facegm.eval.joining import join
+from facegm.eval.labelled_embeddings import LabelledEmbeddings
 from facegm.eval.missing import drop_missing
 from facegm.eval.pairs import Pairs, read_pairs
+from facegm.eval.plda import Plda, fit_plda
 from facegm.eval.provenance import Provenance
 from facegm.eval.report import write_report
 from facegm.eval.templates import Templates, read_template_pairs, read_templates, template_embeddings
+
+RIDGE = 0.1
+"""Of the PLDA that is fitted on other people, as a share of the mean variance within a person."""
 
 
 class SetToVerify:
@@ -59,6 +64,7 @@ class SetToVerify:
         *,
         face_of: FaceOf | None = None,
         fallback_images: tuple[str, ...] = (),
+        others: LabelledEmbeddings | None = None,
         provenance: Provenance | None = None,
         facts: Mapping[str, str],
         note: str = "",
@@ -70,37 +76,53 @@ class SetToVerify:
             named: embeddings of images, by name.
             face_of: aligned face of an image, where there are faces.
             fallback_images: images whose face was not found.
+            others: embeddings of other people by the same network, on which PLDA is fitted, as one more score.
             provenance: where the embeddings come from.
             facts: what to say of them.
             note: one line that the report shows beside the numbers.
 
         Raises:
-            FacegmError: an embedding is missing that must not be, or `evaluate` finds fault.
+            FacegmError: an embedding is missing that must not be, the others are people of the pairs, or `evaluate` or
+                `fit_plda` finds fault.
         """
+        plda = None if others is None else self._plda(others)
         rows = join(self.images, named.names)
         if self.templates is not None:
             templates = self.templates.among(rows) if self.allow_missing else self.templates
             named, face_of = template_embeddings(templates, rows, named.embeddings), None
             rows = {name: row for row, name in enumerate(named.names)}
-        pairs, notes = self.pairs, [note] * bool(note)
-        if self.allow_missing:
-            dropped = drop_missing(pairs, rows)
-            if dropped.count:
-                pairs = dropped.pairs
-                notes.append(dropped.describe())
+        dropped = drop_missing(self.pairs, rows) if self.allow_missing else None
+        if dropped is not None and not dropped.count:
+            dropped = None
         report = evaluate(
-            pairs,
+            self.pairs if dropped is None else dropped.pairs,
             [*rows],
             named.embeddings[[*rows.values()]],
             face_of=face_of,
+            dropped=dropped,
             fallback_images=fallback_images,
+            plda=plda,
             attributes=self._attributes,
             provenance=provenance,
             facts={**facts, "pairs": str(self.source)},
-            note="; ".join(notes),
+            note=note,
         )
         write_report(output, report, face_of=face_of)
         return report
+
+    def _plda(self, others: LabelledEmbeddings) -> Plda:
+        """Fitted on people of whom none is in the pairs."""
+        if self.templates is not None:
+            raise UsageError("--plda: it is a matter of lengths, and embeddings of templates have length 1")
+        shared = sorted(
+            {person_of(name) for name in self.images} & {name.rpartition("/")[2] for name in others.names} - {""}
+        )
+        if shared:
+            raise FacegmError(
+                f"--plda: {len(shared):,} of its people have the name of a person of the pairs: "
+                f"{', '.join(shared[:5])}; it must be fitted on others, or it knows whom it is tested on"
+            )
+        return fit_plda(others.embeddings, others.people, ridge=RIDGE)
 
 
 def read_set(

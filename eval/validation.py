@@ -21,7 +21,7 @@ class PairsValidation(EvaluatedImages):
 
     Args:
         store: aligned faces of the pairs.
-        pairs: the protocol file, in LFW's format, of two folds at least.
+        pairs: the protocol file, see `facegm.eval.pairs.read_pairs`, of two folds at least.
         preprocessing: of the network that is to be validated.
 
     Raises:

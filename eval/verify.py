@@ -6,13 +6,17 @@ from pathlib import Path
 import torch
 
 from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.model_file import MODEL_FILE, write_calibration
+from facegm.eval.calibration import embedder_calibration
 from facegm.eval.embedding import OneProcess, Processes, embed_all
 from facegm.eval.embedding_cache import EmbeddingCache
 from facegm.eval.embedding_files import NamedEmbeddings, read_embeddings
 from facegm.eval.evaluation import VerificationReport
 from facegm.eval.found_faces import FoundFaces, faces_of, packed_faces
 from facegm.eval.insightface_bin import PackedSet
+from facegm.eval.labelled_embeddings import known_faces, ready_embeddings
 from facegm.eval.provenance import provenance_of
+from facegm.eval.scores import NO_PCA
 from facegm.eval.set_to_verify import SetToVerify
 from facegm.store.format import is_store
 
@@ -29,6 +33,8 @@ def verify_faces(
     device: torch.device | str = "cpu",
     workers: int | None = None,
     processes: Processes | None = None,
+    others: Path | None = None,
+    is_to_calibrate: bool = False,
     note: str = "",
 ) -> VerificationReport | None:
     """Verify an exported embedder.
@@ -41,6 +47,8 @@ def verify_faces(
         device: where the network runs.
         workers: worker processes of the alignment; None for as many as the machine has room for.
         processes: those that share the embedding; the first one aligns, scores and writes.
+        others: store of aligned faces of other people, on which PLDA is fitted, as one more score.
+        is_to_calibrate: whether to write into the embedder what its distances mean on this set.
         note: one line that the report shows beside the numbers.
 
     Returns:
@@ -62,28 +70,49 @@ def verify_faces(
     fingerprint = hashlib.sha256(f"{provenance.model_digest} {embedder.describe()}".encode()).hexdigest()
     cache = EmbeddingCache(output / EMBEDDINGS, fingerprint, embedder.dim)
     embeddings = embed_all(embedder, found.faces, cache, processes)
+    known = None if others is None else known_faces(others)
+    of_others = None if known is None else known.embedded(embed_all(embedder, known.faces, cache, processes))
     if processes.rank > 0:
         return None
-    return chosen.report(
+    report = chosen.report(
         output,
         NamedEmbeddings(names=found.faces.names, embeddings=embeddings),
         face_of=found.faces.face,
         fallback_images=found.fallback_images,
+        others=of_others,
         provenance=provenance,
         facts={"model": str(model), "photos": str(found.source), "embedding": embedder.describe()},
         note=note,
     )
+    if is_to_calibrate:
+        calibration = embedder_calibration(
+            next(one for one in report.verifications if one.variant == NO_PCA),
+            report.pairs.same,
+            report.pairs.fold,
+            measured_on=f"{found.source.name}, {chosen.source.name}",
+        )
+        write_calibration(model / MODEL_FILE if model.is_dir() else model, calibration)
+    return report
 
 
-def verify_embeddings(file: Path, chosen: SetToVerify, output: Path) -> VerificationReport:
+def verify_embeddings(
+    file: Path, chosen: SetToVerify, output: Path, *, others: Path | None = None
+) -> VerificationReport:
     """Verify ready embeddings of anybody's model.
 
+    Args:
+        file: the embeddings.
+        chosen: what is to be verified.
+        output: folder of the report.
+        others: embeddings of other people, each person's in a folder of their own, on which PLDA is fitted.
+
     Raises:
-        FacegmError: the file is unusable, or embeddings are missing that must not be.
+        FacegmError: a file is unusable, or embeddings are missing that must not be.
     """
     named = read_embeddings(file)
     facts = {"embeddings": str(file), "embedding": f"{len(named.names):,} of {named.embeddings.shape[1]} dimensions"}
-    return chosen.report(output, named, facts=facts)
+    of_others = None if others is None else ready_embeddings(others)
+    return chosen.report(output, named, others=of_others, facts=facts)
 
 
 def _found(chosen: SetToVerify, faces: Path | PackedSet, output: Path, workers: int | None) -> FoundFaces:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -59,8 +60,37 @@ def parse_config(path: Path, root: type[Root], overrides: Sequence[str] = ()) ->
         UsageError: an unknown key, with the nearest valid one, a value of a wrong type or out of range; the key and,
             where it stands in it, the file are named.
     """
-    content = _read(path, root)
-    _check_keys((key for key, _ in dotted(content)), root, f"{path}: ")
+    return _parse(_read(path, root), root, overrides, str(path))
+
+
+def config_of(content: Mapping[str, Any], root: type[Root], source: str) -> Root:
+    """The configuration that a run has written down, by this version's keys and defaults.
+
+    Args:
+        content: its sections, as plain values of JSON, which has no infinity: it is the text `inf`.
+        root: the kind of run.
+        source: where it stands, for messages.
+
+    Raises:
+        UsageError: as `parse_config` does.
+    """
+    return _parse(_with_infinity(content, root), root, (), source)
+
+
+def _with_infinity(content: Mapping[str, Any], section: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(section)
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        hint = hints.get(key)
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+            found[key] = _with_infinity(value, hint)
+        else:
+            found[key] = math.inf if hint is float and value == "inf" else value
+    return found
+
+
+def _parse(content: dict[str, Any], root: type[Root], overrides: Sequence[str], source: str) -> Root:
+    _check_keys((key for key, _ in dotted(content)), root, f"{source}: ")
     _check_keys((option[2:].partition("=")[0] for option in overrides if option.startswith("--")), root, "--")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_config_arguments(parser, root)
@@ -70,7 +100,7 @@ def parse_config(path: Path, root: type[Root], overrides: Sequence[str] = ()) ->
             file.flush()
             values = parser.parse_args(["--config", file.name, *_names_quoted(overrides, root)])
     except ArgumentError as error:
-        raise UsageError(f"{path} or an option: {error}") from error
+        raise UsageError(f"{source} or an option: {error}") from error
     config: Root = _build(root, {name: _plain(values[name]) for name in get_type_hints(root)})
     return config
 
@@ -119,7 +149,8 @@ def _read(path: Path, root: type[Any]) -> dict[str, Any]:
 
 def _as_meant(content: "_Mapping", section: type[Any]) -> dict[str, Any]:
     """Keys without a value have their defaults; names, such as paths and identities, are as they are written."""
-    hints, found = get_type_hints(section), {}
+    hints = get_type_hints(section)
+    found: dict[str, Any] = {}
     for key, value in content.items():
         hint = hints.get(key)
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, _Mapping):

@@ -38,14 +38,13 @@ def reference(
         return torch.atanh((2 * unit - 1) * 0.999999)
 
     clean = 0.5 * (torch.tanh(to_w((image - low) / width)) + 1)
-    best, last, nearest, passes = None, clean, math.inf, 0
-    lower, upper, constant = 0.0, 1e10, initial_constant
-    for attempt in range(search_steps):
-        if search_steps >= 10 and attempt == search_steps - 1:
-            constant = upper
+
+    def one_try(constant: float, to_beat: float, *, breaks_off: bool) -> tuple[Tensor, float, int, bool]:
+        """Of a try: its nearest success or else its last image, the distance, the passes, and if it was broken off."""
         w = to_w((start - low) / width).requires_grad_()
         adam = torch.optim.Adam([w], lr=learning_rate)
-        is_success, smallest, before = False, math.inf, math.inf
+        shown, nearest, smallest, before = clean, math.inf, math.inf, math.inf
+        first, first_at = math.inf, 0
         for iteration in range(iterations):
             unit = 0.5 * (torch.tanh(w) + 1)
             logits = subject.logits(subject.features(low + width * unit[None]))[0]
@@ -53,12 +52,11 @@ def reference(
             distance = (unit - clean).square().sum()
             short = (other - logits[own] if is_targeted else logits[own] - other) + confidence
             loss = distance + constant * max(short, torch.zeros(()))
-            passes += 1
-            last = unit.detach()
+            is_first = short.item() < 0 and math.isinf(nearest)
+            if math.isinf(nearest) or (short.item() < 0 and distance.item() < nearest**2):
+                shown = unit.detach()
             if short.item() < 0:
-                is_success = True
-                if distance.item() < nearest:
-                    best, nearest = last, distance.item()
+                nearest = min(nearest, math.sqrt(distance.item()))
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -67,13 +65,45 @@ def reference(
                 if smallest >= 0.9999 * before:
                     break
                 before = smallest
-        if is_success:
+            if iteration % max(1, iterations // 10) == 0 and math.isfinite(first):
+                speed = (first - nearest) / (iteration - first_at)
+                if nearest - speed * (iterations - 1 - iteration) > to_beat:
+                    break
+            if is_first:
+                first, first_at = nearest, iteration
+                if breaks_off and 0 < iteration < iterations - 1:
+                    return shown, nearest, iteration + 1, True
+        return shown, nearest, iteration + 1, False
+
+    last, best, nearest, passes = clean, clean, math.inf, 0
+    lower, upper, constant = 0.0, 1e10, initial_constant
+    broken_off: list[tuple[float, int]] = []
+    for attempt in range(search_steps):
+        if search_steps >= 10 and attempt == search_steps - 1:
+            constant = upper
+        shown, distance, taken, is_broken_off = one_try(constant, math.inf, breaks_off=True)
+        passes += taken
+        if is_broken_off:
+            broken_off.append((constant, taken))
+        if distance < nearest:
+            best, nearest = shown, distance
+        if math.isfinite(distance):
             upper = min(upper, constant)
             constant = (lower + upper) / 2
         else:
+            last = shown
             lower = max(lower, constant)
             constant = (lower + upper) / 2 if upper < 1e9 else 10 * constant
-    return low + width * (last if best is None else best), best is not None, passes
+    is_settled = False
+    for constant, taken in sorted(broken_off):
+        shown, distance, all_of_it, _ = one_try(constant, nearest if is_settled else math.inf, breaks_off=False)
+        passes += all_of_it - taken
+        if distance < nearest:
+            best, nearest = shown, distance
+        else:
+            is_settled = True
+    is_success = math.isfinite(nearest)
+    return low + width * (best if is_success else last), is_success, passes
 
 
 PLAIN = {"learning_rate": 0.02, "search_steps": 4, "iterations": 30, "initial_constant": 0.1}

@@ -18,7 +18,8 @@ from facegm.errors import FacegmError, UsageError
 from facegm.eval.embedding_files import NamedEmbeddings, read_embeddings
 from facegm.eval.joining import join
 from facegm.eval.pairs import read_pairs
-from facegm.eval.protocol import NO_PCA, verify
+from facegm.eval.protocol import verify
+from facegm.eval.scores import NO_PCA
 
 NAMES = [f"{person}/{person}_{photo:04d}.jpg" for person in ("Ann", "Bob", "Cy", "Di") for photo in range(1, 6)]
 VECTORS = np.random.default_rng(0).normal(size=(20, 7)) + np.repeat(np.eye(4, 7) * 3, 5, axis=0)

@@ -59,9 +59,8 @@ def test_people_are_drawn_and_the_figures_are_those_of_a_loop(scored: tuple[Pair
 def test_pairs_are_drawn_where_nobody_knows_who_is_on_them(scored: tuple[Pairs, Verification]) -> None:
     pairs, verification = scored
     assert pairs.people is not None
-    nameless = replace(
-        pairs, **{side: tuple(n.replace("/", "-") for n in getattr(pairs, side)) for side in ("names_a", "names_b")}
-    )
+    a, b = (tuple(name.replace("/", "-") for name in side) for side in (pairs.names_a, pairs.names_b))
+    nameless = replace(pairs, names_a=a, names_b=b)
     found = bootstrap_intervals(nameless, verification)
     assert found.unit == "pairs"
     assert found.describe()["unit"] == "pairs"

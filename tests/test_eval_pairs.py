@@ -174,7 +174,8 @@ def test_lfw_has_6000_pairs_in_10_folds_and_every_image_exists(shared_data: Path
     assert pairs.is_lfw
     assert pairs.people is not None
     numbers_a, numbers_b = pairs.people
-    assert numbers_a.tolist() == [[*dict.fromkeys(people_a + people_b)].index(name) for name in people_a]
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(people_a + people_b))}
+    assert numbers_a.tolist() == [number_of[name] for name in people_a]
     assert np.array_equal(numbers_a == numbers_b, pairs.same)
     assert [name for name in pairs.images if not (shared_data / "lfw/lfw-deepfunneled" / name).is_file()] == []
 

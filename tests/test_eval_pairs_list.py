@@ -170,8 +170,10 @@ def test_people_are_kept_apart_by_the_folds_where_that_is_possible(tmp_path: Pat
     rng = np.random.default_rng(0)
     lines = []
     for group in range(40):  # of two people each, who are compared with each other alone
-        lines += [f"{group}x/{n},{group}x/{n + 1},1" for n in range(rng.integers(2, 5))]
-        lines += [f"{group}x/{n},{group}y/{n},0" for n in range(rng.integers(2, 5))]
+        one, other = f"{group}x", f"{group}y"
+        lines += [f"{one}/{n},{one}/{n + 1},1" for n in range(rng.integers(1, 4))]
+        lines += [f"{other}/{n},{other}/{n + 1},1" for n in range(rng.integers(1, 4))]
+        lines += [f"{one}/{n},{other}/{n},0" for n in range(rng.integers(2, 5))]
     order = rng.permutation(len(lines))
     pairs = read(tmp_path, "\n".join(lines[number] for number in order))
     assert pairs.fold_origin == "10 folds assigned here, nobody in two of them"

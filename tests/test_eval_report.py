@@ -16,13 +16,14 @@ from facegm.eval.baseline import raw_pixels
 from facegm.eval.calibration import calibrate
 from facegm.eval.evaluation import VerificationReport, evaluate
 from facegm.eval.metrics import roc, true_accept_rate
+from facegm.eval.missing import drop_missing
 from facegm.eval.mistakes import hardest_pairs
 from facegm.eval.pairs import Pairs
 from facegm.eval.plda import fit_plda
 from facegm.eval.protocol import verify
 from facegm.eval.report import write_report
 from facegm.eval.report_numbers import report_numbers, report_schema
-from facegm.eval.scores import PCA_64, STANDARD_VARIANTS, Cosine, FittedPlda, FoldPlda
+from facegm.eval.scores import PCA_64, STANDARD_VARIANTS, Cosine, FittedPlda, FoldPlda, Score
 
 NOTE = "synthetic identities & <nobody> real"
 
@@ -63,8 +64,10 @@ def test_embeddings_are_joined_by_name(report: VerificationReport) -> None:
     of = dict(zip(names, embeddings, strict=True))
     a, b = (np.stack([of[name] for name in side]) for side in (pairs.names_a, pairs.names_b))
     number_of = {person: k for k, person in enumerate(sorted({name.split("/")[0] for name in pairs.images}))}
-    sides = (np.array([number_of[name.split("/")[0]] for name in side]) for side in (pairs.names_a, pairs.names_b))
-    scores = (*STANDARD_VARIANTS, Cosine(), FoldPlda(*sides))
+    left, right = (
+        np.array([number_of[name.split("/")[0]] for name in side]) for side in (pairs.names_a, pairs.names_b)
+    )
+    scores: tuple[Score, ...] = (*STANDARD_VARIANTS, Cosine(), FoldPlda(left, right))
     for verification, score in zip(report.verifications, scores, strict=True):
         expected = verify(a, b, pairs.same, pairs.fold, variant=score)
         assert verification.variant.describe() == score.describe()
@@ -86,6 +89,25 @@ def test_a_model_of_other_people_is_one_more_score() -> None:
     a, b = (np.stack([of[name] for name in side]) for side in (pairs.names_a, pairs.names_b))
     assert last.variant.name == FittedPlda.name
     assert np.allclose(last.distances, -plda.log_likelihood_ratio(a, b))
+
+
+def test_dropped_pairs_are_said_wherever_the_figures_are(tmp_path: Path) -> None:
+    pairs, names, embeddings = people()
+    dropped = drop_missing(pairs, {*pairs.images} - {"P5/P5_0001.jpg", "Q40/Q40_0009.jpg"})
+    report = evaluate(dropped.pairs, names, embeddings, dropped=dropped)
+    assert "Note: 2 of 96 pairs dropped (1 matched + 1 mismatched" in report.summary()
+    write_report(tmp_path, report)
+    numbers = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    Draft202012Validator(report_schema()).validate(numbers)
+    assert numbers["pairs"]["count"] == 94
+    assert numbers["pairs"]["dropped"] == {
+        "dropped": 2, "matched_by_fold": [1, 0, 0, 0], "mismatched_by_fold": [0, 1, 0, 0],
+        "missing_images": ["P5/P5_0001.jpg", "Q40/Q40_0009.jpg"],
+    }  # fmt: skip
+    text = " ".join(Page.of((tmp_path / "report.html").read_text("utf-8")).text.split())
+    assert "2 pairs of the set are not scored, for want of images." in text
+    assert "2 of 96 pairs dropped" in text
+    assert "every pair is scored" not in text
 
 
 def test_scores_that_the_pairs_do_not_allow_are_named(tmp_path: Path) -> None:
@@ -172,7 +194,7 @@ def test_json_holds_every_number_strictly(report: VerificationReport, tmp_path: 
     pairs = report.pairs
     assert found["pairs"] == {
         "count": 96, "same": 48, "different": 48, "folds": 4, "images": 192, "people": 144, "with_fallback_image": 2,
-        "fold_origin": "given with the pairs", "digest": pairs.digest,
+        "dropped": None, "fold_origin": "given with the pairs", "digest": pairs.digest,
     }  # fmt: skip
     assert found["fallback_images"] == ["P3/P3_0001.jpg", "P3/P3_0002.jpg", "P60/P60_0001.jpg"]
     for row, verification in zip(
@@ -243,18 +265,30 @@ def test_errors_count_failures_to_acquire(report: VerificationReport) -> None:
     assert point["false_reject"]["trials"] == point["false_accept"]["trials"] == 48
 
 
+def test_pairs_by_the_million_are_not_listed(report: VerificationReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = report_numbers(report)
+    monkeypatch.setattr("facegm.eval.report_numbers.MOST_LISTED", 95)
+    short = report_numbers(report)
+    Draft202012Validator(report_schema()).validate(short)
+    assert short["scored"] is None
+    assert [row["distances"] for row in short["variants"]] == [None] * len(report.verifications)
+    assert short["variants"][0]["folds"] == whole["variants"][0]["folds"]
+    assert short["pairs"] == whole["pairs"]
+
+
 def test_the_schema_refuses_what_is_not_of_it(report: VerificationReport) -> None:
     check = Draft202012Validator(report_schema())
     check.check_schema(report_schema())
     sound = report_numbers(report)
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"schema": 1},
         {"extra": 0},
         {"variants": []},
         {"pairs": sound["pairs"] | {"digest": "0"}},
         {"operating_point": sound["operating_point"] | {"false_match": {"count": 1}}},
         {"scored": sound["scored"] | {"same": [True, 2]}},
-    ):
+    ]
+    for change in changes:
         assert not check.is_valid(sound | change), change
 
 

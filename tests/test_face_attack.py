@@ -24,7 +24,7 @@ from facegm.adversarial.face_detection import fit_detectors, observe_training_fa
 from facegm.adversarial.face_inputs import DRAWN, inputs_in_files, strange_inputs
 from facegm.adversarial.face_objectives import GOALS
 from facegm.adversarial.face_pairs import FacePairs
-from facegm.adversarial.face_subject import load_face_subject
+from facegm.adversarial.face_subject import FaceSubject, load_face_subject
 from facegm.adversarial.observations import Observations
 from facegm.adversarial.verifier import Verifier
 from facegm.cli import attack_faces
@@ -192,6 +192,29 @@ def test_the_average_of_weights_and_means_is_attacked_where_it_is_exported(small
     assert torch.equal(face.task.state_dict()["loss.means"], state["average"]["task"]["loss.means"])
     assert not torch.equal(state["task"]["loss.means"], state["average"]["task"]["loss.means"])
     assert not any(part.training for part in face.module.modules())
+
+
+def test_a_network_that_cannot_be_attacked_in_earnest_is_refused(
+    run: Path, small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training mode, or with an operation whose gradient is 0: the attacks' figures would say nothing."""
+
+    def training(*loaded: Any) -> FaceSubject:
+        face = load_face_subject(*loaded)
+        face.task.network.train()
+        return face
+
+    def rounding(*loaded: Any) -> FaceSubject:
+        face = load_face_subject(*loaded)
+        features = face.subject.features
+        coarse = replace(face.subject, features=lambda faces: features(torch.round(faces * 32) / 32))
+        return face._replace(subject=coarse)
+
+    for load, trouble in ((training, "in training mode"), (rounding, "the gradient of the outputs is 0")):
+        monkeypatch.setattr(face_attack, "load_face_subject", load)
+        with pytest.raises(FacegmError, match=trouble):
+            attack(run, small_store, tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_of_another_loss_there_is_no_likelihood(run: Path, small_store: Path) -> None:

@@ -16,8 +16,9 @@ from facegm.adversarial.face_subject import AlignedFaceNetwork
 from facegm.adversarial.result import Attacked, distortion
 from facegm.adversarial.sign_attack import gradient_of, sign_attack
 from facegm.adversarial.subject import UNIT_RANGE, Subject
-from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifier, judged_right, threshold_at
+from facegm.adversarial.verifier import Verifier, first_of_each_fold, fit_verifier, judged_right
 from facegm.data.preprocessing import Preprocessing
+from facegm.eval.metrics import threshold_at
 from facegm.eval.pairs import Pairs
 from facegm.eval.protocol import verify
 from facegm.eval.scores import NO_PCA, PCA_64, PCA_64_RENORMALISED, Variant

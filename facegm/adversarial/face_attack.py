@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facegm.adversarial.detection import Detection, area_under_roc, detection, false_alarms
 from facegm.adversarial.detectors.base import Detector
-from facegm.adversarial.face_crafting import FACE_ATTACKS, craft_faces
+from facegm.adversarial.face_crafting import FACE_ATTACKS, check_face_subject, craft_faces
 from facegm.adversarial.face_detection import Scores, fit_detectors, observe_training_faces, scores_of
 from facegm.adversarial.face_inputs import inputs_in_files, strange_inputs
 from facegm.adversarial.face_objectives import GOALS
@@ -141,7 +141,7 @@ def attack_faces(
         outside: folders of other inputs for the detectors, see `inputs_in_files`.
 
     Raises:
-        FacegmError: run, faces or pairs are missing or unusable.
+        FacegmError: run, faces or pairs are missing or unusable, or the network cannot be attacked in earnest.
     """
     store, faces = FaceStore(lfw), open_training_faces(config)
     pairs_file = pairs_file or find_pairs(lfw)
@@ -150,6 +150,8 @@ def attack_faces(
     embedder = FaceEmbedder(face.task.network, config.preprocessing)
     pairs = open_face_pairs(embedder, store, pairs_file, variant=variant, false_accept_rate=false_accept_rate)
     attacked = [pairs.attacked(goal, max(1, images // len(GOALS))) for goal in GOALS]
+    for some in attacked:
+        check_face_subject(face.subject, pairs.verifier, some)
     detectors = fit_detectors(face, observe_training_faces(face, faces))
     system = _System(face=face, embedder=embedder, pairs=pairs, detectors=detectors)
 

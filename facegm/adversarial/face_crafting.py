@@ -18,12 +18,15 @@ from facegm.adversarial.lossless import of_levels
 from facegm.adversarial.recipe import AttackRecipe
 from facegm.adversarial.result import Attacked, check_attacked
 from facegm.adversarial.subject import UNIT_RANGE, Images, Subject
+from facegm.adversarial.subject_checks import check_gradients, check_mode
 from facegm.adversarial.verifier import Verifier
 
 BUDGETS = (1, 2, 4, 8, 16)
 """The most that a pixel changes, on a scale of 0 to 255."""
 USUAL_BUDGET = 8
 """FGSM's."""
+LOOKED_AT = 50
+"""Photos by which a network is examined before it is attacked."""
 
 
 def _pgd(budget: int) -> AttackRecipe:
@@ -57,18 +60,10 @@ def craft_faces(
         recipe: the attack.
         folder: for the batches.
     """
-    images, device = of_levels(torch.from_numpy(pairs.faces), UNIT_RANGE), subject.device
-    references, verifier = pairs.references.to(device), verifier.to(device)
+    images = of_levels(torch.from_numpy(pairs.faces), UNIT_RANGE)
 
-    def attack(some: Images, folds: Int64[Tensor, " batch"], numbers: Int64[Tensor, " batch"]) -> Attacked:
-        objective = EmbeddingDistance(
-            subject=subject,
-            verifier=verifier,
-            goal=pairs.goal,
-            references=references[numbers].to(some),
-            folds=folds,
-            margin=recipe.confidence,
-        )
+    def attack(some: Images, _: Int64[Tensor, " batch"], numbers: Int64[Tensor, " batch"]) -> Attacked:
+        objective = _objective(subject, verifier, pairs, numbers.cpu(), recipe.confidence)
         generators = generators_of(numbers, recipe.seed)
         return carry_out(recipe, some, UNIT_RANGE, loss=objective, margin=objective, generators=generators)
 
@@ -79,3 +74,30 @@ def craft_faces(
     )
     check_attacked(images, found.images, UNIT_RANGE, epsilon=recipe.epsilon if recipe.is_bounded else None)
     return found
+
+
+def check_face_subject(subject: Subject, verifier: Verifier, pairs: AttackedPairs) -> None:
+    """Make sure that a face network can be attacked in earnest, on the first photos to attack.
+
+    Raises:
+        FacegmError: it is in training mode, or no gradient comes back to the photos, or to too many of them one of 0.
+    """
+    check_mode(subject)
+    looked_at = torch.arange(min(len(pairs.faces), LOOKED_AT))
+    images = of_levels(torch.from_numpy(pairs.faces[: len(looked_at)]), UNIT_RANGE)
+    check_gradients(_objective(subject, verifier, pairs, looked_at, 0.0), images.to(subject.device))
+
+
+def _objective(
+    subject: Subject, verifier: Verifier, pairs: AttackedPairs, numbers: Int64[Tensor, " batch"], margin: float
+) -> EmbeddingDistance:
+    """Of the photos of some pairs."""
+    device = subject.device
+    return EmbeddingDistance(
+        subject=subject,
+        verifier=verifier.to(device),
+        goal=pairs.goal,
+        references=pairs.references[numbers].to(device),
+        folds=pairs.folds[numbers].to(device),
+        margin=margin,
+    )

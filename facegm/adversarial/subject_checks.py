@@ -45,7 +45,7 @@ def check_subject(
             probabilities; a label is no class; no more images are classified right than by chance; or no gradient
             comes back to the images, or to too many of them one of 0.
     """
-    _check_mode(subject)
+    check_mode(subject)
     check_images(images, subject.pixel_range)
     with torch.no_grad():
         logits = torch.cat([outputs_of(subject, some).logits for some in images.split(batch_size)])
@@ -53,13 +53,41 @@ def check_subject(
     accuracy = _check_labels(logits, labels)
     # Not the cross-entropy: a sure network's vanishes in single precision, and that alone is no fault.
     objective = Margin(subject=subject, classes=labels, is_targeted=False)
+    return SubjectCheck(accuracy=accuracy, zero_gradients=check_gradients(objective, images, batch_size=batch_size))
+
+
+def check_mode(subject: Subject) -> None:
+    """Make sure that neither other images of a batch nor chance change a subject's outputs.
+
+    Raises:
+        FacegmError: a module of it is in training mode.
+    """
+    training = [name for name, module in subject.module.named_modules() if module.training]
+    if training:
+        where = f" ({training[0]})" if training[0] else ""
+        raise FacegmError(
+            f"model: in training mode{where}, where batches and chance change its outputs; call its eval()"
+        )
+
+
+def check_gradients(objective: Objective, images: Images, *, batch_size: int = 100) -> float:
+    """Make sure that attacks which follow the gradient have one; and return the share of images without.
+
+    Args:
+        objective: of the attack.
+        images: of the subject's pixel range.
+        batch_size: images at a time.
+
+    Raises:
+        FacegmError: no gradient comes back to the images, or to too many of them one of 0.
+    """
     share = zero_gradients(objective, images, batch_size=batch_size)
     if share > MOST_ZERO_GRADIENTS:
         raise FacegmError(
-            f"model: at {100 * share:.1f} % of the images the gradient of the logits is 0, and attacks that follow "
+            f"model: at {100 * share:.1f} % of the images the gradient of the outputs is 0, and attacks that follow "
             "it say nothing; leave away operations that round or saturate"
         )
-    return SubjectCheck(accuracy=accuracy, zero_gradients=share)
+    return share
 
 
 def zero_gradients(objective: Objective, images: Images, *, batch_size: int = 100) -> float:
@@ -86,15 +114,6 @@ def zero_gradients(objective: Objective, images: Images, *, batch_size: int = 10
         largest = gradient.flatten(1).abs().amax(dim=1)
         without += int((~(largest > 0)).sum())
     return without / len(images)
-
-
-def _check_mode(subject: Subject) -> None:
-    training = [name for name, module in subject.module.named_modules() if module.training]
-    if training:
-        where = f" ({training[0]})" if training[0] else ""
-        raise FacegmError(
-            f"model: in training mode{where}, where batches and chance change its outputs; call its eval()"
-        )
 
 
 def _check_logits(logits: Float[Tensor, "batch classes"]) -> None:

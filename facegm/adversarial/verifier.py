@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from facegm.eval.metrics import threshold_at
 from facegm.eval.pairs import Pairs
 from facegm.eval.pca import pca_by_fold
 from facegm.eval.protocol import Verification, verify
@@ -92,17 +93,6 @@ def fit_verifier(
     for number, (_, of_fold) in enumerate(fitted):
         axes[number, :, : of_fold.shape[1]] = torch.from_numpy(of_fold)
     return replace(verifier, mean=torch.from_numpy(np.stack([mean for mean, _ in fitted])), axes=axes), result
-
-
-def threshold_at(different: Float[np.ndarray, " pairs"], false_accept_rate: float) -> float:
-    """The largest threshold that accepts no more than a share of pairs of different people.
-
-    Args:
-        different: their distances, of which those below the threshold are accepted.
-        false_accept_rate: the share, below 1.
-    """
-    allowed = int(false_accept_rate * len(different) + 1e-9)  # 0.29 * 100 is 28.999...
-    return float(np.partition(different, allowed)[allowed])
 
 
 def judged_right(verifier: Verifier, result: Verification, pairs: Pairs) -> Bool[np.ndarray, " pairs"]:

@@ -20,6 +20,9 @@ VERBS = {
     "detect": "tell which images look manipulated to a classifier, and write a report",
     "verify": "verify the pairs of any set, by a model or by ready embeddings, and write a report",
     "verify-lfw": "verify the pairs of LFW, or of a set laid out like it, and write a report",
+    "quality": "try a face network's likelihood and other scores as the quality of faces, and write a report",
+    "compare": "compare training recipes by verified runs, with seeds as replicates",
+    "identify": "look for people in a gallery, by a model or by ready embeddings, and write a report",
     "reproduce": "make a table or figure of the paper again, by a grid of runs",
     "demo": "walk the whole road on synthetic identities: align, train, verify",
 }

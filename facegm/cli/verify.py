@@ -57,9 +57,27 @@ def parser() -> ArgumentParser:
         type=Path,
         help="folder of the report, embeddings and faces of photos (default: verify/NAME-OF-SET beside the model)",
     )
+    add_scoring(options)
     add_device(options)
     add_workers(options)
     return options
+
+
+def add_scoring(options: ArgumentParser) -> None:
+    """Add what may be done beside the protocol."""
+    options.add_argument(
+        "--plda",
+        type=Path,
+        metavar="OTHERS",
+        help="score by a likelihood ratio (PLDA) too that is fitted on other people, such as the training identities: "
+        "a store of their faces, or with --embeddings a file of theirs",
+    )
+    options.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="write into the embedder what its distances mean on this set: probabilities, thresholds of false-match "
+        "rates",
+    )
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -87,7 +105,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.embeddings is None:
         verify(options, chosen, source, output)
     else:
-        print(verify_embeddings(source, chosen, output).summary())
+        print(verify_embeddings(source, chosen, output, others=options.plda).summary())
         print(f"report: {output / PAGE_FILE}")
 
 
@@ -95,7 +113,7 @@ def verify(options: Namespace, chosen: "SetToVerify", faces: "Path | PackedSet",
     """Verify a model, in all processes that torchrun started, and print the summary in the first.
 
     Args:
-        options: with `model`, `device` and `workers`.
+        options: with `model`, `plda`, `calibrate`, `device` and `workers`.
         chosen: what is to be verified.
         faces: folder of photos, store, or packed set.
         output: folder of the report.
@@ -118,6 +136,8 @@ def verify(options: Namespace, chosen: "SetToVerify", faces: "Path | PackedSet",
             device=chosen_device(options.device, processes.device),
             workers=options.workers,
             processes=processes,
+            others=options.plda,
+            is_to_calibrate=options.calibrate,
             note=note,
         )
     if report is not None:
@@ -177,6 +197,8 @@ def _source(options: Namespace) -> Path:
         raise UsageError("give the model: a run folder or an embedder.safetensors")
     if options.embeddings is not None and options.model is not None:
         raise UsageError(f"{options.model}: --embeddings take the place of a model; leave one of them out")
+    if options.calibrate and (options.embeddings is not None or options.templates is not None):
+        raise UsageError("--calibrate: it is for a model that compares photos; leave it out, or give model and photos")
     if options.bin is None and options.pairs is None:
         raise UsageError("give --pairs FILE")
     unwanted = [f"--{name}" for name in ("pairs", "templates") if getattr(options, name) is not None]

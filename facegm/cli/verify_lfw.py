@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facegm.cli.options import add_device, add_workers
-from facegm.cli.verify import folder_of, verify
+from facegm.cli.verify import add_scoring, folder_of, verify
 
 
 def parser() -> ArgumentParser:
@@ -29,6 +29,7 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--output", type=Path, help="folder of the report and, for photos, their store (default: lfw beside the model)"
     )
+    add_scoring(options)
     add_device(options)
     add_workers(options)
     return options

@@ -87,6 +87,11 @@ class FaceEmbedder:
         """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
         return self._calibration
 
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether an embedding is that of the face plus that of its mirror image."""
+        return self._preprocessing.mirror
+
     def describe(self) -> str:
         """One line on the network and how it sees faces, for reports."""
         parameters = sum(parameter.numel() for parameter in self._network.parameters())
@@ -160,6 +165,17 @@ class FaceEmbedder:
         if not isinstance(self._engine, fastest):
             self._engine = fastest(self._network)
         return self._engine
+
+    def embed_sides(
+        self, faces: UInt8[np.ndarray, "faces side side 3"]
+    ) -> tuple[Float[np.ndarray, "faces dim"], Float[np.ndarray, "faces dim"]]:
+        """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised."""
+        engine, crops = self._engine_for(len(faces)), self._preprocessing.middle_crops(faces)
+        face, mirrored = (
+            embed_crops(engine, side, mirror=False, device=self._device)
+            for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
+        )
+        return face, mirrored
 
     def verify(
         self,

@@ -89,8 +89,7 @@ class Detector(ABC):
 
     def to(self: DetectorT, device: torch.device) -> DetectorT:
         """Bring what it knows to a device, where it then computes; returns itself."""
-        for name, tensor in self.state().items():
-            setattr(self, name, tensor.to(device))
+        self._restore({name: tensor.to(device) for name, tensor in self.state().items()})
         return self
 
 

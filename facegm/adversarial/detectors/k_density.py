@@ -14,7 +14,7 @@ from facegm.adversarial.detectors.base import (
     features_like,
     under_classes,
 )
-from facegm.adversarial.detectors.kernels import likeliest_bandwidth, log_kernel_mean
+from facegm.adversarial.detectors.kernels import GaussianKernels, likeliest_bandwidth
 from facegm.adversarial.observations import Observations
 from facegm.errors import UsageError
 
@@ -64,8 +64,7 @@ class KDensity(UnsupervisedDetector):
             features: on the detector's device.
             classes: under which of them each is looked at.
         """
-        centers, bandwidth = self._centers(), self.bandwidth_.item()
-        return under_classes(features, classes, lambda some, number: log_kernel_mean(some, centers[number], bandwidth))
+        return under_classes(features, classes, lambda some, number: self._kernels[number].log_mean(some))
 
     def subset(self, per_class: int, seed: int) -> ClassDensity:
         """The density by some centers of each class alone, as an attack takes it (Carlini and Wagner 2017).
@@ -91,6 +90,8 @@ class KDensity(UnsupervisedDetector):
         check_sizes(self.sizes_, self.centers_)
         if not self.bandwidth_ > 0:
             raise ValueError(f"bandwidth {self.bandwidth_}")
+        bandwidth = self.bandwidth_.item()
+        self._kernels = [GaussianKernels.around(own, bandwidth) for own in self._centers()]
 
     def _keep(self, classes: list[Tensor], bandwidth: Tensor) -> None:
         sizes = torch.tensor([len(own) for own in classes])
