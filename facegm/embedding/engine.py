@@ -15,8 +15,8 @@ PIXELS = 2**17
 """Of the images that a network is given at a time on a CPU: what it makes of them then mostly stays in the cache."""
 GPU_BATCH = 256
 """Faces that it is given at a time on a GPU."""
-WORTH_A_TRANSLATION = 1_000
-"""Faces from which on a translation to OpenVINO, of a second or two, has paid for itself, by a small network too."""
+WORTH_A_TRANSLATION = 500
+"""Faces from which on a translation to OpenVINO, half a second to one, has paid for itself, by a small network too."""
 
 
 class Engine(Protocol):
