@@ -89,7 +89,8 @@ class Detector(ABC):
 
     def to(self: DetectorT, device: torch.device) -> DetectorT:
         """Bring what it knows to a device, where it then computes; returns itself."""
-        self._restore({name: tensor.to(device) for name, tensor in self.state().items()})
+        for name, tensor in self.state().items():
+            setattr(self, name, tensor.to(device))
         return self
 
 

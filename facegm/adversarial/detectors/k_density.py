@@ -39,6 +39,7 @@ class KDensity(UnsupervisedDetector):
 
     def __init__(self, bandwidth: float | None = None) -> None:
         self.bandwidth = bandwidth
+        self._kernels: list[GaussianKernels] = []
 
     def fit(self, clean: Observations) -> "KDensity":
         """Keep the features, and choose a bandwidth where none is given."""
@@ -47,6 +48,12 @@ class KDensity(UnsupervisedDetector):
         classes = features_by_class(clean)
         bandwidth = likeliest_bandwidth(classes) if self.bandwidth is None else self.bandwidth
         self._keep(classes, torch.tensor(bandwidth, dtype=torch.float64))
+        return self
+
+    def to(self, device: torch.device) -> "KDensity":
+        """Bring features and kernels to a device."""
+        super().to(device)
+        self._kernels = [kernels.to(device) for kernels in self._kernels]
         return self
 
     def settings(self) -> dict[str, float | None]:

@@ -44,6 +44,12 @@ class GaussianKernels(NamedTuple):
         scaled = (centers - origin) / bandwidth
         return cls(origin, bandwidth, scaled, -0.5 * scaled.square().sum(dim=1))
 
+    def to(self, device: torch.device) -> "GaussianKernels":
+        """The same on a device."""
+        return GaussianKernels(
+            self.origin.to(device), self.bandwidth, self.centers.to(device), self.half_squares.to(device)
+        )
+
     def log_mean(self, points: Float[Tensor, "points dim"]) -> Float[Tensor, " points"]:
         """Log of the mean over centers c of exp(-||x - c||^2 / (2 h^2)), in the points' precision; differentiable.
 
