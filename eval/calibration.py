@@ -17,7 +17,9 @@ from sklearn.linear_model import LogisticRegression
 
 from facegm.embedding.calibration import Calibration, MatchThreshold
 from facegm.errors import FacegmError
+from facegm.eval.metrics import threshold_at
 from facegm.eval.protocol import Verification
+from facegm.eval.rates import allowed_errors
 from facegm.eval.scores import NO_PCA
 
 BINS = 15
@@ -161,7 +163,7 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     return sum(pairs * abs(gap) for pairs, gap in filled) / sum(pairs for pairs, _ in filled)
 
 
-def threshold_at(different: Float64[np.ndarray, " pairs"], false_match_rate: float) -> MatchThreshold | None:
+def match_threshold(different: Float64[np.ndarray, " pairs"], false_match_rate: float) -> MatchThreshold | None:
     """The largest threshold that accepts no more than a share of the pairs of different people.
 
     Its interval is that of a quantile, by order statistics: exact where distances are continuous.
@@ -174,16 +176,15 @@ def threshold_at(different: Float64[np.ndarray, " pairs"], false_match_rate: flo
         None where there are too few pairs for even one of them to be accepted: not measurable.
     """
     pairs = len(different)
-    allowed = int(false_match_rate * pairs + 1e-9)  # 0.29 * 100 is 28.999...
-    if allowed == 0:
+    if allowed_errors(false_match_rate, pairs) == 0:
         return None
-    ordered = np.sort(different)
+    ordered, threshold = np.sort(different), threshold_at(different, false_match_rate)
     low, high = int(binom.ppf(0.025, pairs, false_match_rate)), int(binom.ppf(0.975, pairs, false_match_rate)) + 1
     return MatchThreshold(
         false_match_rate=false_match_rate,
-        threshold=float(ordered[allowed]),
+        threshold=threshold,
         interval=(float(ordered[low - 1]) if low > 0 else None, float(ordered[high - 1]) if high <= pairs else None),
-        false_matches=int(np.count_nonzero(different < ordered[allowed])),
+        false_matches=int(np.count_nonzero(different < threshold)),
     )
 
 
@@ -208,7 +209,7 @@ def embedder_calibration(
         )
     distances = verification.distances
     measured, affine = calibrate(distances, same, fold), fit_affine(distances, same)
-    thresholds = [threshold_at(distances[~same], rate) for rate in FALSE_MATCH_RATES]
+    thresholds = [match_threshold(distances[~same], rate) for rate in FALSE_MATCH_RATES]
     return Calibration(
         measured_on=measured_on,
         same=int(np.count_nonzero(same)),

@@ -58,7 +58,7 @@ def threshold_at(different: Float[np.ndarray, " pairs"], false_accept_rate: floa
         different: their distances, of which those below the threshold are accepted.
         false_accept_rate: the share, below 1.
     """
-    allowed = int(false_accept_rate * len(different) + 1e-9)  # 0.29 * 100 is 28.999...
+    allowed = allowed_errors(false_accept_rate, len(different))
     return float(np.partition(different, allowed)[allowed])
 
 

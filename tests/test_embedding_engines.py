@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from moved_networks import move_batch_normalisation
 from plain_embeddings import embed_faces
 from torch import nn
 
@@ -22,17 +23,9 @@ def trained(name: FaceModelName) -> FaceNetwork:
     """A small network whose statistics, scales, slopes and biases have left their start."""
     torch.manual_seed(0)
     network = build_face_network(FaceModelConfig(name=name, width=0.1, embedding_dim=24), SIDE).eval()
+    move_batch_normalisation(network)
     for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            for numbers, low, high in (
-                (part.weight, 0.5, 1.5),
-                (part.bias, -0.5, 0.5),
-                (part.running_mean, -0.5, 0.5),
-                (part.running_var, 0.5, 2),
-            ):
-                assert numbers is not None
-                nn.init.uniform_(numbers, low, high)
-        elif isinstance(part, nn.PReLU):
+        if isinstance(part, nn.PReLU):
             nn.init.uniform_(part.weight, -0.2, 0.8)
         elif isinstance(part, nn.Conv2d) and part.bias is not None:
             nn.init.uniform_(part.bias, -0.5, 0.5)

@@ -17,9 +17,9 @@ from facegm.eval.calibration import (
     cllr,
     embedder_calibration,
     fit_affine,
+    match_threshold,
     minimum_cllr,
     reliability,
-    threshold_at,
 )
 from facegm.eval.protocol import verify
 from facegm.eval.scores import NO_PCA, RAW
@@ -146,27 +146,27 @@ def test_reliability_counts_each_pair_once_with_exact_intervals() -> None:
 )
 def test_threshold_accepts_as_many_different_pairs_as_the_rate_allows(rate: float, pairs: int, allowed: int) -> None:
     different = np.random.default_rng(0).normal(size=pairs)
-    found = threshold_at(different, rate)
+    found = match_threshold(different, rate)
     assert found is not None
     assert (different < found.threshold).sum() == found.false_matches == allowed
-    tied = threshold_at(np.zeros(pairs), rate)
+    tied = match_threshold(np.zeros(pairs), rate)
     assert tied is not None
     assert (tied.threshold, tied.false_matches) == (0, 0)  # equal distances stay together
 
 
 def test_too_few_pairs_for_a_rate_are_not_measurable() -> None:
-    assert threshold_at(np.arange(999.0), 1e-3) is None
-    found = threshold_at(np.arange(3000.0), 1e-3)
+    assert match_threshold(np.arange(999.0), 1e-3) is None
+    found = match_threshold(np.arange(3000.0), 1e-3)
     assert found is not None
     assert found.interval == (None, 7.0)  # 3,000 pairs may well hold none below the true threshold
-    assert threshold_at(np.arange(4000.0), 1e-3).interval[0] is not None  # type: ignore[union-attr]
+    assert match_threshold(np.arange(4000.0), 1e-3).interval[0] is not None  # type: ignore[union-attr]
 
 
 def test_interval_covers_the_true_threshold_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(2000):
-        found = threshold_at(rng.uniform(size=400), 0.05)
+        found = match_threshold(rng.uniform(size=400), 0.05)
         assert found is not None
         low, high = found.interval
         assert low is not None

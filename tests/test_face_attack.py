@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_runs import exported, small_config
+from face_runs import exported, small_config, write_pairs
 from pages import Page
 from PIL import Image
 from stores import NamedFaces
@@ -48,11 +48,7 @@ def run(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained until it tells most people apart, with its pairs."""
     folder = tmp_path_factory.mktemp("faces")
     train_run(small_config(small_store, epochs=10.0), folder / "run")
-    lines = ["2\t6"]
-    for fold in range(2):
-        lines += [f"person_{k}\t{1 + fold}\t{5 + fold}" for k in range(6)]
-        lines += [f"person_{k}\t{3 + fold}\tperson_{(k + 1) % 6}\t{7 + fold}" for k in range(6)]
-    (folder / "pairs.txt").write_text("".join(f"{line}\n" for line in lines))
+    write_pairs(folder / "pairs.txt")
     return folder / "run"
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from moved_networks import move_batch_normalisation
 from torch import nn
 
 from facegm.models.cifar_resnet import CifarResNet
@@ -16,16 +17,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
     """With statistics and scales that have left 0 and 1; in training mode."""
     torch.manual_seed(0)
     module, _ = build_image_network(ImageModelConfig(name=request.param), 3)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            for numbers, low, high in (
-                (part.weight, 0.5, 1.5),
-                (part.bias, -0.5, 0.5),
-                (part.running_mean, -0.5, 0.5),
-                (part.running_var, 0.5, 2),
-            ):
-                assert numbers is not None
-                nn.init.uniform_(numbers, low, high)
+    move_batch_normalisation(module)
     return module
 
 

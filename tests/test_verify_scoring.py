@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from face_runs import write_pairs
 from scipy.stats import multivariate_normal
 
 from facegm.align.config import AlignConfig
@@ -88,11 +89,7 @@ def test_a_model_is_scored_on_a_store_of_others_and_told_what_its_distances_mean
     for person in range(6):
         shutil.copytree(small_store / f"faces/person_{person}", tmp_path / f"photos/other_{person}")
     align_photos(tmp_path / "photos", tmp_path / "others", AlignConfig(is_aligned=True, workers=1))
-    lines = ["2\t6"]
-    for fold in range(2):
-        lines += [f"person_{k}\t{1 + fold}\t{5 + fold}" for k in range(6)]
-        lines += [f"person_{k}\t{3 + fold}\tperson_{(k + 1) % 6}\t{7 + fold}" for k in range(6)]
-    (tmp_path / "pairs.txt").write_text("\n".join(lines))
+    write_pairs(tmp_path / "pairs.txt")
     given = (model, "--photos", small_store, "--pairs", tmp_path / "pairs.txt", "--output", tmp_path / "report")
     before, photo = FaceEmbedder.load(model), np.zeros((128, 128, 3), np.uint8)
     assert verify(*given, "--plda", tmp_path / "others", "--calibrate") == 0

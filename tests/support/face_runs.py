@@ -42,3 +42,13 @@ def write_config(folder: Path, config: FaceRunConfig) -> list[str]:
 def exported(run: Path, name: str = "embedder.safetensors") -> dict[str, torch.Tensor]:
     """The weights of a run's embedder."""
     return load_embedder(run / name)[0].state_dict()
+
+
+def write_pairs(file: Path) -> Path:
+    """Write pairs of the people of `small_store` in LFW's format: two folds, six pairs of each kind."""
+    lines = ["2\t6"]
+    for fold in range(2):
+        lines += [f"person_{k}\t{1 + fold}\t{5 + fold}" for k in range(6)]
+        lines += [f"person_{k}\t{3 + fold}\tperson_{(k + 1) % 6}\t{7 + fold}" for k in range(6)]
+    file.write_text("".join(f"{line}\n" for line in lines))
+    return file
