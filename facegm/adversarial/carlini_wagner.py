@@ -1,15 +1,14 @@
 """The L2 attack of Carlini and Wagner (2017): the nearest image that reaches the goal, sought by Adam in tanh space."""
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
 from facegm.adversarial.objectives import Objective
 from facegm.adversarial.result import Attacked
 from facegm.adversarial.subject import Images, PixelRange
-from facegm.adversarial.tanh_descent import Descent, TanhSpace, descend
+from facegm.adversarial.tanh_descent import Descent, TanhSpace, step
 
 LARGEST_CONSTANT, UNBOUNDED = 1e10, 1e9
 """Where the search's upper bound begins, and from where on it counts as none."""
@@ -62,57 +61,81 @@ def carlini_wagner(
     space = TanhSpace(pixel_range)
     points = space.points(images if start is None else start)
     clean = space.images(space.points(images))  # shrunk, as all that is compared with it
-    constant = torch.full_like(clean[:, 0, 0, 0], initial_constant)
-    lower, upper = torch.zeros_like(constant), torch.full_like(constant, LARGEST_CONSTANT)
-    nowhere, best, tries = torch.full_like(constant, torch.inf), _Found.nothing(clean), []
+    best, distance = clean.clone(), torch.full_like(clean[:, 0, 0, 0], torch.inf)
+    rows = torch.arange(len(clean), device=clean.device)
+    passes = torch.zeros_like(rows)
+    searches = [_Search(points[row : row + 1], search_steps, initial_constant) for row in range(len(clean))]
+    going = Descent.begin(points, torch.full_like(distance, initial_constant))
+    while len(rows):
+        stepped = step(objective, space, going, clean[rows], rows, learning_rate=learning_rate, iterations=iterations)
+        going = stepped.descent
+        passes[rows] += 1
+        is_nearer = stepped.is_reached & (stepped.distance < distance[rows])
+        is_shown = is_nearer | distance[rows].isinf()
+        best[rows] = torch.where(is_shown[:, None, None, None], stepped.images, best[rows])
+        distance[rows] = torch.where(is_nearer, stepped.distance, distance[rows])
+        leaves = stepped.has_ended | stepped.is_first
+        if leaves.any():
+            stays = ~leaves
+            tries, of = [going.only(stays)], rows[stays].tolist()
+            for place in leaves.nonzero()[:, 0]:
+                row = int(rows[place])
+                search = searches[row]
+                following = search.following(going.only(place[None]), has_ended=bool(stepped.has_ended[place]))
+                if following is not None:
+                    tries.append(following)
+                    of.append(row)
+            going, rows = Descent.together(tries), torch.tensor(of, dtype=rows.dtype, device=rows.device)
+    return Attacked(images=best, is_success=distance.isfinite(), passes=passes)
 
-    def go_on(begun: Descent, to_beat: Float[Tensor, " batch"]) -> Descent:
-        return descend(objective, space, begun, to_beat, learning_rate=learning_rate, iterations=iterations)
 
-    for attempt in range(search_steps):
-        if attempt == search_steps - 1 and search_steps >= REPEATED_FROM:
-            constant = upper
-        begun = Descent.begin(points, clean, constant)
-        tried = go_on(begun, nowhere)
-        best = best.or_better(tried, since=begun)
-        tries.append(tried)
-        upper = torch.where(tried.is_success, torch.minimum(upper, constant), upper)
-        lower = torch.where(tried.is_success, lower, torch.maximum(lower, constant))
-        is_bounded = tried.is_success | (upper < UNBOUNDED)
-        constant = torch.where(is_bounded, (lower + upper) / 2, 10 * constant)
-    is_settled = torch.zeros_like(constant, dtype=torch.bool)
-    for tried in reversed(tries):  # of each image, constants that did have grown smaller
-        finished = go_on(tried, torch.where(is_settled, best.distance, nowhere))
-        is_settled |= (finished.iteration > tried.iteration) & (finished.distance >= best.distance)
-        best = best.or_better(finished, since=tried)
-    return Attacked(images=best.images, is_success=best.distance.isfinite(), passes=best.passes)
+@dataclass
+class _Search:
+    """The search for the constant of one image."""
 
+    points: Images
+    """Where each try begins."""
+    tries_left: int
+    """That have not been begun, and the present one."""
+    constant: float
+    """Of the present try."""
+    lower: float = 0.0
+    upper: float = LARGEST_CONSTANT
+    nearest: float = math.inf
+    """The distance of the nearest success."""
+    is_repeated: bool = field(init=False)
+    """Whether the last try is made with the smallest constant that has done."""
+    broken_off: list[Descent] = field(default_factory=list)
+    """The last one's constant is the smallest."""
+    is_settled: bool = False
+    """Whether a try that was taken up again came no nearer."""
 
-class _Found(NamedTuple):
-    """What has been found for each image in all tries."""
+    def __post_init__(self) -> None:
+        self.is_repeated = self.tries_left >= REPEATED_FROM
 
-    images: Images
-    """As in `Descent`."""
-    distance: Float[Tensor, " batch"]
-    passes: Int64[Tensor, " batch"]
+    def following(self, tried: Descent, *, has_ended: bool) -> Descent | None:
+        """What goes on when a try has ended or has been broken off: a new one, one that was broken off, or none."""
+        distance = tried.distance.item()
+        if not has_ended:
+            self.broken_off.append(tried)
+        if not self.tries_left:
+            self.is_settled |= distance >= self.nearest
+        self.nearest = min(self.nearest, distance)
+        if self.tries_left:
+            self._judge_constant(is_success=distance < math.inf)
+            self.tries_left -= 1
+        if self.tries_left:
+            if self.tries_left == 1 and self.is_repeated:
+                self.constant = self.upper
+            return Descent.begin(self.points, torch.full_like(tried.constant, self.constant))
+        if not self.broken_off:
+            return None
+        return self.broken_off.pop()._replace(to_beat=torch.full_like(tried.constant, self.nearest if self.is_settled else math.inf))
 
-    @classmethod
-    def nothing(cls, clean: Images) -> "_Found":
-        """Before the first try."""
-        nowhere = torch.full_like(clean[:, 0, 0, 0], torch.inf)
-        return cls(clean, nowhere, torch.zeros_like(nowhere, dtype=torch.int64))
-
-    def or_better(self, tried: Descent, *, since: Descent) -> "_Found":
-        """The nearer success; where there has been none, the image that was judged later.
-
-        Args:
-            tried: of the whole batch.
-            since: the same try, as it was before.
-        """
-        passes = tried.iteration - since.iteration
-        is_better = (tried.distance < self.distance) | (self.distance.isinf() & (passes > 0))
-        return _Found(
-            torch.where(is_better[:, None, None, None], tried.images, self.images),
-            torch.minimum(self.distance, tried.distance),
-            self.passes + passes,
-        )
+    def _judge_constant(self, *, is_success: bool) -> None:
+        if is_success:
+            self.upper = min(self.upper, self.constant)
+        else:
+            self.lower = max(self.lower, self.constant)
+        is_bounded = is_success or self.upper < UNBOUNDED
+        self.constant = (self.lower + self.upper) / 2 if is_bounded else 10 * self.constant
