@@ -81,13 +81,17 @@ class Descent(NamedTuple):
         )
 
     @classmethod
-    def together(cls, some: "list[Descent]") -> "Descent":
+    def together(cls, some: list["Descent"]) -> "Descent":
         """One after the other."""
         return cls(*(torch.cat(parts) for parts in zip(*some, strict=True)))
 
-    def only(self, which: Int64[Tensor, " some"]) -> "Descent":
-        """Some of the rows, as a copy."""
+    def only(self, which: Bool[Tensor, " batch"]) -> "Descent":
+        """Some of the rows."""
         return Descent(*(part[which] for part in self))
+
+    def one(self, place: int) -> "Descent":
+        """One row, as a copy: it can be kept without the others."""
+        return Descent(*(part[place : place + 1].clone() for part in self))
 
 
 class Stepped(NamedTuple):
