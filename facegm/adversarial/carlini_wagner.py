@@ -37,9 +37,9 @@ def carlini_wagner(
     the same with any; the published code has a width of 1.
 
     The search asks of a constant only whether the goal is reached with it. So a try is broken off where the goal is
-    first reached on its way. At the end those tries are taken up again, that with the smallest constant first, as it is
-    the one that mostly ends nearest. After one that came no nearer than others had, a further one is given up at a
-    tenth of the iterations by which it would not, even did it go on coming nearer as it has since its first success.
+    first reached on its way. At the end those tries are taken up again, that with the smallest constant first, as
+    the distance weighs most in it. After one that came no nearer than others had, a further one is given up at a tenth
+    of the iterations by which it would not, even did it go on coming nearer as it has since its first success.
 
     Each image goes its own way: it begins its next try as soon as one has ended, so that the batch stays full until the
     first images are done, and nothing that becomes of it depends on the others. In the published code a try ends when
