@@ -1,4 +1,4 @@
-"""One try of Carlini and Wagner's attack: Adam in tanh space, each image at its own iteration."""
+"""Tries of Carlini and Wagner's attack: Adam in tanh space, each image at its own iteration."""
 
 from typing import NamedTuple
 
@@ -40,138 +40,135 @@ class TanhSpace(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """Adam's way in one try, a row for each image."""
+    """Adam's way in one try of each image, and what has been seen on it."""
 
-    rows: Int64[Tensor, " batch"]
-    """The number of each in the batch that the attack began with."""
+    constant: Float[Tensor, " batch"]
     iteration: Int64[Tensor, " batch"]
     """Steps taken."""
-    has_ended: Bool[Tensor, " batch"]
-    """Whether the try has: not if it is broken off."""
     points: Images
     mean_gradient: Images
     mean_square: Images
-    clean: Images
-    constant: Float[Tensor, " batch"]
     smallest_loss: Float[Tensor, " batch"]
     """So far."""
     last_smallest: Float[Tensor, " batch"]
     """When it was looked at."""
-    images: Images
-    """The nearest success, or where there is none what was judged last."""
     distance: Float[Tensor, " batch"]
     """Of the nearest success; infinite where there is none."""
     first_distance: Float[Tensor, " batch"]
     """Of the first success."""
     first_success: Int64[Tensor, " batch"]
     """The iteration of that."""
+    to_beat: Float[Tensor, " batch"]
+    """The distance that the try is given up for if it cannot come below; infinite where any will do."""
 
     @classmethod
-    def begin(cls, points: Images, clean: Images, constant: Float[Tensor, " batch"]) -> "Descent":
-        """Before the first step, of the whole batch."""
-        rows = torch.arange(len(clean), device=clean.device)
+    def begin(cls, points: Images, constant: Float[Tensor, " batch"]) -> "Descent":
+        """Before the first step."""
         nowhere = torch.full_like(constant, torch.inf)
+        none = torch.zeros_like(constant, dtype=torch.int64)
         return cls(
-            rows=rows,
-            iteration=torch.zeros_like(rows),
-            has_ended=torch.zeros_like(rows, dtype=torch.bool),
+            constant=constant,
+            iteration=none,
             points=points,
             mean_gradient=torch.zeros_like(points),
             mean_square=torch.zeros_like(points),
-            clean=clean,
-            constant=constant,
             smallest_loss=nowhere,
             last_smallest=nowhere,
-            images=clean,
             distance=nowhere,
             first_distance=nowhere,
-            first_success=torch.zeros_like(rows),
+            first_success=none,
+            to_beat=nowhere,
         )
 
-    @property
-    def is_success(self) -> Bool[Tensor, " batch"]:
-        """Whether the goal has been reached."""
-        return self.distance.isfinite()
+    @classmethod
+    def together(cls, some: list["Descent"]) -> "Descent":
+        """One after the other."""
+        return cls(*(torch.cat(parts) for parts in zip(*some, strict=True)))
 
     def only(self, which: Bool[Tensor, " batch"]) -> "Descent":
         """Some of the rows."""
         return Descent(*(part[which] for part in self))
 
-    def put(self, some: "Descent") -> None:
-        """Overwrite some rows of a whole batch."""
-        for part, new in zip(self, some, strict=True):
-            part[some.rows] = new
+    def one(self, place: int) -> "Descent":
+        """One row, as a copy: it can be kept without the others."""
+        return Descent(*(part[place : place + 1].clone() for part in self))
 
 
-def descend(
+class Stepped(NamedTuple):
+    """What one step has come to, for each image."""
+
+    descent: Descent
+    images: Images
+    """Those that were judged."""
+    distance: Float[Tensor, " batch"]
+    """Of these, from the clean ones."""
+    is_reached: Bool[Tensor, " batch"]
+    """Whether they reach the goal."""
+    has_ended: Bool[Tensor, " batch"]
+    """Whether the try has, without anything left that is worth a step."""
+    is_first: Bool[Tensor, " batch"]
+    """Whether the goal is reached for the first time in the try, and was not from its beginning on."""
+
+
+def step(
     objective: Objective,
     space: TanhSpace,
-    begun: Descent,
-    to_beat: Float[Tensor, " batch"],
+    descent: Descent,
+    clean: Images,
+    rows: Int64[Tensor, " batch"],
     *,
     learning_rate: float,
     iterations: int,
-) -> Descent:
-    """Go on with tries that have not ended, until they do, reach the goal for the first time, or cannot come nearest.
-
-    A try that has the goal reached from the beginning is not broken off at it: its way leads out of there, and with a
-    smaller constant not back.
+) -> Stepped:
+    """Judge images, and take Adam's step.
 
     Args:
         objective: as `carlini_wagner` has it.
-        space: that of its points.
-        begun: of the whole batch.
-        to_beat: the distance that a success has to come below; infinite where any will do.
+        space: that of the points.
+        descent: the tries.
+        clean: what distances are measured from.
+        rows: the number of each image in the batch that the attack began with.
         learning_rate: Adam's.
         iterations: of a try.
     """
-    whole = Descent(*(part.clone() for part in begun))
-    going = whole.only(~whole.has_ended)
-    while len(going.rows):
-        before, going = going, _step(objective, space, going, learning_rate)
-        now = before.iteration
-        is_checked = now % max(1, iterations // CHECKS) == 0
-        is_stuck = is_checked & ~(going.smallest_loss < PROGRESS * going.last_smallest)
-        is_looked_at = now % max(1, iterations // LOOKS) == 0
-        speed = (going.first_distance - going.distance) / (now - going.first_success)
-        is_hopeless = is_looked_at & (going.distance - speed * (iterations - 1 - now) > to_beat[going.rows])
-        is_reached_first = going.is_success & ~before.is_success
-        going = going._replace(
-            has_ended=is_stuck | is_hopeless | (going.iteration >= iterations),
-            last_smallest=torch.where(is_checked, going.smallest_loss, going.last_smallest),
-            first_distance=torch.where(is_reached_first, going.distance, going.first_distance),
-            first_success=torch.where(is_reached_first, now, going.first_success),
-        )
-        leaves = going.has_ended | (is_reached_first & (now > 0))
-        if leaves.any():
-            whole.put(going.only(leaves))
-            going = going.only(~leaves)
-    return whole
-
-
-def _step(objective: Objective, space: TanhSpace, going: Descent, learning_rate: float) -> Descent:
-    """Judge images, and take Adam's step."""
-    points = going.points.detach().requires_grad_()
+    points = descent.points.detach().requires_grad_()
     with torch.enable_grad():
         images = space.images(points)
-        squared_distance = space.squared_distances(images, going.clean)
-        judgement = objective(images, going.rows)
-        loss = squared_distance + going.constant * judgement.loss.relu()
+        squared_distance = space.squared_distances(images, clean)
+        judgement = objective(images, rows)
+        loss = squared_distance + descent.constant * judgement.loss.relu()
         (gradient,) = torch.autograd.grad(loss.sum(), points)
-    images, distance = images.detach(), squared_distance.detach().sqrt()
-    is_nearer = judgement.is_reached & (distance < going.distance)
-    is_shown = is_nearer | ~going.is_success
-    mean_gradient = going.mean_gradient.lerp(gradient, 1 - FIRST_DECAY)
-    mean_square = going.mean_square.lerp(gradient.square(), 1 - SECOND_DECAY)
-    steps = (going.iteration + 1).double()[:, None, None, None]
+    distance, is_reached = squared_distance.detach().sqrt(), judgement.is_reached
+    nearest = torch.where(is_reached, torch.minimum(distance, descent.distance), descent.distance)
+    smallest_loss = torch.minimum(descent.smallest_loss, loss.detach())
+    now = descent.iteration
+    is_checked = now % max(1, iterations // CHECKS) == 0
+    is_stuck = is_checked & ~(smallest_loss < PROGRESS * descent.last_smallest)
+    is_looked_at = now % max(1, iterations // LOOKS) == 0
+    speed = (descent.first_distance - nearest) / (now - descent.first_success)
+    is_hopeless = is_looked_at & (nearest - speed * (iterations - 1 - now) > descent.to_beat)
+    is_first = is_reached & descent.distance.isinf()
+    mean_gradient = descent.mean_gradient.lerp(gradient, 1 - FIRST_DECAY)
+    mean_square = descent.mean_square.lerp(gradient.square(), 1 - SECOND_DECAY)
+    steps = (now + 1).double()[:, None, None, None]
     rate = (learning_rate / (1 - FIRST_DECAY**steps)).to(points)
     deviation = mean_square.sqrt() / (1 - SECOND_DECAY**steps).sqrt().to(points) + STABILITY
-    return going._replace(
-        iteration=going.iteration + 1,
+    stepped = descent._replace(
+        iteration=now + 1,
         points=points.detach() - rate * mean_gradient / deviation,
         mean_gradient=mean_gradient,
         mean_square=mean_square,
-        smallest_loss=torch.minimum(going.smallest_loss, loss.detach()),
-        images=torch.where(is_shown[:, None, None, None], images, going.images),
-        distance=torch.where(is_nearer, distance, going.distance),
+        smallest_loss=smallest_loss,
+        last_smallest=torch.where(is_checked, smallest_loss, descent.last_smallest),
+        distance=nearest,
+        first_distance=torch.where(is_first, nearest, descent.first_distance),
+        first_success=torch.where(is_first, now, descent.first_success),
+    )
+    return Stepped(
+        descent=stepped,
+        images=images.detach(),
+        distance=distance,
+        is_reached=is_reached,
+        has_ended=is_stuck | is_hopeless | (now + 1 >= iterations),
+        is_first=is_first & (now > 0),
     )
