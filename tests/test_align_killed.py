@@ -110,6 +110,7 @@ def test_a_photo_that_kills_its_worker_is_one_failed_line(photos: Path, whole: P
         _check(tmp_path / "store", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_with_ray_it_is_the_same(photos: Path, whole: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

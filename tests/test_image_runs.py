@@ -201,6 +201,7 @@ with join_processes() as processes:
 """
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_after_a_process_has_died(
     shared_data: Path, photos: Path, tmp_path: Path, torchrun: Torchrun, train_with: TrainWith
 ) -> None:
