@@ -17,10 +17,9 @@ from facegm.eval.quality.discard import (
     resampled_areas,
 )
 from facegm.eval.quality.scores import Scores
+from facegm.eval.resampled import percentile_interval
 
 Verdict = Literal["helps", "harms", "not told from chance"]
-INTERVAL = (2.5, 97.5)
-"""Percentiles."""
 RESAMPLES, PERMUTATIONS = 1000, 200
 """Of the bootstrap, and of what chance gives."""
 
@@ -159,15 +158,10 @@ def _relative_areas(
         RelativeArea(
             limit=limit,
             area=curve.area(limit) / start,
-            interval=_percentiles(drawn / resampled.starts[has_errors]),
-            random=_percentiles(random),
+            interval=percentile_interval(drawn / resampled.starts[has_errors]),
+            random=percentile_interval(random),
             random_mean=float(random.mean()),
             ideal=ideal.area(limit) / start,
         )
         for limit, drawn, random in zip(LIMITS, resampled.areas[:, has_errors], by_chance, strict=True)
     )
-
-
-def _percentiles(values: Float64[np.ndarray, " values"]) -> tuple[float, float]:
-    low, high = np.percentile(values, INTERVAL)
-    return float(low), float(high)
