@@ -1,7 +1,6 @@
 """The embeddings of many faces: by all processes of a run, each its share, and those alone that no cache has."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -9,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from facegm.data.ahead import done_ahead
 from facegm.data.progress import Progress
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.eval.embedding_cache import EmbeddingCache, face_digest
@@ -75,7 +75,7 @@ def embed_all(
         processes.together(),
         Progress("embed", len(mine), "faces", is_shown=processes.rank == 0) as shown,
     ):
-        for part, chunk in zip(parts, _ahead([partial(_read, faces, part) for part in parts]), strict=True):
+        for part, chunk in zip(parts, done_ahead([partial(_read, faces, part) for part in parts]), strict=True):
             new = {digest: face for digest, face in zip(*chunk, strict=True) if digest not in cache}
             if new:
                 cache.add([*new], embedder.embed_aligned([*new.values()]))
@@ -94,16 +94,3 @@ class _Chunk(NamedTuple):
 def _read(faces: Sequence[UInt8[np.ndarray, "side side 3"]], part: Sequence[int]) -> _Chunk:
     read = [faces[number] for number in part]
     return _Chunk([face_digest(face) for face in read], read)
-
-
-def _ahead(works: Sequence[Callable[[], Value]]) -> Iterator[Value]:
-    """What works give, each of which is done in a thread while the one before it is made use of."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = [thread.submit(work) for work in works[:1]]
-        for following in (*works[1:], None):
-            if not waiting:
-                return
-            found = waiting.pop().result()
-            if following is not None:
-                waiting.append(thread.submit(following))
-            yield found

@@ -10,9 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from facegm.data.files import replace_atomically
-from facegm.data.weights import digest_of, read_weights
 from facegm.embedding.embedder import FaceEmbedder
-from facegm.embedding.model_file import embedder_file
 
 EMBEDDINGS = "embeddings"
 """Folder in that of a report."""
@@ -43,18 +41,14 @@ class EmbeddingCache:
             self._known |= {row["face"].tobytes(): row["embedding"] for row in rows}
 
     @classmethod
-    def of(cls, model: Path, embedder: FaceEmbedder, output: Path) -> "EmbeddingCache":
-        """That of a model, in the folder of a report.
+    def of(cls, embedder: FaceEmbedder, weights: str, output: Path) -> "EmbeddingCache":
+        """That of an embedder, in the folder of a report.
 
         Args:
-            model: run folder or embedder file.
-            embedder: the same, loaded.
+            embedder: loaded.
+            weights: the digest of its weights.
             output: folder of the report.
-
-        Raises:
-            FacegmError: the model file cannot be read.
         """
-        weights = digest_of(read_weights(embedder_file(model)).tensors)
         fingerprint = hashlib.sha256(f"{weights} {embedder.describe()}".encode()).hexdigest()
         return cls(output / EMBEDDINGS, fingerprint, embedder.dim)
 

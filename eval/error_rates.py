@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import norm
 
 from facegm.eval.metrics import roc
-from facegm.eval.rates import Rate
+from facegm.eval.rates import Rate, share_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,12 @@ def operating_point(
     passed = accepted & acquired
     return OperatingPoint(
         threshold=None if isinstance(threshold, np.ndarray) else threshold,
-        false_match=_share(accepted, ~same & acquired),
-        false_non_match=_share(~accepted, same & acquired),
-        failure_to_acquire=_share(~acquired, np.ones_like(acquired)),
-        false_accept=_share(passed, ~same),
-        false_reject=_share(~passed, same),
+        false_match=share_of(accepted, ~same & acquired),
+        false_non_match=share_of(~accepted, same & acquired),
+        failure_to_acquire=share_of(~acquired, np.ones_like(acquired)),
+        false_accept=share_of(passed, ~same),
+        false_reject=share_of(~passed, same),
     )
-
-
-def _share(outcome: Bool[np.ndarray, " pairs"], among: Bool[np.ndarray, " pairs"]) -> Rate:
-    return Rate(count=int(np.count_nonzero(outcome & among)), trials=int(np.count_nonzero(among)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Bool
 from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
@@ -41,6 +43,16 @@ class Rate:
             return "not measurable (no trials)"
         low, high = self.interval
         return f"{self.value:.2%} ({low:.2%} to {high:.2%}, {self.count:,} of {self.trials:,})"
+
+
+def share_of(outcome: Bool[np.ndarray, " trials"], among: Bool[np.ndarray, " trials"]) -> Rate:
+    """How many of some trials had an outcome.
+
+    Args:
+        outcome: which of all trials had it.
+        among: which of them count.
+    """
+    return Rate(count=int(np.count_nonzero(outcome & among)), trials=int(np.count_nonzero(among)))
 
 
 def allowed_errors(bound: float, trials: int) -> int:

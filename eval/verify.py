@@ -66,7 +66,8 @@ def verify_faces(
         is_ready = isinstance(faces, PackedSet) or is_store(faces)
         found = _found(chosen, faces if is_ready else output / ALIGNED, output, workers)
     provenance = provenance_of(model, found.settings, chosen.pairs)
-    cache = EmbeddingCache.of(model, embedder, output)
+    assert provenance.model_digest is not None
+    cache = EmbeddingCache.of(embedder, provenance.model_digest, output)
     embeddings = embed_all(embedder, found.faces, cache, processes)
     known = None if others is None else known_faces(others)
     of_others = None if known is None else known.embedded(embed_all(embedder, known.faces, cache, processes))

@@ -4,8 +4,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 from scipy.sparse import csr_array
 
-PeopleOfPairs = tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]
-"""Number of the person on the left and on the right of every pair."""
+from facegm.eval.sets.folds import People
 
 
 class PeopleSampling:
@@ -17,10 +16,11 @@ class PeopleSampling:
 
     Args:
         fold: fold of every pair; a mean is that over the folds of the folds' means.
-        people: see `PeopleOfPairs`; None where they are not known, and pairs are taken for independent.
+        people: number of the person on each side of every pair; None where they are not known, and pairs are taken for
+            independent.
     """
 
-    def __init__(self, fold: Int[np.ndarray, " pairs"], people: PeopleOfPairs | None) -> None:
+    def __init__(self, fold: Int[np.ndarray, " pairs"], people: People | None) -> None:
         _, fold_number, size = np.unique(fold, return_inverse=True, return_counts=True)
         self.weights: Float64[np.ndarray, " pairs"] = 1 / (len(size) * size[fold_number])
         self._people = None if people is None else _Incidence(*people)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facegm.data.files import replace_atomically
-from facegm.data.report_files import csv_file, json_file
+from facegm.data.report_files import csv_file, json_file, write_files
 from facegm.eval.comparison.comparison import Comparison, Contrast
 from facegm.eval.comparison.recipe_test import LEVEL, McNemarTest, RecipeTest
 
@@ -24,9 +23,7 @@ def write_comparison(folder: Path, comparison: Comparison, *, wanted: float) -> 
     """
     numbers = comparison_numbers(comparison, wanted=wanted)
     table = comparison_rows(comparison, wanted=wanted)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / NUMBERS_FILE, json_file(numbers))
-    replace_atomically(folder / TABLE_FILE, csv_file(table))
+    write_files(folder, {NUMBERS_FILE: json_file(numbers), TABLE_FILE: csv_file(table)})
 
 
 def comparison_rows(comparison: Comparison, *, wanted: float) -> list[dict[str, object]]:

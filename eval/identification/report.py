@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from facegm.data.charts import COLORS, INK, drawn, svg
-from facegm.data.files import replace_atomically
 from facegm.data.names import escaped
 from facegm.data.pages import render_page
-from facegm.data.report_files import csv_file, json_file
+from facegm.data.report_files import csv_file, json_file, write_files
 from facegm.eval.identification.identification import OpenSetRate, Search
 from facegm.eval.identification.identify import FALSE_POSITIVE_BOUNDS, RANKS, IdentificationReport
 from facegm.eval.rates import Rate
@@ -29,12 +28,8 @@ def write_report(folder: Path, report: IdentificationReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text, table = json_file(numbers), csv_file(_rows(report))
     page = render_page("facegm.eval.identification/identification.html.jinja", **numbers, chart=_charts(report.splits))
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / JSON_FILE, text)
-    replace_atomically(folder / TABLE_FILE, table)
-    replace_atomically(folder / PAGE_FILE, page.encode())
+    write_files(folder, {JSON_FILE: json_file(numbers), TABLE_FILE: csv_file(_rows(report)), PAGE_FILE: page.encode()})
 
 
 def report_numbers(report: IdentificationReport) -> dict[str, Any]:

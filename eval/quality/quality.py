@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int, UInt8
 
 from facegm.data.progress import Progress
 from facegm.embedding.embedder import FaceEmbedder, normalised
-from facegm.embedding.model_file import embedder_file
+from facegm.embedding.model_file import weights_digest
 from facegm.errors import FacegmError
 from facegm.eval.metrics import best_threshold, threshold_at
 from facegm.eval.quality.degradations import LADDER, STRENGTHS, Degradation, Kind, degrade, drawn_degradation
@@ -80,7 +80,7 @@ def measure_quality(
     Raises:
         FacegmError: model, store or pairs are missing or unusable, or the pairs are all of one kind.
     """
-    embedder, file = FaceEmbedder.load(model), embedder_file(model)
+    embedder = FaceEmbedder.load(model)
     store, pairs_file = FaceStore(photos), pairs_file or find_pairs(photos)
     pairs = _some_pairs(read_pairs(pairs_file), max_pairs, seed)
     row_of_face = rows_of_images(store, pairs.images)
@@ -92,7 +92,7 @@ def measure_quality(
         lambda name: store.read_face(row_of_face[name]),
         embedder,
         seed=seed,
-        made_of={"model": _digest(file.read_bytes()), "faces": _digest(repr(checksums).encode())},
+        made_of={"model": weights_digest(model), "faces": hashlib.sha256(repr(checksums).encode()).hexdigest()},
     )
     scores = quality_scores(measured, means, is_mirrored=embedder.is_mirrored)
     row_of = {view: row for row, view in enumerate(views)}
@@ -222,7 +222,3 @@ def operating_points(
     thresholds = {f"FMR {rate:g}": threshold_at(distances[~same], rate) for rate in FALSE_MATCH_RATES}
     thresholds[HIGHEST_ACCURACY] = best_threshold(distances, same)
     return tuple(OperatingPoint(name=name, threshold=value) for name, value in thresholds.items())
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

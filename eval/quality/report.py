@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import jpeg_uri, render_page
-from facegm.data.report_files import csv_file, json_file
+from facegm.data.report_files import csv_file, json_file, write_files
 from facegm.eval.quality.charts import discard_chart
 from facegm.eval.quality.degradations import DEGRADED_SHARE, STRENGTHS, UNITS
 from facegm.eval.quality.discard import LIMITS
@@ -37,9 +36,7 @@ def write_report(folder: Path, report: QualityReport) -> None:
         FACES_FILE: csv_file(_face_rows(report)),
         PAGE_FILE: _html(report, numbers).encode(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        replace_atomically(folder / name, content)
+    write_files(folder, files)
 
 
 def summary(report: QualityReport) -> str:

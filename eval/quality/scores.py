@@ -8,6 +8,8 @@ from jaxtyping import Float, Float64
 from scipy.special import logsumexp
 from scipy.stats import rankdata
 
+from facegm.embedding.embedder import normalised
+
 LIKELIHOOD, DENSITY = "GM likelihood", "marginal density"
 NORM, PROBABILITY, SHARPNESS, MIRROR = "feature norm", "detector probability", "sharpness", "mirror consistency"
 MEANINGS: Mapping[str, str] = {
@@ -59,8 +61,7 @@ def quality_scores(
     """
     x = measured.features(is_mirrored=is_mirrored)
     unit_face, unit_mirrored = (
-        side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        for side in (measured.face_side.astype(np.float64), measured.mirrored_side.astype(np.float64))
+        normalised(side.astype(np.float64)) for side in (measured.face_side, measured.mirrored_side)
     )
     likelihoods = {} if means is None else _likelihoods(x, means.astype(np.float64))
     return likelihoods | {

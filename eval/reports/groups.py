@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from facegm.errors import FacegmError
-from facegm.eval.rates import Rate
+from facegm.eval.rates import Rate, share_of
 from facegm.eval.sets.pairs import Pairs
 
 FEWEST_PAIRS = 100
@@ -142,16 +142,13 @@ def _result(
     value: str,
     images: int,
 ) -> GroupResult:
-    def rate(outcome: Bool[np.ndarray, " pairs"], among: Bool[np.ndarray, " pairs"]) -> Rate:
-        return Rate(count=int(np.count_nonzero(outcome & among)), trials=int(np.count_nonzero(among)))
-
     return GroupResult(
         attribute=attribute,
         value=value,
         images=images,
-        right=rate(accepted == same, inside),
-        false_match=rate(accepted, inside & ~same),
-        false_non_match=rate(~accepted, inside & same),
+        right=share_of(accepted == same, inside),
+        false_match=share_of(accepted, inside & ~same),
+        false_non_match=share_of(~accepted, inside & same),
     )
 
 

@@ -14,10 +14,8 @@ from facegm.eval.calibration import CalibrationReport
 from facegm.eval.evaluation import VerificationReport
 from facegm.eval.metrics import roc
 from facegm.eval.protocol import Verification
+from facegm.eval.reports.report_file import SCHEMA
 from facegm.eval.sets.pairs import Pairs
-
-SCHEMA = 2
-"""Version of the form: raised where a field goes or changes its meaning."""
 
 MOST_LISTED = 200_000
 """Pairs up to which each is listed, in some 30 MB; of IJB-C's 16 million it would be gigabytes."""

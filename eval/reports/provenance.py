@@ -11,8 +11,7 @@ import numpy as np
 import yaml
 
 from facegm.align.prealigned import open_aligned_faces
-from facegm.data.weights import digest_of, read_weights
-from facegm.embedding.model_file import embedder_file
+from facegm.embedding.model_file import embedder_file, weights_digest
 from facegm.errors import FacegmError
 from facegm.eval.reports.groups import person_of
 from facegm.eval.sets.pairs import Pairs
@@ -113,7 +112,7 @@ def provenance_of(model: Path, store: Mapping[str, Any], pairs: Pairs) -> Proven
     config = _configuration(file.parent / CONFIG_FILE)
     return Provenance(
         config=config,
-        model_digest=digest_of(read_weights(file).tensors),
+        model_digest=weights_digest(file),
         store=dict(store),
         training=None if config is None else training_identities(config["data"], pairs),
     )

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from facegm.data.files import replace_atomically
 from facegm.data.pages import render_page
-from facegm.data.report_files import json_file
+from facegm.data.report_files import json_file, write_files
 from facegm.eval.error_rates import det
 from facegm.eval.evaluation import FaceOf, VerificationReport
 from facegm.eval.reports.charts import det_chart, distance_chart, map_chart, reliability_chart, roc_chart
 from facegm.eval.reports.groups import FEWEST_PAIRS
 from facegm.eval.reports.mistakes import pictures
 from facegm.eval.reports.numbers import report_numbers
+from facegm.eval.reports.report_file import REPORT_FILE
 from facegm.eval.reports.tables import counted, fact_rows, protocol_rows, rate_rows, score_rows, setting_rows
 
-JSON_FILE, PAGE_FILE = "report.json", "report.html"
+PAGE_FILE = "report.html"
 
 
 def write_report(folder: Path, report: VerificationReport, *, face_of: FaceOf | None = None) -> None:
@@ -29,11 +29,8 @@ def write_report(folder: Path, report: VerificationReport, *, face_of: FaceOf | 
         face_of: aligned face of an image name, for the pictures of the hardest pairs; None shows their names alone.
     """
     numbers = report_numbers(report)
-    text = json_file(numbers)
-    page = _html(report, numbers, face_of)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / JSON_FILE, text)
-    replace_atomically(folder / PAGE_FILE, page.encode())
+    page = _html(report, numbers, face_of).encode()
+    write_files(folder, {REPORT_FILE: json_file(numbers), PAGE_FILE: page})
 
 
 def _html(report: VerificationReport, numbers: Mapping[str, Any], face_of: FaceOf | None) -> str:

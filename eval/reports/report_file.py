@@ -15,7 +15,7 @@ from facegm.errors import FacegmError
 from facegm.eval.sets.pairs import Pairs
 
 SCHEMA = 2
-"""Version of `report.json` that is read here."""
+"""Version of `report.json`: raised where a field goes or changes its meaning."""
 REPORT_FILE = "report.json"
 
 Value = TypeVar("Value")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.model_file import weights_digest
 from facegm.errors import FacegmError
 from facegm.eval.embedding import OneProcess, embed_all
 from facegm.eval.embedding_cache import EmbeddingCache
@@ -86,7 +87,8 @@ def embedded_store(model: Path, store: Path, output: Path) -> LabelledEmbeddings
     """
     embedder, known = FaceEmbedder.load(model), known_faces(store)
     facts = {"model": str(model), "embedding": embedder.describe(), **known.facts}
-    embeddings = embed_all(embedder, known.faces, EmbeddingCache.of(model, embedder, output), OneProcess())
+    cache = EmbeddingCache.of(embedder, weights_digest(model), output)
+    embeddings = embed_all(embedder, known.faces, cache, OneProcess())
     return replace(known.embedded(embeddings), facts=facts)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from facegm.errors import FacegmError
-from facegm.eval.sets.folds import assign_folds
+from facegm.eval.sets.folds import People, assign_folds
 from facegm.eval.sets.joining import stem
 from facegm.eval.sets.pairs_lfw import has_header, is_headless, read_headed, read_headless
 from facegm.eval.sets.pairs_list import read_list
@@ -54,7 +54,7 @@ class Pairs:
         return tuple(sorted({*self.names_a, *self.names_b}))
 
     @cached_property
-    def people(self) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]] | None:
+    def people(self) -> People | None:
         """Number of the person on each side of every pair.
 
         Known where the images lie in folders, and two images of a pair in one folder just where they show the same

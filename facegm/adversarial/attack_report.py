@@ -14,11 +14,10 @@ from facegm.adversarial.conclusions import conclusions
 from facegm.adversarial.detection import FALSE_ALARM_RATES
 from facegm.adversarial.lossless import write_png
 from facegm.adversarial.verdict import USUAL_RATE
-from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import enlarged, jpeg_uri, render_page
 from facegm.data.progress import Progress
-from facegm.data.report_files import csv_file, json_file
+from facegm.data.report_files import csv_file, json_file, write_files
 
 JSON_FILE, TABLE_FILE, PAGE_FILE = "attack.json", "attack.csv", "attack.html"
 PICTURES_SHOWN = 6
@@ -69,8 +68,8 @@ def write_report(folder: Path, report: AttackReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text = json_file(numbers)
-    page = _html(report, numbers)
+    page = _html(report, numbers).encode()
+    files = {TABLE_FILE: csv_file(_rows(report)), JSON_FILE: json_file(numbers), PAGE_FILE: page}
     with Progress("write images", len(report.keys) * len(report.results), "images") as progress:
         for result in report.results:
             (folder / result.name).mkdir(parents=True, exist_ok=True)
@@ -79,9 +78,7 @@ def write_report(folder: Path, report: AttackReport) -> None:
             for number, levels in zip(report.numbers.tolist(), result.levels, strict=True):
                 write_png(folder / picture_name(result.name, number), levels)
                 progress.update(1)
-    replace_atomically(folder / TABLE_FILE, csv_file(_rows(report)))
-    replace_atomically(folder / JSON_FILE, text)
-    replace_atomically(folder / PAGE_FILE, page.encode())
+    write_files(folder, files)
 
 
 def picture_name(attack: str, number: int) -> str:

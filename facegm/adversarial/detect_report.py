@@ -11,10 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from facegm.adversarial.attack_charts import draw_histograms
 from facegm.classification.prediction import ImageSet
 from facegm.data.charts import INK, drawn, svg
-from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import enlarged, jpeg_uri, render_page
-from facegm.data.report_files import csv_file, json_file
+from facegm.data.report_files import csv_file, json_file, write_files
 
 JSON_FILE, TABLE_FILE, PAGE_FILE = "detect.json", "detect.csv", "detect.html"
 PICTURES_SHOWN = 12
@@ -71,12 +70,8 @@ def write_report(folder: Path, report: DetectReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text = json_file(numbers)
-    page = _html(report, numbers)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / TABLE_FILE, csv_file(_rows(report)))
-    replace_atomically(folder / JSON_FILE, text)
-    replace_atomically(folder / PAGE_FILE, page.encode())
+    page = _html(report, numbers).encode()
+    write_files(folder, {TABLE_FILE: csv_file(_rows(report)), JSON_FILE: json_file(numbers), PAGE_FILE: page})
 
 
 def report_numbers(report: DetectReport) -> dict[str, Any]:

@@ -15,10 +15,9 @@ from facegm.adversarial.face_attack import FaceAttackReport, FaceAttackResult
 from facegm.adversarial.face_attack_charts import success_chart
 from facegm.adversarial.face_crafting import BUDGETS, FACE_ATTACKS
 from facegm.adversarial.face_objectives import GOALS, Goal
-from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import jpeg_uri, render_page
-from facegm.data.report_files import csv_file, json_file
+from facegm.data.report_files import csv_file, json_file, write_files
 
 NEAREST = ("cw", "ddn")
 """Attacks that search the nearest success."""
@@ -57,12 +56,8 @@ def write_report(folder: Path, report: FaceAttackReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text = json_file(numbers)
-    page = _html(report, numbers)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / TABLE_FILE, csv_file(_rows(report)))
-    replace_atomically(folder / JSON_FILE, text)
-    replace_atomically(folder / PAGE_FILE, page.encode())
+    page = _html(report, numbers).encode()
+    write_files(folder, {TABLE_FILE: csv_file(_rows(report)), JSON_FILE: json_file(numbers), PAGE_FILE: page})
 
 
 def report_numbers(report: FaceAttackReport) -> dict[str, Any]:

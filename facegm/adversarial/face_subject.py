@@ -18,7 +18,7 @@ from facegm.faces.run import data_of
 from facegm.faces.samples import LabelledFaces
 from facegm.faces.task import FaceTask
 from facegm.models.face_base import FaceNetwork
-from facegm.training.checkpoint import load_newest_checkpoint
+from facegm.training.checkpoint import load_newest_checkpoint, weights_of
 
 
 class AlignedFaceNetwork(nn.Module):
@@ -105,9 +105,8 @@ def load_face_subject(
             f"{data_of(faces)}; bring those faces back, of which the detectors know what is normal"
         )
     task = FaceTask(config.model, config.loss, config.preprocessing, len(faces.identities))
-    average = state["average"]
     try:
-        task.load_state_dict(state["task"] if average is None else average["task"])
+        task.load_state_dict(weights_of(state))
     except RuntimeError as error:
         raise FacegmError(f"{run}: its checkpoint is of another network than its configuration ({error})") from error
     task.to(device).eval().requires_grad_(False)

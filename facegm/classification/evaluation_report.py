@@ -12,10 +12,9 @@ from jaxtyping import Float
 from facegm.classification.evaluation import Detection, Evaluation, Histograms, Predictions, histograms
 from facegm.classification.evaluation_charts import reliability_chart, score_chart
 from facegm.classification.prediction import ImageSet
-from facegm.data.files import replace_atomically
 from facegm.data.names import escaped, printable
 from facegm.data.pages import enlarged, jpeg_uri, render_page
-from facegm.data.report_files import json_file
+from facegm.data.report_files import json_file, write_files
 
 JSON_FILE, PAGE_FILE = "evaluation.json", "evaluation.html"
 LARGEST_TABLE = 20
@@ -88,11 +87,7 @@ def write_report(folder: Path, report: EvaluationReport) -> None:
         report: the results.
     """
     numbers = report_numbers(report)
-    text = json_file(numbers)
-    page = _html(report, numbers)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_atomically(folder / JSON_FILE, text)
-    replace_atomically(folder / PAGE_FILE, page.encode())
+    write_files(folder, {JSON_FILE: json_file(numbers), PAGE_FILE: _html(report, numbers).encode()})
 
 
 def report_numbers(report: EvaluationReport) -> dict[str, Any]:

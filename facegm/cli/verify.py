@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAGE_FILE = "report.html"
-
 
 def parser() -> ArgumentParser:
     """The options of the command."""
@@ -85,6 +83,7 @@ def run(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     source = _source(options)
     from facegm.eval.reports.groups import read_attributes
+    from facegm.eval.reports.report import PAGE_FILE
     from facegm.eval.set_to_verify import SetToVerify, read_set
     from facegm.eval.sets.insightface_bin import PackedSet
     from facegm.eval.verify import verify_embeddings
@@ -118,6 +117,7 @@ def verify(options: Namespace, chosen: "SetToVerify", faces: "Path | PackedSet",
         faces: folder of photos, store, or packed set.
         output: folder of the report.
     """
+    from facegm.eval.reports.report import PAGE_FILE
     from facegm.eval.verify import verify_faces
     from facegm.training.distributed import join_processes
 

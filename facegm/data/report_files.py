@@ -1,10 +1,25 @@
-"""What reports write beside their pages: every number as JSON, and tables as CSV."""
+"""The files of a report: every number as JSON, tables as CSV, and how they and its page come into a folder."""
 
 import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from facegm.data.files import replace_atomically
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a report; each file appears whole or not at all, and none before all are made.
+
+    Args:
+        folder: made if need be; what is already in it under these names is replaced.
+        files: content by name, in the order in which they appear.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        replace_atomically(folder / name, content)
 
 
 def json_file(numbers: Mapping[str, Any]) -> bytes:

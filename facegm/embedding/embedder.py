@@ -1,9 +1,8 @@
 """Photo in, embedding out."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import zip_longest
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ from jaxtyping import Float, UInt8
 
 from facegm.align.detector import FaceDetector
 from facegm.align.face import FACE_SIZE, TEMPLATE, align_face
+from facegm.data.ahead import done_ahead
 from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.progress import Progress
@@ -138,12 +138,8 @@ class FaceEmbedder:
         def crops(part: range) -> UInt8[np.ndarray, "batch crop crop 3"]:
             return self._preprocessing.middle_crops(faces[number] for number in part)
 
-        with Progress("embed", len(faces), "faces", is_shown=progress) as shown, ThreadPoolExecutor(1) as reader:
-            waiting = [reader.submit(crops, part) for part in parts[:1]]
-            for part, following in zip_longest(parts, parts[1:]):
-                batch = waiting.pop().result()
-                if following is not None:
-                    waiting.append(reader.submit(crops, following))
+        with Progress("embed", len(faces), "faces", is_shown=progress) as shown:
+            for part, batch in zip(parts, done_ahead([partial(crops, part) for part in parts]), strict=True):
                 embeddings[part.start : part.stop] = embed_crops(
                     engine, batch, mirror=self._preprocessing.mirror, device=self._device
                 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
-from facegm.data.weights import read_description, read_weights, write_weights
+from facegm.data.weights import digest_of, read_description, read_weights, write_weights
 from facegm.embedding.calibration import Calibration
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
@@ -30,6 +30,18 @@ def embedder_file(model: Path) -> Path:
     if not (model / MODEL_FILE).is_file():
         raise FacegmError(f"{model}: no {MODEL_FILE} here; is it a run folder, and is the run at its end?")
     return model / MODEL_FILE
+
+
+def weights_digest(model: Path) -> str:
+    """SHA-256 of a model's weights, whatever else its file says of it; see `facegm.data.weights.digest_of`.
+
+    Args:
+        model: run folder or embedder file.
+
+    Raises:
+        FacegmError: the file is missing or damaged.
+    """
+    return digest_of(read_weights(embedder_file(model)).tensors)
 
 
 def save_embedder(

@@ -10,7 +10,7 @@ from facegm.data.weights import read_weights
 from facegm.embedding.model_file import MODEL_FILE
 from facegm.errors import FacegmError
 from facegm.faces.config import FaceRunConfig
-from facegm.training.checkpoint import load_newest_checkpoint
+from facegm.training.checkpoint import load_newest_checkpoint, weights_of
 
 
 def class_means(run: Path, config: FaceRunConfig) -> Float[np.ndarray, "identities dim"] | None:
@@ -33,8 +33,7 @@ def class_means(run: Path, config: FaceRunConfig) -> Float[np.ndarray, "identiti
             f"{run}: no checkpoint, in which the means of the identities are; bring its checkpoints back, or name "
             f"{file}, which goes without them"
         )
-    average = state["average"]
-    task = state["task"] if average is None else average["task"]
+    task = weights_of(state)
     exported = read_weights(file).tensors
     if not all(torch.equal(task.get(f"network.{name}", torch.empty(0)), part) for name, part in exported.items()):
         raise FacegmError(

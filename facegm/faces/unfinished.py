@@ -7,7 +7,7 @@ from facegm.errors import FacegmError
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import open_training_faces
 from facegm.models.face_network import build_face_network
-from facegm.training.checkpoint import checkpoints, load_newest_checkpoint
+from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, weights_of
 
 _PART = "network."
 
@@ -36,7 +36,7 @@ def export_newest(run: Path, config: FaceRunConfig) -> Path:
     file = run / MODEL_FILE.replace(".", f"-step-{state['step']:08d}.")
     if file.is_file():
         return file
-    weights = state["task"] if state["average"] is None else state["average"]["task"]
+    weights = weights_of(state)
     network = build_face_network(config.model, config.preprocessing.crop_size)
     try:
         network.load_state_dict(

@@ -155,6 +155,12 @@ def load_newest_checkpoint(run: Path) -> dict[str, Any] | None:
     return None
 
 
+def weights_of(state: dict[str, Any]) -> dict[str, Any]:
+    """The task's weights in a checkpoint that its run exports: their average, where it keeps one."""
+    average = state["average"]
+    return dict(state["task"] if average is None else average["task"])
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read one checkpoint onto the CPU. Only tensors and plain values are read: a file that holds code is refused.
 

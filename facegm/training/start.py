@@ -13,7 +13,7 @@ from facegm.data.residency import choose_residency
 from facegm.data.samples import Batch
 from facegm.data.weights import read_weights
 from facegm.errors import FacegmError
-from facegm.training.checkpoint import Resumed, load_checkpoint, restore
+from facegm.training.checkpoint import Resumed, load_checkpoint, restore, weights_of
 from facegm.training.compilation import compile_network
 from facegm.training.devices import prepare
 from facegm.training.distributed import Processes
@@ -124,9 +124,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise FacegmError(f"train.init: {file}: no such file; name an exported model or a checkpoint")
     if file.suffix != ".safetensors":
-        state = load_checkpoint(file)
-        average = state["average"]
-        return dict(state["task"] if average is None else average["task"])
+        return weights_of(load_checkpoint(file))
     tensors = read_weights(file).tensors
     whole = any(name.startswith("loss.") for name in tensors)  # a classifier's, which are named as a task's are
     return {name if whole else f"network.{name}": tensor for name, tensor in tensors.items()}
