@@ -1,30 +1,29 @@
 """Photo in, embedding out."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
 from facegm.align.detector import FaceDetector
-from facegm.align.face import FACE_SIZE, TEMPLATE, align_face
+from facegm.align.face import align_face
 from facegm.data.ahead import done_ahead
 from facegm.data.decoding import read_photo
-from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import UnreadablePhotoError
-from facegm.data.weights import digest_of
 from facegm.embedding.calibration import Calibration
-from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
-from facegm.embedding.engine import Engine, best_batch, engine_class
+from facegm.embedding.contract import EmbeddingContract
+from facegm.embedding.embedding_network import ALIGNMENT, EmbeddingNetwork, TrainedNetwork
 from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration
-from facegm.embedding.network import embed_crops
+from facegm.embedding.onnx_file import OnnxFile, is_onnx
+from facegm.embedding.onnx_model import load_onnx
+from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
 from facegm.errors import FacegmError
-from facegm.models.face_base import FaceNetwork
 
 PhotoLike = str | Path | UInt8[np.ndarray, "height width 3"]
 
@@ -50,52 +49,51 @@ class FaceEmbedder:
         (2, 512)
     """
 
-    def __init__(
-        self, network: FaceNetwork, preprocessing: Preprocessing, calibration: Calibration | None = None
-    ) -> None:
-        self._network, self._preprocessing, self._calibration = network, preprocessing, calibration
+    def __init__(self, network: EmbeddingNetwork, calibration: Calibration | None = None) -> None:
+        self._network, self._calibration = network, calibration
         self._detector: FaceDetector | None = None
-        self._engine: Engine | None = None
+        self._engine: Any = None
         self._faces = 0
-        self._contract: EmbeddingContract | None = None
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "FaceEmbedder":
-        """Load an exported embedder.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        preprocessing: OnnxPreprocessing | str | None = None,
+    ) -> "FaceEmbedder":
+        """Load an exported embedder, or any model that makes embeddings of faces.
 
         Args:
-            path: an `embedder.safetensors`, or the folder of a finished run.
+            path: an `embedder.safetensors`, the folder of a finished run, or an ONNX model.
             device: where the network runs.
+            preprocessing: of an ONNX model that does not describe itself: `"insightface"`, or settings.
 
         Raises:
             FacegmError: no such model, a damaged file, or faces aligned in another way than this version does.
         """
         file = embedder_file(Path(path))
-        network, preprocessing, alignment = load_embedder(file)
-        if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
+        if is_onnx(file):
+            return cls(
+                load_onnx(OnnxFile.read(file), preprocessing=preprocessing, device=device), read_calibration(file)
+            )
+        if preprocessing is not None:
+            raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
+        network, prepared, alignment = load_embedder(file)
+        if {name: alignment.get(name) for name in ALIGNMENT} != ALIGNMENT:
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
-        return cls(network.to(device), preprocessing, read_calibration(file))
+        return cls(TrainedNetwork(network.to(device), prepared), read_calibration(file))
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self._network.embedding_dim
+        return self._network.dim
 
     @property
     def contract(self) -> EmbeddingContract:
-        """Whose embeddings may be compared with this embedder's; made of the weights when it is first asked for."""
-        if self._contract is None:
-            prepared = {
-                "preprocessing": asdict(self._preprocessing),
-                "pixels": {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE},
-                "alignment": {"size": FACE_SIZE, "template": TEMPLATE.tolist()},
-            }
-            self._contract = EmbeddingContract(
-                weights=digest_of(self._network.state_dict()),
-                preprocessing=preprocessing_digest(prepared),
-                dim=self.dim,
-            )
-        return self._contract
+        """Whose embeddings may be compared with this embedder's."""
+        return self._network.contract
 
     @property
     def calibration(self) -> Calibration | None:
@@ -105,16 +103,11 @@ class FaceEmbedder:
     @property
     def is_mirrored(self) -> bool:
         """Whether an embedding is that of the face plus that of its mirror image."""
-        return self._preprocessing.mirror
+        return self._network.is_mirrored
 
     def describe(self) -> str:
         """One line on the network and how it sees faces, for reports."""
-        parameters = sum(parameter.numel() for parameter in self._network.parameters())
-        p = self._preprocessing
-        return (
-            f"{self._network.label}, {parameters:,} parameters, {self.dim} dimensions, {p.crop_size}x{p.crop_size} "
-            f"pixels of {p.face_size}x{p.face_size}, mirror: {'sum' if p.mirror else 'none'}"
-        )
+        return self._network.describe()
 
     def embed(
         self, photos: Sequence[PhotoLike], *, on_missing: Literal["raise", "center-crop"] = "raise"
@@ -150,41 +143,36 @@ class FaceEmbedder:
         The next faces are taken from the sequence, in another thread, while the last ones are embedded, so it may well
         read them from a disk when they are asked for.
         """
-        engine, size = self._engine_for(len(faces)), best_batch(self._network)
+        engine, size = self._engine_for(len(faces)), self._network.batch_size
         parts = [range(start, min(start + size, len(faces))) for start in range(0, len(faces), size)]
         embeddings = np.empty((len(faces), self.dim), np.float32)
 
         def crops(part: range) -> UInt8[np.ndarray, "batch crop crop 3"]:
-            return self._preprocessing.middle_crops(faces[number] for number in part)
+            return self._network.crops(faces[number] for number in part)
 
         with Progress("embed", len(faces), "faces", is_shown=progress) as shown:
             for part, batch in zip(parts, done_ahead([partial(crops, part) for part in parts]), strict=True):
-                embeddings[part.start : part.stop] = embed_crops(
-                    engine, batch, mirror=self._preprocessing.mirror, device=self._device
-                )
+                embeddings[part.start : part.stop] = self._network.embed(engine, batch, mirror=self.is_mirrored)
                 shown.update(len(part))
         return embeddings
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self._network.parameters()).device
-
-    def _engine_for(self, faces: int) -> Engine:
+    def _engine_for(self, faces: int) -> Any:
         """What embeds so many more faces; once many were embedded, also a few."""
         self._faces += faces
-        fastest = engine_class(self._network, self._faces)
-        if not isinstance(self._engine, fastest):
-            self._engine = fastest(self._network)
+        self._engine = self._network.engine_for(self._faces, self._engine)
         return self._engine
 
     def embed_sides(
         self, faces: UInt8[np.ndarray, "faces side side 3"]
     ) -> tuple[Float[np.ndarray, "faces dim"], Float[np.ndarray, "faces dim"]]:
-        """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised."""
-        engine, crops = self._engine_for(len(faces)), self._preprocessing.middle_crops(faces)
+        """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised.
+
+        Raises:
+            FacegmError: an exported ONNX model, which adds up both itself.
+        """
+        engine, crops = self._engine_for(len(faces)), self._network.crops(faces)
         face, mirrored = (
-            embed_crops(engine, side, mirror=False, device=self._device)
-            for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
+            self._network.embed(engine, side, mirror=False) for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
         )
         return face, mirrored
 

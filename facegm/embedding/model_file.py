@@ -10,6 +10,8 @@ import torch
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.data.weights import digest_of, read_description, read_weights, write_weights
 from facegm.embedding.calibration import Calibration
+from facegm.embedding.onnx_file import OnnxFile, is_onnx
+from facegm.embedding.onnx_model import load_onnx, weights_of_onnx
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_face_network, network_class
@@ -35,13 +37,16 @@ def embedder_file(model: Path) -> Path:
 def weights_digest(model: Path) -> str:
     """SHA-256 of a model's weights, whatever else its file says of it; see `facegm.data.weights.digest_of`.
 
+    That of an exported ONNX model is the network's that it was exported from; of another program's, the graph's.
+
     Args:
-        model: run folder or embedder file.
+        model: run folder, embedder file or ONNX model.
 
     Raises:
         FacegmError: the file is missing or damaged.
     """
-    return digest_of(read_weights(embedder_file(model)).tensors)
+    file = embedder_file(model)
+    return weights_of_onnx(OnnxFile.read(file)) if is_onnx(file) else digest_of(read_weights(file).tensors)
 
 
 def save_embedder(
@@ -113,8 +118,13 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
         calibration: measured with that very embedder.
 
     Raises:
-        FacegmError: no such file, or not an embedder of this program.
+        FacegmError: no such file, or not an embedder of this program, or an ONNX model without a description.
     """
+    if is_onnx(path):
+        file = OnnxFile.read(path)
+        load_onnx(file)
+        file.described((file.description or {}) | {"calibration": calibration.to_json()}).write(path)
+        return
     load_embedder(path)
     tensors, metadata = read_weights(path)
     description = json.loads(metadata or "")
@@ -127,9 +137,20 @@ def read_calibration(path: Path) -> Calibration | None:
     Raises:
         FacegmError: the file is damaged, not an embedder, or has a calibration that this program cannot use.
     """
-    metadata = read_description(path)
     try:
-        found = json.loads(metadata or "").get("calibration")
+        found = _description(path).get("calibration")
         return None if found is None else Calibration.from_json(found)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FacegmError(f"{path}: this facegm cannot use the embedder's calibration ({error})") from error
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """What the file of an embedder says of it; nothing, of an ONNX model of another program.
+
+    Raises:
+        FacegmError: the file is damaged.
+        TypeError, ValueError: it is another program's.
+    """
+    if is_onnx(path):
+        return OnnxFile.read(path).description or {}
+    return dict(json.loads(read_description(path) or ""))

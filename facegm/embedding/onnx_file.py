@@ -15,10 +15,8 @@ from facegm.errors import FacegmError
 SUFFIX = ".onnx"
 KEY = "facegm"
 """Of the description among the model's `metadata_props`."""
-_METADATA = 14
-_COMPUTES = (7, 8, 25)
+_METADATA, _COMPUTES = 14, (7, 8, 25)
 """Numbers of fields of an `onnx.ModelProto`: metadata_props; graph, opset_import and functions."""
-_LENGTH_DELIMITED = 2
 
 
 def is_onnx(path: Path) -> bool:
@@ -83,13 +81,20 @@ class OnnxFile:
         return model
 
     @cached_property
+    def _fields(self) -> "list[_Field]":
+        try:
+            return [*_fields(self.data)]
+        except ValueError as error:
+            raise FacegmError(f"{self.path}: damaged or not an ONNX model ({error})") from error
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of what computes: the graph with its weights and the sets of its operations.
 
         The bytes of the file are taken, since a serialization by another version of protobuf may differ.
         """
         digest = hashlib.sha256()
-        for field in _fields(self.data):
+        for field in self._fields:
             if field.number in _COMPUTES:
                 digest.update(self.data[field.start : field.end])
         return digest.hexdigest()
@@ -118,11 +123,13 @@ class OnnxFile:
         """The same model with another description; every other byte stays as it is."""
         from onnx import ModelProto, StringStringEntryProto
 
-        kept = [
-            self.data[field.start : field.end]
-            for field in _fields(self.data)
-            if field.number != _METADATA or ModelProto.FromString(self.data[field.start : field.end]).metadata_props[0].key != KEY
-        ]
+        def is_description(field: _Field) -> bool:
+            """A field alone is a message too."""
+            if field.number != _METADATA:
+                return False
+            return bool(ModelProto.FromString(self.data[field.start : field.end]).metadata_props[0].key == KEY)
+
+        kept = [self.data[field.start : field.end] for field in self._fields if not is_description(field)]
         entry = StringStringEntryProto(key=KEY, value=json.dumps(description))
         return OnnxFile(self.path, b"".join([*kept, ModelProto(metadata_props=[entry]).SerializeToString()]))
 
@@ -141,7 +148,11 @@ class _Field(NamedTuple):
 
 
 def _fields(data: bytes) -> Iterator[_Field]:
-    """The outermost fields of a serialized message that has been parsed without an error."""
+    """The outermost fields of a serialized message that has been parsed without an error.
+
+    Raises:
+        ValueError: a field of a kind that ONNX has none of.
+    """
     position = 0
     while position < len(data):
         start = position
@@ -154,8 +165,10 @@ def _fields(data: bytes) -> Iterator[_Field]:
             case 2:
                 length, position = _varint(data, position)
                 position += length
-            case _:
+            case 5:
                 position += 4
+            case kind:
+                raise ValueError(f"a field of kind {kind}")
         yield _Field(tag >> 3, start, position)
 
 

@@ -20,9 +20,9 @@ INPUT, OUTPUT, BATCH = "faces", "embeddings", "batch"
 def onnx_model(network: FaceNetwork, *, mirror: bool) -> Any:
     """An `onnx.ModelProto` of what an embedding is: the scaling of pixels, the network, the sum of the mirror images.
 
-    Its input is float32 [batch, 3, side, side], RGB pixels of 0 to 255; its output float32 [batch, dim], not normalised.
-    The scaling is in the first two nodes, a Sub and a Mul, by which insightface's reader too knows that there is none
-    left to do.
+    Its input is float32 [batch, 3, side, side], RGB pixels of 0 to 255; its output float32 [batch, dim], not
+    normalised. The scaling is in the first two nodes, a Sub and a Mul, by which insightface's reader too knows that
+    there is none left to do.
 
     Args:
         network: on the CPU.

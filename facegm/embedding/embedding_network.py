@@ -1,0 +1,148 @@
+"""What the embedder asks of whatever embeds aligned faces, be it a trained network or an ONNX model."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from facegm.align.face import FACE_SIZE, TEMPLATE
+from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
+from facegm.data.weights import digest_of
+from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
+from facegm.embedding.engine import Engine, best_batch, engine_class
+from facegm.embedding.network import embed_crops
+from facegm.models.face_base import FaceNetwork
+
+ALIGNMENT: dict[str, Any] = {"size": FACE_SIZE, "template": TEMPLATE.tolist()}
+"""Of an embedder's description, what must be as this version aligns faces."""
+
+
+class EmbeddingNetwork(Protocol):
+    """From aligned faces to embeddings: how it sees them, and what computes it.
+
+    It holds no engine of its own, so that it can be pickled, and used on both sides of a fork.
+    """
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether an embedding is that of the face plus that of its mirror image."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    @property
+    def batch_size(self) -> int:
+        """Faces that it is best given at a time."""
+
+    @property
+    def contract(self) -> EmbeddingContract:
+        """Whose embeddings may be compared with its own."""
+
+    def describe(self) -> str:
+        """One line on the network and how it sees faces, for reports."""
+
+    def crops(self, faces: Iterable[UInt8[np.ndarray, "side side 3"]]) -> UInt8[np.ndarray, "batch crop crop 3"]:
+        """What of aligned RGB faces it is shown."""
+
+    def engine_for(self, faces: int, current: Any) -> Any:
+        """What computes it best for so many faces.
+
+        Args:
+            faces: how many, with those that were embedded before.
+            current: the engine so far, which is given back where none is better; None where there is none.
+        """
+
+    def embed(
+        self, engine: Any, crops: UInt8[np.ndarray, "batch crop crop 3"], *, mirror: bool
+    ) -> Float[np.ndarray, "batch dim"]:
+        """Embed crops in float32, not normalised.
+
+        Args:
+            engine: from `engine_for`.
+            crops: from `crops`.
+            mirror: whether to add the embeddings of the mirror images.
+
+        Raises:
+            FacegmError: a model that adds up both itself is asked for one alone.
+        """
+
+
+class TrainedNetwork:
+    """A network of this program, run by torch or OpenVINO; see `EmbeddingNetwork`.
+
+    Args:
+        network: in evaluation mode, on the device where it is to run.
+        preprocessing: from aligned faces to its input.
+    """
+
+    def __init__(self, network: FaceNetwork, preprocessing: Preprocessing) -> None:
+        self.network, self.preprocessing = network, preprocessing
+        self._contract: EmbeddingContract | None = None
+
+    @property
+    def dim(self) -> int:
+        """See `EmbeddingNetwork`."""
+        return self.network.embedding_dim
+
+    @property
+    def is_mirrored(self) -> bool:
+        """See `EmbeddingNetwork`."""
+        return self.preprocessing.mirror
+
+    @property
+    def device(self) -> torch.device:
+        """See `EmbeddingNetwork`."""
+        return next(self.network.parameters()).device
+
+    @property
+    def batch_size(self) -> int:
+        """See `EmbeddingNetwork`."""
+        return best_batch(self.network)
+
+    @property
+    def contract(self) -> EmbeddingContract:
+        """See `EmbeddingNetwork`; made of the weights when it is first asked for."""
+        if self._contract is None:
+            prepared = {
+                "preprocessing": asdict(self.preprocessing),
+                "pixels": {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE},
+                "alignment": ALIGNMENT,
+            }
+            self._contract = EmbeddingContract(
+                weights=digest_of(self.network.state_dict()), preprocessing=preprocessing_digest(prepared), dim=self.dim
+            )
+        return self._contract
+
+    def describe(self) -> str:
+        """See `EmbeddingNetwork`."""
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        return f"{self.network.label}, {parameters:,} parameters, {self.dim} dimensions, {seen_as(self.preprocessing)}"
+
+    def crops(self, faces: Iterable[UInt8[np.ndarray, "side side 3"]]) -> UInt8[np.ndarray, "batch crop crop 3"]:
+        """See `EmbeddingNetwork`."""
+        return self.preprocessing.middle_crops(faces)
+
+    def engine_for(self, faces: int, current: Engine | None) -> Engine:
+        """See `EmbeddingNetwork`."""
+        fastest = engine_class(self.network, faces)
+        return current if isinstance(current, fastest) else fastest(self.network)
+
+    def embed(
+        self, engine: Engine, crops: UInt8[np.ndarray, "batch crop crop 3"], *, mirror: bool
+    ) -> Float[np.ndarray, "batch dim"]:
+        """See `EmbeddingNetwork`."""
+        return embed_crops(engine, crops, mirror=mirror, device=self.device)
+
+
+def seen_as(preprocessing: Preprocessing) -> str:
+    """How a network of this program sees faces, in words."""
+    crop, face = preprocessing.crop_size, preprocessing.face_size
+    return f"{crop}x{crop} pixels of {face}x{face}, mirror: {'sum' if preprocessing.mirror else 'none'}"
