@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from facegm.align.face import FACE_SIZE
+from facegm.align.prealigned import open_aligned_faces
 from facegm.data.progress import Progress
 from facegm.data.weights import read_description
 from facegm.embedding.embedding_network import EmbeddingNetwork, TrainedNetwork
@@ -90,7 +91,7 @@ def describe_outside_model(
     """
     network = load_onnx(OnnxFile.read(model), preprocessing=preprocessing)
     network.file.described(description_of(network) | _license(license_text)).write(output)
-    return network
+    return load_onnx(OnnxFile.read(output))
 
 
 def agreement_of(
@@ -125,6 +126,17 @@ def require_agreement(agreement: Agreement, file: Path) -> None:
             f"{agreement.cosine_distance:.2g} and {agreement.change_of_length:.2g} of their length; at most "
             f"{LARGEST_COSINE_DISTANCE:g} and {LARGEST_CHANGE_OF_LENGTH:g} are allowed"
         )
+
+
+def faces_of_store(store: Path) -> list[UInt8[np.ndarray, "side side 3"]]:
+    """Some faces to check by, evenly spaced over a store.
+
+    Raises:
+        FacegmError: it is no store of aligned faces, or a damaged one.
+    """
+    faces = open_aligned_faces(store, is_aligned=False)
+    rows = np.flatnonzero(faces.identities()[0] >= 0)
+    return [faces.read_face(int(row)) for row in rows[:: max(1, len(rows) // CHECKED)][:CHECKED]]
 
 
 def drawn_faces(count: int) -> list[UInt8[np.ndarray, "128 128 3"]]:

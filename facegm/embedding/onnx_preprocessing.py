@@ -1,6 +1,6 @@
 """How an ONNX model of another program sees aligned faces."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any, Literal
@@ -56,7 +56,10 @@ class OnnxPreprocessing:
         Raises:
             TypeError, ValueError: it is something else.
         """
-        return cls(**{name: tuple(one) if isinstance(one, list) else one for name, one in description.items()})
+        found: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in description.items()
+        }
+        return cls(**found)
 
     def middle_crops(self, faces: Iterable[UInt8[np.ndarray, "side side 3"]]) -> UInt8[np.ndarray, "batch size size 3"]:
         """Bring aligned RGB faces to the model's size; those that have it stay as they are."""
@@ -65,7 +68,7 @@ class OnnxPreprocessing:
     def network_input(self, crops: UInt8[np.ndarray, "batch size size 3"]) -> Float[np.ndarray, "batch _ _ _"]:
         """RGB pixels, 0 to 255, to the model's input, in its order of dimensions and channels."""
         channels = crops if self.color == "rgb" else crops[..., ::-1]
-        scaled = (channels.astype(np.float32) - np.float32(self.mean)) / np.float32(self.scale)
+        scaled = (channels.astype(np.float32) - np.array(self.mean, np.float32)) / np.array(self.scale, np.float32)
         return np.ascontiguousarray(scaled if self.layout == "nhwc" else scaled.transpose(0, 3, 1, 2), np.float32)
 
 
@@ -113,4 +116,11 @@ def _truth(text: str) -> bool:
     return text == "true"
 
 
-_READERS = {"size": int, "mean": _numbers, "scale": _numbers, "color": str, "layout": str, "mirror": _truth}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "size": int,
+    "mean": _numbers,
+    "scale": _numbers,
+    "color": str,
+    "layout": str,
+    "mirror": _truth,
+}
