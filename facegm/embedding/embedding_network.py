@@ -1,14 +1,16 @@
 """What the embedder asks of whatever embeds aligned faces, be it a trained network or an ONNX model."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import asdict
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from facegm.align.face import FACE_SIZE, TEMPLATE
+from facegm.align.face import FACE_SIZE, TEMPLATE, resize_aligned
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.data.weights import digest_of
 from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
@@ -46,6 +48,9 @@ class EmbeddingNetwork(Protocol):
     def contract(self) -> EmbeddingContract:
         """Whose embeddings may be compared with its own."""
 
+    def to(self, device: torch.device) -> "EmbeddingNetwork":
+        """The same on another device; itself where it is there."""
+
     def describe(self) -> str:
         """One line on the network and how it sees faces, for reports."""
 
@@ -73,6 +78,22 @@ class EmbeddingNetwork(Protocol):
         Raises:
             FacegmError: a model that adds up both itself is asked for one alone.
         """
+
+
+class Engines:
+    """The engines of one network, which threads may share."""
+
+    def __init__(self, network: EmbeddingNetwork) -> None:
+        self._network, self._lock = network, Lock()
+        self._engine: Any = None
+        self._faces = 0
+
+    def engine(self, faces: int) -> Any:
+        """What embeds so many more faces; once many were embedded, also a few."""
+        with self._lock:
+            self._faces += faces
+            self._engine = self._network.engine_for(self._faces, self._engine)
+            return self._engine
 
 
 class TrainedNetwork:
@@ -121,6 +142,12 @@ class TrainedNetwork:
             )
         return self._contract
 
+    def to(self, device: torch.device) -> "TrainedNetwork":
+        """See `EmbeddingNetwork`."""
+        if self.device == device:
+            return self
+        return TrainedNetwork(deepcopy(self.network).to(device), self.preprocessing)
+
     def describe(self) -> str:
         """See `EmbeddingNetwork`."""
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
@@ -128,7 +155,7 @@ class TrainedNetwork:
 
     def crops(self, faces: Iterable[UInt8[np.ndarray, "side side 3"]]) -> UInt8[np.ndarray, "batch crop crop 3"]:
         """See `EmbeddingNetwork`."""
-        return self.preprocessing.middle_crops(faces)
+        return self.preprocessing.middle_crops(resize_aligned(face) for face in faces)
 
     def engine_for(self, faces: int, current: Engine | None) -> Engine:
         """See `EmbeddingNetwork`."""

@@ -1,6 +1,8 @@
 """Any ONNX model as a network that embeds aligned faces: looked at before it is trusted, run by ONNX Runtime."""
 
+import logging
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +12,14 @@ from jaxtyping import Float, UInt8
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
+from facegm.embedding.device import chosen_device
 from facegm.embedding.embedding_network import ALIGNMENT, seen_as
 from facegm.embedding.engine import GPU_BATCH, PIXELS
 from facegm.embedding.onnx_file import OnnxFile
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
 from facegm.errors import FacegmError
 
+logger = logging.getLogger(__name__)
 _NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 """Types of inputs that models take, as ONNX Runtime calls them."""
 
@@ -77,6 +81,14 @@ class OnnxNetwork:
     def batch_size(self) -> int:
         """See `EmbeddingNetwork`."""
         return GPU_BATCH if self.device.type != "cpu" else max(1, PIXELS // self.side.pixels.size**2)
+
+    def to(self, device: torch.device) -> "OnnxNetwork":
+        """See `EmbeddingNetwork`."""
+        if self.device == device:
+            return self
+        there = copy(self)
+        there.device = device
+        return there
 
     def describe(self) -> str:
         """See `EmbeddingNetwork`."""
@@ -209,12 +221,28 @@ def _is_batch_of(alone: list[np.ndarray], engine: OnnxEngine, images: np.ndarray
     return together.shape == each.shape and bool(np.abs(together - each).max() <= 1e-2 * np.abs(each).max())
 
 
-def _providers(device: torch.device) -> list[Any]:
+def onnx_device(asked: str | torch.device) -> torch.device:
+    """The device that is asked for; with "auto" the CPU where ONNX Runtime has no other, which is logged.
+
+    Raises:
+        FacegmError: there is no such device here.
+    """
+    if asked == "auto" and not _has_cuda():
+        logger.info("device auto: the CPU, for ONNX Runtime has no other here")
+        return torch.device("cpu")
+    return chosen_device(asked)
+
+
+def _has_cuda() -> bool:
     import onnxruntime
 
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def _providers(device: torch.device) -> list[Any]:
     if device.type == "cpu":
         return ["CPUExecutionProvider"]
-    if device.type != "cuda" or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if device.type != "cuda" or not _has_cuda():
         raise FacegmError(
             f"ONNX Runtime has no {device} here: for GPUs of NVIDIA install onnxruntime-gpu in place of onnxruntime, "
             "or take the CPU"
