@@ -20,8 +20,8 @@ from interleaved import measure, wall_clock, write_results
 from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.embedding import engine
 from facegm.embedding.embedder import FaceEmbedder
-from facegm.embedding.embedding_network import TrainedNetwork
 from facegm.embedding.openvino_engine import OpenVinoEngine
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.eval.sets.named_faces import NamedFaces
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, build_face_network

@@ -10,8 +10,8 @@ from torch import nn
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding import engine
 from facegm.embedding.embedder import FaceEmbedder
-from facegm.embedding.embedding_network import TrainedNetwork
 from facegm.embedding.openvino_engine import OpenVinoEngine
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, FaceModelName, build_face_network
 

@@ -29,7 +29,7 @@ from facegm.adversarial.result import Attacked, distortion, largest_change
 from facegm.adversarial.subject import UNIT_RANGE, Images
 from facegm.classification.prediction import full_precision
 from facegm.embedding.embedder import FaceEmbedder
-from facegm.embedding.embedding_network import TrainedNetwork
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.eval.scores import NO_PCA, Variant
 from facegm.eval.verify_lfw import find_pairs
 from facegm.faces.config import FaceRunConfig

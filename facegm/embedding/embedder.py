@@ -23,8 +23,9 @@ from facegm.embedding.calibration import Calibration
 from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy, chosen_face, compared
 from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.device import chosen_device
-from facegm.embedding.embedding_network import ALIGNMENT, EmbeddingNetwork, Engines, TrainedNetwork
-from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration
+from facegm.embedding.embedding_network import EmbeddingNetwork, Engines
+from facegm.embedding.likelihood import ClassLikelihood, with_likelihood
+from facegm.embedding.model_file import embedder_file, read_calibration, read_likelihood
 from facegm.embedding.onnx_file import OnnxFile, is_onnx
 from facegm.embedding.onnx_model import load_onnx
 from facegm.embedding.onnx_network import onnx_device
@@ -33,6 +34,7 @@ from facegm.embedding.photo_faces import PhotoFaces, find_faces
 from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, aligned_chip, open_photo, opened
 from facegm.embedding.processes import OncePerProcess
 from facegm.embedding.reasons import RefusedPhotoError
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.errors import FacegmError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -54,8 +56,13 @@ class FaceEmbedder:
         (2, 512)
     """
 
-    def __init__(self, network: EmbeddingNetwork, calibration: Calibration | None = None) -> None:
-        self._network, self._calibration = network, calibration
+    def __init__(
+        self,
+        network: EmbeddingNetwork,
+        calibration: Calibration | None = None,
+        likelihood: ClassLikelihood | None = None,
+    ) -> None:
+        self._network, self._calibration, self._likelihood = network, calibration, likelihood
         self._begin()
 
     @classmethod
@@ -65,6 +72,7 @@ class FaceEmbedder:
         *,
         device: str | torch.device = "auto",
         preprocessing: OnnxPreprocessing | str | None = None,
+        false_alarm_rate: float | None = None,
     ) -> "FaceEmbedder":
         """Load an exported embedder, or any model that makes embeddings of faces.
 
@@ -72,22 +80,23 @@ class FaceEmbedder:
             path: an `embedder.safetensors`, the folder of a finished run, or an ONNX model.
             device: where networks run; "auto" takes a GPU where torch sees one, else the CPU, and logs which and why.
             preprocessing: of an ONNX model that does not describe itself: `"insightface"`, or settings.
+            false_alarm_rate: at which `Face.is_abnormal` is said; None for 0.01, or of a small calibration set the
+                smallest rate that it has a threshold for.
 
         Raises:
-            FacegmError: no such model, a damaged file, faces aligned in another way than this version does, or a device
-                that is not here.
+            FacegmError: no such model, a damaged file, faces aligned in another way than this version does, a device
+                that is not here, or a false-alarm rate that was not measured.
         """
         file = embedder_file(Path(path))
         if is_onnx(file):
-            model = load_onnx(OnnxFile.read(file), preprocessing=preprocessing, device=onnx_device(device))
-            return cls(model, read_calibration(file))
-        if preprocessing is not None:
+            network: EmbeddingNetwork = load_onnx(
+                OnnxFile.read(file), preprocessing=preprocessing, device=onnx_device(device)
+            )
+        elif preprocessing is not None:
             raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
-        chosen = chosen_device(device)
-        network, prepared, alignment = load_embedder(file)
-        if {name: alignment.get(name) for name in ALIGNMENT} != ALIGNMENT:
-            raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
-        return cls(TrainedNetwork(network.to(chosen), prepared), read_calibration(file))
+        else:
+            network = TrainedNetwork.load(file, chosen_device(device))
+        return cls(network, read_calibration(file), read_likelihood(file, false_alarm_rate))
 
     @property
     def dim(self) -> int:
@@ -103,6 +112,11 @@ class FaceEmbedder:
     def calibration(self) -> Calibration | None:
         """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
         return self._calibration
+
+    @property
+    def likelihood(self) -> ClassLikelihood | None:
+        """How likely faces are under the classes of the training; None where the embedder carries no class means."""
+        return self._likelihood
 
     @property
     def is_mirrored(self) -> bool:
@@ -331,14 +345,16 @@ class FaceEmbedder:
                 yield replace(photo, faces=tuple(islice(embedded, len(photo.faces))))
 
     def _embedded(self, faces: Sequence[Face]) -> list[Face]:
-        """The same faces with their embeddings."""
+        """The same faces with their embeddings, and with their likelihoods where there are any."""
         if not faces:
             return []
-        embeddings, norms = _unit(self.embed_aligned([face.chip for face in faces]))
-        return [
+        raw = self.embed_aligned([face.chip for face in faces])
+        embeddings, norms = _unit(raw)
+        embedded = [
             replace(face, embedding=embedding, norm=float(norm))
             for face, embedding, norm in zip(faces, embeddings, norms, strict=True)
         ]
+        return with_likelihood(embedded, raw, self._likelihood, is_mirrored=self.is_mirrored)
 
     def _require_difference(self, chip: UInt8[np.ndarray, "128 128 3"]) -> None:
         """Raise FacegmError where a face and its negative are embedded alike."""

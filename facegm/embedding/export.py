@@ -1,30 +1,37 @@
 """An exported embedder as an ONNX file, which is held against it before it gets its name."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
 from facegm.align.face import FACE_SIZE
 from facegm.align.prealigned import open_aligned_faces
 from facegm.data.progress import Progress
 from facegm.data.weights import read_description
-from facegm.embedding.embedding_network import EmbeddingNetwork, TrainedNetwork
-from facegm.embedding.model_file import load_embedder
+from facegm.embedding.embedding_network import EmbeddingNetwork
+from facegm.embedding.likelihood import thresholds_to_json
+from facegm.embedding.model_file import read_likelihood
 from facegm.embedding.network import embed_crops
 from facegm.embedding.onnx_file import OnnxFile, require_runtime
 from facegm.embedding.onnx_graph import onnx_model
-from facegm.embedding.onnx_model import description_of, exported_network, load_onnx
+from facegm.embedding.onnx_model import description_of, exported_network, load_onnx, means_to_json
 from facegm.embedding.onnx_network import OnnxNetwork
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.errors import FacegmError
 
+logger = logging.getLogger(__name__)
 CHECKED = 500
 """Faces that an exported network is held against the original on."""
+MOST_BYTES_OF_MEANS = 2**25
+"""Of class means, which stand in the metadata: those of 16,384 identities of 512 dimensions."""
 BATCHES = (1, 32)
 """How many of them at a time."""
 LARGEST_COSINE_DISTANCE, LARGEST_CHANGE_OF_LENGTH = 1e-4, 1e-3
@@ -60,12 +67,11 @@ def export_embedder(
         FacegmError: the embedder cannot be read, or what was written gives other embeddings; ONNX is not installed.
     """
     require_runtime()
-    network, preprocessing, _ = load_embedder(embedder)
-    original = TrainedNetwork(network, preprocessing)
+    original = TrainedNetwork.load(embedder, torch.device("cpu"))
     source = json.loads(read_description(embedder) or "")
-    file = OnnxFile(output, onnx_model(network, mirror=preprocessing.mirror).SerializeToString())
+    file = OnnxFile(output, onnx_model(original.network, mirror=original.is_mirrored).SerializeToString())
     description = source | description_of(exported_network(file, source, original.contract))
-    description |= {"alignment": source["alignment"]} | _license(license_text)
+    description |= {"alignment": source["alignment"]} | _likelihood(embedder) | _license(license_text)
     file = file.described(description)
     agreement = agreement_of(
         load_onnx(file), original, [*faces[:CHECKED], *drawn_faces(CHECKED - len(faces[:CHECKED]))]
@@ -155,6 +161,21 @@ def _differences(
     lengths_a, lengths_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     cosines = (a * b).sum(axis=1) / (lengths_a * lengths_b)
     return np.stack([1 - cosines, np.abs(lengths_a / lengths_b - 1)], axis=1)
+
+
+def _likelihood(embedder: Path) -> dict[str, Any]:
+    """That of an embedder with class means, unless they would make most of the file."""
+    likelihood = read_likelihood(embedder)
+    if likelihood is None:
+        return {}
+    if likelihood.means.nbytes > MOST_BYTES_OF_MEANS:
+        logger.info(
+            f"exported without the identities' means, of {likelihood.means.nbytes / 2**20:.0f} MiB where "
+            f"{MOST_BYTES_OF_MEANS / 2**20:.0f} are taken along, and so without likelihoods"
+        )
+        return {}
+    thresholds = thresholds_to_json(likelihood.thresholds)
+    return {"likelihood": means_to_json(likelihood.means) | {"thresholds": thresholds}}
 
 
 def _license(text: str | None) -> dict[str, Any]:

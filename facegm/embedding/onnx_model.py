@@ -1,5 +1,6 @@
 """The description in an ONNX model's metadata: with it, a file needs nothing else to embed a photo."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from facegm import __version__
 from facegm.align.face import FACE_SIZE, TEMPLATE
@@ -103,6 +105,26 @@ def description_of(network: OnnxNetwork) -> dict[str, Any]:
             "compare": "by the L2 distance (not squared) of embeddings scaled to unit L2 norm, which they do not have",
         },
     }
+
+
+def means_to_json(means: Float[np.ndarray, "identities dim"]) -> dict[str, Any]:
+    """The class means of a likelihood, for a description: their float32 numbers in base64."""
+    numbers = np.ascontiguousarray(means, "<f4")
+    return {"means": base64.b64encode(numbers.tobytes()).decode(), "shape": [*numbers.shape]}
+
+
+def means_from_json(found: Mapping[str, Any]) -> Float[Tensor, "identities dim"] | None:
+    """Read what `means_to_json` gives; None where there are none.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is something else.
+    """
+    if "means" not in found:
+        return None
+    means = np.frombuffer(base64.b64decode(found["means"], validate=True), "<f4").reshape(found["shape"])
+    if means.ndim != 2 or not np.isfinite(means).all():
+        raise ValueError(f"class means of shape {list(means.shape)}, or not finite")
+    return torch.from_numpy(means.astype(np.float32))
 
 
 def weights_of_onnx(file: OnnxFile) -> str:
