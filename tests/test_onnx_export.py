@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from calibrations import CALIBRATION, LIKELIHOOD
 from moved_networks import move_batch_normalisation
 from plain_embeddings import embed_faces
 from torch import nn
@@ -18,9 +19,7 @@ from facegm import FaceEmbedder
 from facegm.align.face import TEMPLATE
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding import export, onnx_graph
-from facegm.embedding.calibration import Calibration, MatchThreshold
 from facegm.embedding.export import export_embedder
-from facegm.embedding.likelihood import LikelihoodThreshold
 from facegm.embedding.model_file import load_embedder, read_likelihood, save_embedder, weights_digest, write_calibration
 from facegm.embedding.onnx_file import OnnxFile
 from facegm.embedding.onnx_graph import onnx_model
@@ -32,20 +31,6 @@ from facegm.models.face_network import FaceModelConfig, FaceModelName, build_fac
 
 SIDE, PREPROCESSING = 48, Preprocessing(face_size=64, crop_size=48)
 ALIGNMENT = {"size": 128, "template": TEMPLATE.tolist(), "detector": "mtcnn"}
-CALIBRATION = Calibration(
-    measured_on="pairs",
-    same=30,
-    different=30,
-    offset=6.0,
-    slope=-5.0,
-    cllr=0.3,
-    minimum_cllr=0.28,
-    calibration_error=0.01,
-    thresholds=(MatchThreshold(false_match_rate=0.1, threshold=1.3, interval=(None, 1.4), false_matches=3),),
-)
-LIKELIHOOD = LikelihoodThreshold(
-    false_alarm_rate=0.01, threshold=-90.0, interval=(None, -80.0), false_alarms=1, faces=100, measured_on="pairs"
-)
 
 
 def trained(name: FaceModelName) -> tuple[FaceModelConfig, FaceNetwork]:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from calibrations import CALIBRATION
 from onnx import TensorProto, helper
 from onnx_models import outside_embeddings, write_outside_model
 
@@ -208,8 +209,6 @@ def test_contracts_differ_by_weights_and_by_preprocessing(tmp_path: Path) -> Non
 
 
 def test_an_undescribed_model_is_not_calibrated(tmp_path: Path) -> None:
-    from test_onnx_export import CALIBRATION
-
     write_outside_model(tmp_path / "outside.onnx")
     before = (tmp_path / "outside.onnx").read_bytes()
     assert read_calibration(tmp_path / "outside.onnx") is None
