@@ -47,7 +47,7 @@ class ExactIndex:
         self._vectors = np.empty((0, dim), np.float32)
         self._ids = np.empty(0, np.int64)
         self._count = 0
-        # A product of unit vectors is off by less than dim * eps / 2, in whatever order it is summed (Higham 2002, 3.5),
+        # A product of unit vectors is off by less than dim * eps / 2, however it is summed (Higham 2002, 3.5),
         # and both of two that are compared may be; as much again for lengths that are off by rounding.
         self._slack = np.float32(2 * dim * np.finfo(np.float32).eps)
 
