@@ -182,7 +182,9 @@ class MilvusStore:
         """Give a person a name that nobody else has."""
         self._require(old)
         if new != old and self._is_there(new):
-            raise FacegmError(f"{self._address}: {printable(new)} is there already; merge the two if they are one person")
+            raise FacegmError(
+                f"{self._address}: {printable(new)} is there already; merge the two if they are one person"
+            )
         self._give(old, new)
 
     def merge(self, name: str, into: str) -> None:
