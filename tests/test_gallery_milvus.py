@@ -68,7 +68,7 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_holds(
     """Two open galleries of one collection: one is changed, the other sees it at once; rows are read in many parts."""
     monkeypatch.setattr(milvus_store, "ROWS", 3)
     ids = itertools.count(2**53 - 99)
-    monkeypatch.setattr(secrets, "randbits", lambda bits: next(ids))  # ascending, as the model has them
+    monkeypatch.setattr(secrets, "randbits", lambda _: next(ids))  # ascending, as the model has them
     address += str(seed)
     rng, model = np.random.default_rng(seed), Model()
     gallery, other = Gallery.create(address, CONTRACT), Gallery.open(address)
@@ -188,7 +188,7 @@ def test_the_collection_is_read_with_strong_consistency(database: str, address: 
 
 def test_an_id_that_is_taken_is_drawn_again(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = iter([7, 7, 7, 2**53 - 1])
-    monkeypatch.setattr(secrets, "randbits", lambda bits: next(ids))
+    monkeypatch.setattr(secrets, "randbits", lambda _: next(ids))
     with Gallery.create(address, CONTRACT) as gallery:
         outcomes = gallery.enroll("Ann", drawn(0, 2), strict=False)
         assert [outcome.sample_id for outcome in outcomes] == [7, 2**53 - 1]

@@ -1,4 +1,4 @@
-"""What is behind a gallery: a file and one of several indexes, or a cluster, as its address and the index's name say."""
+"""What is behind a gallery, by its address and the name of an index: a file and an index, or a cluster."""
 
 from pathlib import Path
 from typing import Literal, get_args

@@ -10,8 +10,8 @@ from jaxtyping import Float, Float32
 
 from facegm.embedding.contract import EmbeddingContract
 from facegm.errors import FacegmError, UsageError
-from facegm.gallery.enrolment import Enrolling, Enrolment, NewSample
 from facegm.gallery.engines import IndexName, open_store, search_of
+from facegm.gallery.enrolment import Enrolling, Enrolment, NewSample
 from facegm.gallery.file import Sample, is_unit_length
 from facegm.gallery.rules import Match, person_name
 from facegm.gallery.store import Search, Store

@@ -14,8 +14,8 @@ from facegm.gallery.rules import Match
 class Store(Protocol):
     """Keeps people and their samples; `facegm.gallery.file.GalleryFile` says what each method does.
 
-    A person is there as long as there is a sample of theirs. All methods raise a FacegmError where it cannot be reached,
-    read or written.
+    A person is there as long as there is a sample of theirs. All methods raise a FacegmError where it cannot be
+    reached, read or written.
     """
 
     contract: EmbeddingContract
@@ -59,4 +59,4 @@ class Search(Protocol):
         """Take notice of all that was changed in the store, by whomever."""
 
     def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
-        """The `k` nearest people of each vector, nearest first, each by the nearest sample; all where there are fewer."""
+        """The `k` nearest people of each vector, nearest first, each by the nearest sample; all where fewer are there."""
