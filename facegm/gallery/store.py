@@ -59,4 +59,4 @@ class Search(Protocol):
         """Take notice of all that was changed in the store, by whomever."""
 
     def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
-        """The `k` nearest people of each vector, nearest first, each by the nearest sample; all where fewer are there."""
+        """The `k` nearest people of each vector, nearest first, each by the nearest sample; fewer where there are."""
