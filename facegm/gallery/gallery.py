@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from threading import RLock
 
@@ -20,7 +21,7 @@ from facegm.gallery.rules import Match, person_name
 class Gallery:
     """People and their samples in one file, and an index of the embeddings in memory.
 
-    What other processes change in the file is noticed. Threads may share a gallery; a process that forks opens it
+    The index is made when it is first needed, and follows whatever this and other processes change in the file. Threads may share a gallery; a process that forks opens it
     anew. A context manager.
 
     Example:
@@ -32,7 +33,6 @@ class Gallery:
     def __init__(self, file: GalleryFile, index: Index | None) -> None:
         self._file, self._lock = file, RLock()
         self._search = PeopleSearch(file, ExactIndex(file.contract.dim) if index is None else index)
-        self._search.catch_up()
 
     @classmethod
     def open(
@@ -140,17 +140,13 @@ class Gallery:
             return []
         names = [person_name(sample.name) for sample in samples]
         vectors = self._checked(np.stack([sample.embedding for sample in samples]))
-        with self._lock:
-            with self._file.writing():
-                self._search.catch_up()
-                nearest = self._search.nearest(vectors, 2) if strict else [[]] * len(samples)
-                enrolling = Enrolling(self._file, strict=strict, threshold=threshold)
-                enrolments = [
-                    enrolling.enroll(replace(sample, name=name, embedding=vector), found)
-                    for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
-                ]
-            self._search.catch_up()
-        return enrolments
+        with self._lock, self._file.writing():
+            nearest = self._search.nearest(vectors, 2) if strict else repeat([], len(samples))
+            enrolling = Enrolling(self._file, strict=strict, threshold=threshold)
+            return [
+                enrolling.enroll(replace(sample, name=name, embedding=vector), found)
+                for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
+            ]
 
     def enroll_gallery(self, path: str | Path) -> list[Enrolment]:
         """Enrol everybody of another gallery's file; people of one name become one.
@@ -187,7 +183,6 @@ class Gallery:
             raise UsageError(f"k: {k}, must be at least 1")
         vectors = self._checked(embeddings)
         with self._lock:
-            self._search.catch_up()
             return self._search.nearest(vectors, k)
 
     def remove(self, who: str | int) -> None:
@@ -196,13 +191,11 @@ class Gallery:
         Raises:
             UnknownPersonError: there is no such person or sample.
         """
-        with self._lock:
-            with self._file.writing():
-                if isinstance(who, str):
-                    self._file.remove_person(person_name(who))
-                else:
-                    self._file.remove_sample(who)
-            self._search.catch_up()
+        with self._lock, self._file.writing():
+            if isinstance(who, str):
+                self._file.remove_person(person_name(who))
+            else:
+                self._file.remove_sample(who)
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name.
