@@ -259,8 +259,8 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "people.gallery"
     content, embedding = path.read_bytes(), drawn(0)[0].astype("<f4").tobytes()
     path.write_bytes(content.replace(embedding, embedding[:12] + b"\xff\xff\xff\xff" + embedding[16:]))
-    with pytest.raises(FacegmError, match=r"people\.gallery: damaged embeddings"):
-        Gallery.open(path)
+    with Gallery.open(path) as gallery, pytest.raises(FacegmError, match=r"people\.gallery: damaged embeddings"):
+        gallery.search(drawn(1))
 
 
 def test_what_is_removed_is_gone_from_the_file(tmp_path: Path) -> None:

@@ -38,6 +38,12 @@ class Enrolment:
     """The reason in words."""
 
 
+def already_enrolled(name: str, sample_id: int) -> Enrolment:
+    """What is said of a sample that its person has already."""
+    message = f"there already, as sample {sample_id}"
+    return Enrolment(name=name, sample_id=sample_id, reason=Reason.ALREADY_ENROLLED, message=message)
+
+
 class Enrolling:
     """Enrols some samples together; each is judged against those before it as well.
 
@@ -63,12 +69,7 @@ class Enrolling:
         distances = _distances(self._store.embeddings_of(sample.name), sample.embedding)
         for known, distance in zip(there, distances, strict=True):
             if distance <= IDENTICAL or (sample.digest is not None and known.digest == sample.digest):
-                return Enrolment(
-                    name=sample.name,
-                    sample_id=known.id,
-                    reason=Reason.ALREADY_ENROLLED,
-                    message=f"is there already, as sample {known.id}",
-                )
+                return already_enrolled(sample.name, known.id)
         if self._strict:
             own = min(distances, default=None)
             refusal = strict_refusal(sample.name, own, self._nearest_other(sample, nearest), self._threshold)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from threading import RLock
 
@@ -20,8 +21,8 @@ from facegm.gallery.store import Search, Store
 class Gallery:
     """People and their samples in one file with an index in memory, or in a cluster; see `facegm.gallery.engines`.
 
-    What other processes change in it is noticed. Threads may share a gallery; a process that forks opens it
-    anew. A context manager.
+    An index in memory is made when it is first needed, and follows whatever this and other processes change in the
+    file. Threads may share a gallery; a process that forks opens it anew. A context manager.
 
     Example:
         >>> gallery = Gallery.create("people.gallery", embedder.contract)  # doctest: +SKIP
@@ -31,7 +32,6 @@ class Gallery:
 
     def __init__(self, store: Store, search: Search) -> None:
         self._store, self._search, self._lock = store, search, RLock()
-        self._search.catch_up()
 
     @classmethod
     def open(
@@ -146,17 +146,13 @@ class Gallery:
             return []
         names = [person_name(sample.name) for sample in samples]
         vectors = self._checked(np.stack([sample.embedding for sample in samples]))
-        with self._lock:
-            with self._store.writing():
-                self._search.catch_up()
-                nearest = self._search.nearest(vectors, 2) if strict else [[]] * len(samples)
-                enrolling = Enrolling(self._store, strict=strict, threshold=threshold)
-                enrolments = [
-                    enrolling.enroll(replace(sample, name=name, embedding=vector), found)
-                    for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
-                ]
-            self._search.catch_up()
-        return enrolments
+        with self._lock, self._store.writing():
+            nearest = self._search.nearest(vectors, 2) if strict else repeat([], len(samples))
+            enrolling = Enrolling(self._store, strict=strict, threshold=threshold)
+            return [
+                enrolling.enroll(replace(sample, name=name, embedding=vector), found)
+                for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
+            ]
 
     def enroll_gallery(self, address: str | Path) -> list[Enrolment]:
         """Enrol everybody of another gallery; people of one name become one.
@@ -193,7 +189,6 @@ class Gallery:
             raise UsageError(f"k: {k}, must be at least 1")
         vectors = self._checked(embeddings)
         with self._lock:
-            self._search.catch_up()
             return self._search.nearest(vectors, k)
 
     def remove(self, who: str | int) -> None:
@@ -202,13 +197,11 @@ class Gallery:
         Raises:
             UnknownPersonError: there is no such person or sample.
         """
-        with self._lock:
-            with self._store.writing():
-                if isinstance(who, str):
-                    self._store.remove_person(person_name(who))
-                else:
-                    self._store.remove_sample(who)
-            self._search.catch_up()
+        with self._lock, self._store.writing():
+            if isinstance(who, str):
+                self._store.remove_person(person_name(who))
+            else:
+                self._store.remove_sample(who)
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name.

@@ -193,9 +193,6 @@ class MilvusStore:
         self._require(into)
         self._give(name, into)
 
-    def catch_up(self) -> None:
-        """Nothing: the cluster searches what it holds."""
-
     def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
         """The nearest people of each vector, each by the nearest sample."""
         found: list[list[Match]] = []

@@ -16,7 +16,38 @@ class PeopleSearch:
         self._file, self._index = file, index
         self._extent: Extent | None = None
 
-    def catch_up(self) -> None:
+    def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
+        """The nearest people of each vector, as the file has them now.
+
+        Where the samples of a few people are all around a vector, the index is asked for more of them.
+
+        Args:
+            vectors: of unit length.
+            k: how many people, at least 1.
+
+        Returns:
+            For each vector the people, nearest first; fewer where there are fewer.
+        """
+        self._catch_up()
+        k = self._file.num_people(at_most=k)
+        found: list[list[Match]] = [[] for _ in vectors]
+        asked, open_queries = 4 * k, np.arange(len(vectors) if k else 0)
+        while len(open_queries):
+            distances, ids = self._index.search(vectors[open_queries], asked)
+            names = self._file.names_of(np.unique(ids).tolist())
+            for query, *row in zip(open_queries.tolist(), ids.tolist(), distances.tolist(), strict=True):
+                people: dict[str, Match] = {}
+                for sample_id, distance in zip(*row, strict=True):
+                    if sample_id in names and names[sample_id] not in people:
+                        people[names[sample_id]] = Match(name=names[sample_id], sample_id=sample_id, distance=distance)
+                found[query] = [*people.values()][:k]
+            if ids.shape[1] < asked:
+                break
+            open_queries = np.array([query for query in open_queries if len(found[query]) < k], np.int64)
+            asked *= 4
+        return found
+
+    def _catch_up(self) -> None:
         """Bring the index into step with the file, whoever has changed that."""
         extent = self._file.extent()
         if extent == self._extent:
@@ -35,23 +66,3 @@ class PeopleSearch:
                 progress.update(int(ids[-1]) - last_id)
                 last_id = int(ids[-1])
         self._extent = extent
-
-    def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
-        """The nearest people of each vector; asks for more samples where those of a few people are all around it."""
-        k = self._file.num_people(at_most=k)
-        found: list[list[Match]] = [[] for _ in vectors]
-        asked, open_queries = 4 * k, np.arange(len(vectors) if k else 0)
-        while len(open_queries):
-            distances, ids = self._index.search(vectors[open_queries], asked)
-            names = self._file.names_of(np.unique(ids).tolist())
-            for query, *row in zip(open_queries.tolist(), ids.tolist(), distances.tolist(), strict=True):
-                people: dict[str, Match] = {}
-                for sample_id, distance in zip(*row, strict=True):
-                    if sample_id in names and names[sample_id] not in people:
-                        people[names[sample_id]] = Match(name=names[sample_id], sample_id=sample_id, distance=distance)
-                found[query] = [*people.values()][:k]
-            if ids.shape[1] < asked:
-                break
-            open_queries = np.array([query for query in open_queries if len(found[query]) < k], np.int64)
-            asked *= 4
-        return found

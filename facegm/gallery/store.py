@@ -53,10 +53,7 @@ class Store(Protocol):
 
 
 class Search(Protocol):
-    """Finds people by their samples."""
-
-    def catch_up(self) -> None:
-        """Take notice of all that was changed in the store, by whomever."""
+    """Finds the people of a store as it is now."""
 
     def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
         """The `k` nearest people of each vector, nearest first, each by the nearest sample; fewer where there are."""
