@@ -1,14 +1,18 @@
 """Protects search by FAISS: what it finds, what a byte a number costs, and the recall that is said of it."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from galleries import CONTRACT, drawn, new_gallery
 from numpy.random import Generator
 
-from facegm.errors import FacegmError
+from facegm.errors import FacegmError, UsageError
 from facegm.gallery import faiss_index
+from facegm.gallery.engines import INDEXES
 from facegm.gallery.faiss_index import MARGIN, FaissIndex, FaissKind
+from facegm.gallery.gallery import Gallery
 from facegm.gallery.index import ExactIndex
 from facegm.gallery.recall import PERTURBATION, exactly_nearest, perturbed, recall_of
 
@@ -134,3 +138,42 @@ def test_what_is_said_of_sq8_is_how_it_compares_with_the_exact_search(
     assert recall.at_10 == pytest.approx(sum(shared) / 2000)
     assert 0.9 < recall.at_10 < 1
     assert recall_of(exact, queries, truth).at_1 == 1
+
+
+def test_a_gallery_finds_the_same_people_by_any_index(tmp_path: Path) -> None:
+    with new_gallery(tmp_path) as gallery:
+        for seed in range(30):
+            gallery.enroll(f"person {seed}", drawn(seed, 1 + seed % 4), strict=False)
+        queries = drawn(99, 20)
+        expected = [[(match.name, match.sample_id) for match in matches] for matches in gallery.search(queries, k=4)]
+    for name in INDEXES:
+        with Gallery.open(tmp_path / "people.gallery", index=name) as gallery:
+            for _ in range(2):
+                found = gallery.search(queries, k=4)
+                assert [[(match.name, match.sample_id) for match in matches] for matches in found] == expected
+                gallery.enroll("passing", queries, strict=False)
+                assert {matches[0].name for matches in gallery.search(queries)} == {"passing"}
+                gallery.remove("passing")
+            assert gallery.recall is None
+
+
+def test_a_gallery_measures_the_recall_of_its_index_when_that_becomes_approximate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of people whose samples lie close together: a byte a number cannot tell the tenth from the eleventh."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(faiss_index, "TRAINED_ON", 200)
+    with Gallery.create(tmp_path / "people.gallery", CONTRACT, index="faiss-sq8") as gallery:
+        for seed in range(6):
+            gallery.enroll(f"person {seed}", drawn(seed, 60, around=drawn(seed), spread=0.02), strict=False)
+            gallery.search(drawn(0))
+            assert (gallery.recall is None) == (seed < 3)
+        assert gallery.recall is not None
+        assert gallery.recall.queries == 100
+        assert 0.5 < gallery.recall.at_10 < 0.99
+        assert [str(gallery.recall) in message for message in caplog.messages] == [True]
+
+
+def test_an_index_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="faiss-pq, must be one of exact, faiss-flat, faiss-sq8"):
+        Gallery.create(tmp_path / "people.gallery", CONTRACT, index="faiss-pq")  # type: ignore[arg-type]

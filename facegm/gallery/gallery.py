@@ -14,6 +14,7 @@ from facegm.errors import FacegmError, UsageError
 from facegm.gallery.engines import IndexName, open_store, search_of
 from facegm.gallery.enrolment import Enrolling, Enrolment, NewSample
 from facegm.gallery.file import Sample, is_unit_length
+from facegm.gallery.recall import Recall
 from facegm.gallery.rules import Match, person_name
 from facegm.gallery.store import Search, Store
 
@@ -82,6 +83,12 @@ class Gallery:
         """Tells it from every other gallery; ids of samples mean something in one gallery alone."""
         return self._store.uuid
 
+    @property
+    def recall(self) -> Recall | None:
+        """What an approximate index finds of what an exact one would; None where the search is exact."""
+        with self._lock:
+            return self._search.recall
+
     def __len__(self) -> int:
         """Number of samples."""
         return sum(self.people.values())
@@ -146,13 +153,16 @@ class Gallery:
             return []
         names = [person_name(sample.name) for sample in samples]
         vectors = self._checked(np.stack([sample.embedding for sample in samples]))
-        with self._lock, self._store.writing():
-            nearest = self._search.nearest(vectors, 2) if strict else repeat([], len(samples))
-            enrolling = Enrolling(self._store, strict=strict, threshold=threshold)
-            return [
-                enrolling.enroll(replace(sample, name=name, embedding=vector), found)
-                for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
-            ]
+        with self._lock:
+            if strict:
+                self._search.catch_up()  # before anybody has to wait for the end of the writing
+            with self._store.writing():
+                nearest = self._search.nearest(vectors, 2) if strict else repeat([], len(samples))
+                enrolling = Enrolling(self._store, strict=strict, threshold=threshold)
+                return [
+                    enrolling.enroll(replace(sample, name=name, embedding=vector), found)
+                    for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
+                ]
 
     def enroll_gallery(self, address: str | Path) -> list[Enrolment]:
         """Enrol everybody of another gallery; people of one name become one.

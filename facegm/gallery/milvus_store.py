@@ -54,6 +54,8 @@ class MilvusStore:
             something else or another model's embeddings.
     """
 
+    recall = None
+
     def __init__(self, address: str, contract: EmbeddingContract | None, *, is_created: bool = False) -> None:
         if find_spec("pymilvus") is None:
             raise FacegmError(f'{address}: pymilvus is not installed; pip install "facegm[milvus]"')
@@ -192,6 +194,9 @@ class MilvusStore:
         self._require(name)
         self._require(into)
         self._give(name, into)
+
+    def catch_up(self) -> None:
+        """Nothing: the cluster searches what it holds."""
 
     def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
         """The nearest people of each vector, each by the nearest sample."""

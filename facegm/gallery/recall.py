@@ -8,6 +8,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from facegm.gallery.index import ExactIndex, Index
 
+QUERIES = 100
+"""Samples of which queries are made."""
 PERTURBATION = 0.5
 """Length of what is added to a sample to make a query of it: two photos of a person often lie as far apart."""
 NEAREST = 10
@@ -29,6 +31,19 @@ class Recall:
 
     def __str__(self) -> str:
         return f"recall {self.at_1:.4f} at 1, {self.at_10:.4f} at 10 ({self.queries} queries)"
+
+
+def measured_recall(index: Index, samples: Float32[np.ndarray, "queries dim"], blocks: Iterable[Block]) -> Recall:
+    """Search an index for some of its own vectors, slightly perturbed, and all of its vectors exactly.
+
+    Args:
+        index: holds at least `NEAREST` vectors.
+        samples: some of them, at least one; `QUERIES` do.
+        blocks: all of them as they are, with their ids.
+    """
+    queries = perturbed(samples, np.random.default_rng(0))
+    _, truth = exactly_nearest(queries, blocks, NEAREST)
+    return recall_of(index, queries, truth)
 
 
 def perturbed(

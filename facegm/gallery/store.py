@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from facegm.embedding.contract import EmbeddingContract
 from facegm.gallery.file import Sample
+from facegm.gallery.recall import Recall
 from facegm.gallery.rules import Match
 
 
@@ -54,6 +55,12 @@ class Store(Protocol):
 
 class Search(Protocol):
     """Finds the people of a store as it is now."""
+
+    recall: Recall | None
+    """What is found of what an exact search finds; None where the search is exact, or has not been made yet."""
+
+    def catch_up(self) -> None:
+        """Take notice of all that was changed in the store, by whomever; a search does so by itself."""
 
     def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
         """The `k` nearest people of each vector, nearest first, each by the nearest sample; fewer where there are."""
