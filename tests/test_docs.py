@@ -1,12 +1,14 @@
 """The front page and the manual: their code runs, their commands are understood, and their links lead somewhere."""
 
 import json
+import re
 import shutil
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import MANUAL, PAGES, ROOT, anchors, blocks, commands, links, mentions, name_of
+from documents import FRONT, MANUAL, PAGES, ROOT, anchors, blocks, commands, links, mentions, name_of
 from reader import furnish
 from verb_parsers import complaint, options_of
 
@@ -124,6 +126,16 @@ def test_the_index_has_every_page() -> None:
     index = MANUAL / "README.md"
     linked = {(MANUAL / target).resolve() for target in links(index.read_text())}
     assert {*PAGES, NOTEBOOK} - {index} <= linked
+
+
+def test_the_front_page_names_every_command() -> None:
+    named = set(re.findall(r"`(?:facegm )?([\w-]+)`", FRONT.read_text()))
+    assert set(VERBS) <= named
+
+
+def test_the_manual_says_what_each_extra_brings() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (MANUAL / "installing.md").read_text(), flags=re.MULTILINE)
+    assert sorted(rows) == sorted(metadata("facegm").get_all("Provides-Extra") or [])
 
 
 def test_the_notebook_runs_from_top_to_bottom(reader: Path) -> None:
