@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from facegm.serving.errors import OF_ALL, STATUSES
+from facegm.serving.limits import Limits
 
 _FACE = {
     "box": [73.1, 65.2, 171.9, 195.4],
@@ -150,6 +151,15 @@ class SearchAnswer(ChosenAnswer):
 class ModelAnswer(BaseModel):
     """The model, and what the server takes."""
 
+    model_config = _example(
+        {
+            "description": "MobileFaceNet, 1,063,488 parameters, 512 dimensions, 112x112 pixels of 128x128, mirror: sum",
+            "contract": {"weights": "5d41...", "preprocessing": "9f86...", "dim": 512},
+            "calibration": None,
+            "gallery": True,
+            "limits": Limits().to_json(),
+        }
+    )
     description: str = Field(description="network, size and input in one line")
     contract: dict[str, Any] = Field(description="whose embeddings may be compared with these")
     calibration: dict[str, Any] | None = Field(

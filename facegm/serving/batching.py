@@ -53,14 +53,14 @@ class Batcher(Generic[Found]):
         try:
             while True:
                 batch = await self._next_batch()
+                photos = [waiting.photo for waiting in batch]
                 try:
-                    found = await loop.run_in_executor(self._thread, self._look, [waiting.photo for waiting in batch])
+                    found = await loop.run_in_executor(self._thread, self._look, photos)
+                    for waiting, of_photo in zip(batch, found, strict=True):
+                        _settle(waiting.found, of_photo)
                 except Exception as error:
                     for waiting in batch:
                         _settle(waiting.found, error)
-                else:
-                    for waiting, of_photo in zip(batch, found, strict=True):
-                        _settle(waiting.found, of_photo)
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facegm.embedding.reasons import Reason
 from facegm.serving.errors import RequestError
-from facegm.serving.limits import FORM_BYTES, Limits
+from facegm.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ SECURITY_HEADERS = {
 }
 MAX_PHOTOS = 2
 """Of a request."""
+FORM_BYTES = 2**16
+"""Of a request, beside its photos: the form around them and its other fields."""
 DIGITS = 18
 """Of a length that can be meant."""
 
@@ -73,9 +75,12 @@ class Guard:
         is_guarded = scope["path"].startswith("/v1/") and scope["path"] not in OPEN_ADDRESSES
         try:
             await (self._guarded if is_guarded else self._app)(scope, receive, send_with_headers)
-        except RequestError as error:
-            if status:
+        except Exception as error:
+            if status:  # too late for another answer
                 raise
+            if not isinstance(error, RequestError):
+                logger.exception("a request has failed")
+                error = RequestError("internal", f"the server failed ({type(error).__name__}); its log says more")
             await error.response()(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "-")  # not the path itself, which can hold a person's name

@@ -2,30 +2,32 @@
 
 from dataclasses import asdict, dataclass
 
-from facegm.align.proposals import MINIMUM_FACE
+from facegm.errors import UsageError
 
-MINIMUM_SIDE = MINIMUM_FACE
-"""Shortest side in pixels of a photo that is looked at: no smaller face is looked for."""
-FORM_BYTES = 2**16
-"""Of a request, beside its photos: the form around them and its other fields."""
+LARGEST_PIXELS = 89_478_485
+"""`facegm.data.decoding.MAX_PIXELS`, which a photo of more is reduced to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may ask for, and how many may wait."""
+    """The most that a request may ask for, and how many may be in progress."""
 
     max_bytes: int = 2**24
-    """bytes of a photo as it is uploaded"""
+    """Bytes of a photo as it is sent."""
     max_pixels: int = 25_000_000
-    """pixels of a photo, read from its header before it is decoded"""
+    """Pixels of a photo, by its header, before it is decoded."""
     max_faces: int = 100
-    """faces of a photo"""
+    """Faces of a photo."""
     max_requests: int = 64
-    """requests in progress; further ones are answered with 503 and when to come again"""
+    """Requests in progress; more are answered with 503."""
     max_batch: int = 32
-    """photos of all clients that are looked at together"""
+    """Photos of all clients that are looked at together."""
     timeout: int = 30
-    """seconds from a request's first byte to its answer"""
+    """Seconds from a request's first byte to its answer."""
+
+    def __post_init__(self) -> None:
+        if self.max_pixels > LARGEST_PIXELS:
+            raise UsageError(f"--max-pixels {self.max_pixels}: no more than {LARGEST_PIXELS:,} are decoded at a time")
 
     def to_json(self) -> dict[str, int]:
         """What `/v1/model` says of them."""

@@ -7,12 +7,13 @@ from threading import Lock
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from facegm.align.proposals import MINIMUM_FACE
 from facegm.data.decoding import TooLargePhotoError, read_size
 from facegm.data.files import replace_atomically
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.reasons import Reason
 from facegm.serving.errors import RequestError
-from facegm.serving.limits import MINIMUM_SIDE, Limits
+from facegm.serving.limits import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "HEIF", "AVIF")
 """What is taken of a stranger; others that Pillow knows, such as EPS, start other programs."""
@@ -62,8 +63,8 @@ class Uploads:
                 f"{field}: {width}x{height} pixels, at most {self._limits.max_pixels:,} in all are taken; make the "
                 "photo smaller",
             )
-        if min(width, height) < MINIMUM_SIDE:
-            raise RequestError("too-small", f"{field}: {width}x{height} pixels; no face has less than {MINIMUM_SIDE}")
+        if min(width, height) < MINIMUM_FACE:
+            raise RequestError("too-small", f"{field}: {width}x{height} pixels; no face has less than {MINIMUM_FACE}")
         if self._keep is not None:
             with self._keeping:
                 replace_atomically(self._keep / hashlib.sha256(data).hexdigest(), data)
