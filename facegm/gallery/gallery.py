@@ -1,0 +1,234 @@
+"""A gallery: named people with one or many samples, who are enrolled, searched for, renamed, merged and removed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import RLock
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from facegm.embedding.contract import EmbeddingContract
+from facegm.errors import FacegmError, UsageError
+from facegm.gallery.enrolment import Enrolling, Enrolment, NewSample
+from facegm.gallery.file import GalleryFile, Sample, is_unit_length
+from facegm.gallery.index import ExactIndex, Index
+from facegm.gallery.people_search import PeopleSearch
+from facegm.gallery.rules import Match, person_name
+
+
+class Gallery:
+    """People and their samples in one file, and an index of the embeddings in memory.
+
+    What other processes change in the file is noticed. Threads may share a gallery; a process that forks opens it
+    anew. A context manager.
+
+    Example:
+        >>> gallery = Gallery.create("people.gallery", embedder.contract)  # doctest: +SKIP
+        >>> gallery.enroll("Ann", embedder.embed(["ann.jpg"]))  # doctest: +SKIP
+        >>> gallery.search(embedder.embed(["who.jpg"]), k=3)  # doctest: +SKIP
+    """
+
+    def __init__(self, file: GalleryFile, index: Index | None) -> None:
+        self._file, self._lock = file, RLock()
+        self._search = PeopleSearch(file, ExactIndex(file.contract.dim) if index is None else index)
+        self._search.catch_up()
+
+    @classmethod
+    def open(
+        cls, path: str | Path, contract: EmbeddingContract | None = None, *, index: Index | None = None
+    ) -> "Gallery":
+        """Open a gallery that is there.
+
+        Args:
+            path: its file.
+            contract: whose embeddings are to be enrolled and searched for; None to take what is there, unasked.
+            index: what finds the nearest embeddings; None for an exact search in memory. It is brought into step with
+                the file by the samples' ids.
+
+        Raises:
+            FacegmError: no such gallery, a damaged one, or one of another model's embeddings.
+        """
+        return cls(GalleryFile(Path(path), contract), index)
+
+    @classmethod
+    def create(cls, path: str | Path, contract: EmbeddingContract, *, index: Index | None = None) -> "Gallery":
+        """Open a gallery, and make it first where it is missing; see `open`."""
+        return cls(GalleryFile(Path(path), contract, is_created=True), index)
+
+    def __enter__(self) -> "Gallery":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    @property
+    def contract(self) -> EmbeddingContract:
+        """Whose embeddings it holds."""
+        return self._file.contract
+
+    @property
+    def uuid(self) -> str:
+        """Tells it from every other gallery; ids of samples mean something in one gallery alone."""
+        return self._file.uuid
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return sum(self.people.values())
+
+    @property
+    def people(self) -> dict[str, int]:
+        """How many samples each person has, by name, in the names' order."""
+        with self._lock:
+            return self._file.people()
+
+    def samples(self, name: str) -> list[Sample]:
+        """A person's samples, in the order of their enrolment; none of a person who is not there."""
+        with self._lock:
+            return self._file.samples(name)
+
+    def enroll(
+        self,
+        name: str,
+        embeddings: Float[np.ndarray, "samples dim"],
+        *,
+        sources: Sequence[str] | None = None,
+        strict: bool = True,
+        threshold: float | None = None,
+    ) -> list[Enrolment]:
+        """Enrol samples of one person; see `enroll_all`.
+
+        Args:
+            name: whose they are.
+            embeddings: of unit length.
+            sources: names of the photos.
+            strict: refuse what may well show somebody else, see `facegm.gallery.rules.strict_refusal`.
+            threshold: distance below which two photos count as one person's.
+        """
+        names = [None] * len(embeddings) if sources is None else sources
+        samples = [
+            NewSample(name=name, embedding=embedding, source=source)
+            for embedding, source in zip(embeddings, names, strict=True)
+        ]
+        return self.enroll_all(samples, strict=strict, threshold=threshold)
+
+    def enroll_all(
+        self, samples: Sequence[NewSample], *, strict: bool = True, threshold: float | None = None
+    ) -> list[Enrolment]:
+        """Enrol samples of any people; when it returns, they are on the disk.
+
+        They are judged one by one, each against what is there and those before it. One that its person has already, by
+        the photo's digest or an embedding that is the same but for rounding, is not enrolled again.
+
+        Args:
+            samples: what to enrol.
+            strict: refuse what may well show somebody else, see `facegm.gallery.rules.strict_refusal`.
+            threshold: distance below which two photos count as one person's, for the first sample of a person; None
+                where that is not known.
+
+        Returns:
+            What became of each.
+
+        Raises:
+            FacegmError: a name or an embedding that is none, or a file that cannot be written: then none is enrolled.
+        """
+        if not samples:
+            return []
+        names = [person_name(sample.name) for sample in samples]
+        vectors = self._checked(np.stack([sample.embedding for sample in samples]))
+        with self._lock:
+            with self._file.writing():
+                self._search.catch_up()
+                nearest = self._search.nearest(vectors, 2) if strict else [[]] * len(samples)
+                enrolling = Enrolling(self._file, strict=strict, threshold=threshold)
+                enrolments = [
+                    enrolling.enroll(replace(sample, name=name, embedding=vector), found)
+                    for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
+                ]
+            self._search.catch_up()
+        return enrolments
+
+    def enroll_gallery(self, path: str | Path) -> list[Enrolment]:
+        """Enrol everybody of another gallery's file; people of one name become one.
+
+        They were judged when they were enrolled there, and are not judged again. What a person has already is not
+        enrolled twice.
+
+        Raises:
+            FacegmError: no such gallery, a damaged one, or one of another model's embeddings: then none is enrolled.
+        """
+        other = GalleryFile(Path(path), self.contract)
+        samples = [
+            NewSample(name=name, embedding=embedding, source=sample.source, digest=sample.digest)
+            for name in other.people()
+            for sample, embedding in zip(other.samples(name), other.embeddings_of(name), strict=True)
+        ]
+        other.close()
+        return self.enroll_all(samples, strict=False)
+
+    def search(self, embeddings: Float[np.ndarray, "queries dim"], *, k: int = 5) -> list[list[Match]]:
+        """Find the nearest people of each embedding, each person by the nearest sample.
+
+        Args:
+            embeddings: of unit length.
+            k: how many people; there are fewer where the gallery has fewer.
+
+        Returns:
+            For each embedding the people, nearest first; of those at one distance, the one that was enrolled first.
+
+        Raises:
+            FacegmError: an embedding that is none, or a file that cannot be read.
+        """
+        if k < 1:
+            raise UsageError(f"k: {k}, must be at least 1")
+        vectors = self._checked(embeddings)
+        with self._lock:
+            self._search.catch_up()
+            return self._search.nearest(vectors, k)
+
+    def remove(self, who: str | int) -> None:
+        """Remove a person, by name, or one sample, by its id; a person without samples goes as well.
+
+        Raises:
+            UnknownPersonError: there is no such person or sample.
+        """
+        with self._lock:
+            with self._file.writing():
+                if isinstance(who, str):
+                    self._file.remove_person(person_name(who))
+                else:
+                    self._file.remove_sample(who)
+            self._search.catch_up()
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a person another name.
+
+        Raises:
+            UnknownPersonError: there is no such person.
+            FacegmError: somebody has the new name already.
+        """
+        with self._lock, self._file.writing():
+            self._file.rename(person_name(old), person_name(new))
+
+    def merge(self, name: str, into: str) -> None:
+        """Give all samples of a person to another one, who is the same.
+
+        Raises:
+            UnknownPersonError: one of the two is not there.
+        """
+        with self._lock, self._file.writing():
+            self._file.merge(person_name(name), person_name(into))
+
+    def _checked(self, embeddings: Float[np.ndarray, "samples dim"]) -> Float32[np.ndarray, "samples dim"]:
+        vectors = np.asarray(embeddings, np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.contract.dim:
+            raise FacegmError(
+                f"embeddings of shape {list(vectors.shape)}; the gallery takes [samples, {self.contract.dim}]"
+            )
+        if not is_unit_length(vectors).all():
+            raise FacegmError("embeddings that are not of unit length, or not finite; `FaceEmbedder` gives such as are")
+        return vectors
