@@ -1,7 +1,7 @@
 """The server under load: 32 clients who send LFW's photos, with batching across clients and without.
 
-Two servers, processes of their own, are loaded in turn, A B A B ..., a minute each in all. A client sends its next photo
-when it has its answer; every photo must come back with the faces of a server that nobody else asks. The model is the
+Two servers, processes of their own, are loaded in turn, A B A B ..., a minute each in all. A client sends its next
+photo when it has its answer; every photo must come back with as many faces as when nobody else asks. The model is the
 first argument, or else an untrained MobileFaceNet, which is as fast as a trained one.
 """
 
@@ -99,9 +99,7 @@ def put_load(load: Load, port: int, bodies: Sequence[bytes], expected: Sequence[
 
 def _faces(connection: HTTPConnection, body: bytes) -> int:
     """Number of faces that the server found in a photo, all with an embedding; -1: another answer."""
-    connection.request(
-        "POST", "/v1/embed", body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    )
+    connection.request("POST", "/v1/embed", body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
     answer = connection.getresponse()
     content = json.loads(answer.read())
     return sum(len(face["embedding"]) > 0 for face in content["faces"]) if answer.status == 200 else -1

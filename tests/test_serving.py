@@ -202,7 +202,7 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
 
 def test_a_failure_of_the_server_is_told_without_its_inside(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(SquaresEmbedder):
-        def find_batch(self, photos: Any) -> Any:
+        def find_batch(self, _: Any) -> Any:
             raise RuntimeError("secret")
 
     with TestClient(application(Broken())) as client:
@@ -220,8 +220,8 @@ def test_a_failure_of_the_server_is_told_without_its_inside(caplog: pytest.LogCa
         ("GET", "/nothing", (404, "not-found")),
         ("GET", "/v1/detect", (405, "method-not-allowed")),
         ("POST", "/v1/detect", (400, "bad-request")),
-        ("GET", "/page/../routes.py", (404, "not-found")),
-        ("GET", "/page/%2e%2e/routes.py", (404, "not-found")),
+        ("GET", "/page/../guard.py", (404, "not-found")),
+        ("GET", "/page/%2e%2e/guard.py", (404, "not-found")),
         ("GET", "/v1/detect/", (404, "not-found")),
     ],
 )

@@ -1,22 +1,21 @@
 """`facegm serve` as a process: it serves a model's file, ends by SIGTERM after what it began, and exits with 0."""
 
-import os
+import io
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from malformed_requests import Answer, Part, encoded, exchange, form, request
+from malformed_requests import Answer, Part, exchange, form, request
+from PIL import Image
 
 from facegm.align.face import FACE_SIZE, TEMPLATE
-from facegm.cli import main
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import save_embedder
 from facegm.models.face_network import FaceModelConfig, build_face_network
@@ -47,7 +46,9 @@ def test_sigterm_finishes_what_it_began(model: Path, tmp_path: Path) -> None:
     process, port = start(model, "--gallery", tmp_path / "people.gallery")
     assert exchange(port, request("/v1/health", method="GET")).status == 200
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
-    photo = form("/v1/detect", [Part("photo", encoded_of(noise))])
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    photo = form("/v1/detect", [Part("photo", file.getvalue())])
     answers: list[Answer] = []
     threads = [threading.Thread(target=lambda: answers.append(exchange(port, photo))) for _ in range(3)]
     for thread in threads:

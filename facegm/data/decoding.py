@@ -105,7 +105,8 @@ def read_size(data: bytes, formats: Sequence[str]) -> tuple[int, int]:
     """
     register_formats()
     try:
-        with _decoder_warnings, Image.open(io.BytesIO(data), formats=[name for name in formats if name in Image.OPEN]) as image:
+        known = [name for name in formats if name in Image.OPEN]
+        with _decoder_warnings, Image.open(io.BytesIO(data), formats=known) as image:
             return image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error

@@ -153,7 +153,7 @@ class ModelAnswer(BaseModel):
 
     model_config = _example(
         {
-            "description": "MobileFaceNet, 1,063,488 parameters, 512 dimensions, 112x112 pixels of 128x128, mirror: sum",
+            "description": "MobileFaceNet, 1,063,488 parameters, 512 dimensions, 112x112 pixels of 128x128",
             "contract": {"weights": "5d41...", "preprocessing": "9f86...", "dim": 512},
             "calibration": None,
             "gallery": True,

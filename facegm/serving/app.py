@@ -1,11 +1,11 @@
 """The application: addresses, guard, page and documents."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,16 +15,17 @@ from starlette.staticfiles import StaticFiles
 
 from facegm import __version__
 from facegm.serving.errors import RequestError, as_request_error
-from facegm.serving.guard import Guard
+from facegm.serving.face_routes import face_routes
+from facegm.serving.guard import KEY_HEADER, Guard
+from facegm.serving.people_routes import people_routes
 from facegm.serving.reference import reference
-from facegm.serving.routes import face_routes
 from facegm.serving.service import FaceService
 
 PAGE = Path(str(files("facegm.serving") / "page"))
 DESCRIPTION = """Finds, compares, enrols and searches faces in photos.
 
-Photos are sent as file fields of a `multipart/form-data` request. Every error is `{"error": code, "message": text}`; the
-codes are stable. Where the server was started with an API key, requests bring it in the header `X-API-Key`."""
+Photos are sent as file fields of a `multipart/form-data` request. Every error is `{"error": code, "message": text}`;
+the codes are stable. Where the server was started with an API key, requests bring it in the header `X-API-Key`."""
 
 
 def create_app(service: FaceService, *, key: str | None, is_local: bool) -> FastAPI:
@@ -54,6 +55,7 @@ def create_app(service: FaceService, *, key: str | None, is_local: bool) -> Fast
         lifespan=serving,
     )
     app.include_router(face_routes(service))
+    app.include_router(people_routes(service))
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_middleware(Guard, limits=service.limits, key=key, is_local=is_local)
@@ -67,7 +69,23 @@ def create_app(service: FaceService, *, key: str | None, is_local: bool) -> Fast
         return reference(app.openapi())
 
     app.mount("/page", StaticFiles(directory=PAGE))
+    app.openapi_schema = _openapi(app, has_key=key is not None)
     return app
+
+
+def _openapi(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
+    """FastAPI's document, without the form of errors that FastAPI has of its own, and with the key."""
+    document = app.openapi()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    if has_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": KEY_HEADER}}
+        document["security"] = [{"key": []}]
+    return document
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""What stands before every request: the key, the number in progress, the bytes, the time, and headers and log behind."""
+"""What stands before every request: key, number in progress, bytes and time; and behind it: headers and log."""
 
 import asyncio
 import hmac
@@ -110,7 +110,8 @@ class Guard:
                 raise RequestError("unauthorized", f"send the server's API key as the header {KEY_HEADER}")
         elif self._is_local and _host_name(headers) not in LOOPBACK:
             raise RequestError(
-                "foreign-site", "this server has no API key, and answers only to the name localhost; set a key for others"
+                "foreign-site",
+                "this server has no API key, and answers only to the name localhost; set a key for others",
             )
 
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by uvicorn and h11, with two things mended: what is no HTTP is refused like all else, and heads have a time."""
+"""HTTP/1.1 by uvicorn and h11, but what is no HTTP is refused like all else, and headers must come in time."""
 
 import asyncio
 import json
@@ -50,7 +50,11 @@ class Protocol(H11Protocol):
         body = json.dumps({"error": code, "message": f"headers of more than {HEAD_BYTES:,} bytes" if is_long else msg})
         logger.info(f"no HTTP {STATUSES[code][0]}")
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
             head = self.conn.send(h11.Response(status_code=STATUSES[code][0], headers=headers))
             self.transport.write((head or b"") + body.encode())
         if self.cycle is not None:  # of a request whose body is broken off: nobody is left to answer

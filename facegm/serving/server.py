@@ -19,7 +19,7 @@ LAST_SECONDS = 5
 
 
 def share_cores() -> None:
-    """Have the thread that embeds use all cores that this process has, and no more: torch does not know a container's."""
+    """Have the thread that embeds use the cores of this process, and no more: torch does not know a container's."""
     torch.set_num_threads(cores())
     cv2.setNumThreads(cores())
 

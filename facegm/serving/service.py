@@ -1,12 +1,16 @@
 """What requests ask of the embedder: photos of many clients in, faces out."""
 
 import asyncio
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
 from starlette.datastructures import UploadFile
 
-from facegm.embedding.embedder import FaceEmbedder, FacePolicy, PhotoFaces
+from facegm.embedding.comparison import FacePolicy, chosen_face
+from facegm.embedding.embedder import FaceEmbedder, PhotoFaces
+from facegm.embedding.reasons import RefusedPhotoError
 from facegm.gallery.gallery import Gallery
 from facegm.serving.batching import Batcher
 from facegm.serving.errors import RequestError
@@ -66,12 +70,32 @@ class FaceService:
         Raises:
             RequestError: there is none, or the policy takes only one and there are several.
         """
-        return 0
+        try:
+            return chosen_face(photo.faces, policy)
+        except RefusedPhotoError as error:
+            raise RequestError(error.reason.value, f"{field}: {error}") from error
 
     @property
     def has_gallery(self) -> bool:
         """Whether people can be enrolled."""
         return self._gallery is not None
+
+    @property
+    def gallery(self) -> Gallery:
+        """The gallery.
+
+        Raises:
+            RequestError: the server was started without one.
+        """
+        if self._gallery is None:
+            raise RequestError("no-gallery", "this server has no gallery; start it with --gallery FILE")
+        return self._gallery
+
+    def warm_up(self) -> None:
+        """Have the embedder make ready whatever it puts off until its first photo."""
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(file, "PNG")
+        self._look([file.getvalue()])
 
     def _look(self, photos: Sequence[bytes]) -> Sequence[PhotoFaces]:
         return list(self.embedder.find_batch(photos))

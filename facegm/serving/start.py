@@ -53,5 +53,7 @@ def start(
             is_local = ip_address(address).is_loopback
             if key is None and not is_local:
                 logger.warning("no FACEGM_API_KEY is set: whoever reaches this port may use the model and the gallery")
-            logger.info(f"serving {embedder.describe()} at http://{f'[{address}]' if ':' in address else address}:{found}")
+            logger.info(
+                f"serving {embedder.describe()} at http://{f'[{address}]' if ':' in address else address}:{found}"
+            )
             serve(create_app(service, key=key, is_local=is_local), listener, timeout=limits.timeout)

@@ -6,6 +6,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from urllib.parse import quote
@@ -45,10 +46,8 @@ class Answer:
 def exchange(port: int, request: bytes, timeout: float = 30) -> Answer:
     """Send bytes, whatever they are, to a server of this machine, and read its first answer."""
     with socket.create_connection(("127.0.0.1", port), timeout) as connection:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it may answer before it has read all
             connection.sendall(request)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has answered before it had read all
         received = b""
         while b"\r\n\r\n" not in received:
             received += _more(connection, received)
@@ -67,9 +66,7 @@ def _more(connection: socket.socket, received: bytes) -> bytes:
     return more
 
 
-def request(
-    address: str, body: bytes = b"", *, method: str = "POST", headers: Sequence[tuple[str, str]] = ()
-) -> bytes:
+def request(address: str, body: bytes = b"", *, method: str = "POST", headers: Sequence[tuple[str, str]] = ()) -> bytes:
     """A whole request; its length is stated unless headers do."""
     lines = [f"{method} {address} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers)]
     if not any(name.lower() in ("content-length", "transfer-encoding") for name, _ in headers):
@@ -274,7 +271,6 @@ def _no_http(random: Random) -> bytes:
             lambda: b"GET /" + b"x" * random.randint(70_000, 300_000) + b" HTTP/1.1\r\n\r\n",
             lambda: b"GET / HTTP/1.1\r\n" + b"X-Name: value\r\n" * 20_000 + b"\r\n",
             lambda: random.randbytes(50) + b"\r\n\r\n",
-            lambda: b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
             lambda: b"GET / HTTP/1.1\r\n\r\n",
             lambda: b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
             lambda: b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",

@@ -9,8 +9,8 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from jaxtyping import UInt8
 from PIL import Image
 
-from facegm.align.found_face import Face
-from facegm.embedding.embedder import FacePolicy, PhotoFaces
+from facegm.embedding.comparison import FacePolicy
+from facegm.embedding.embedder import PhotoFaces
 from facegm.embedding.reasons import Reason
 from facegm.errors import FacegmError
 from facegm.serving.answers import HealthAnswer, ModelAnswer, PhotoAnswer, VerifyAnswer, documented
@@ -20,7 +20,8 @@ from facegm.serving.service import FaceService
 Photo = Annotated[UploadFile, File(description="JPEG, PNG, WebP, GIF, BMP, TIFF, or where installed HEIC and AVIF")]
 Chips = Annotated[bool, Query(description="the aligned faces too, as PNG in a `data:` address")]
 Policy = Annotated[
-    FacePolicy, Form(description="which face of several: `largest-central`, `largest`, or `only`, which refuses several")
+    FacePolicy,
+    Form(description="which face of several: `largest-central`, `largest`, or `only`, which refuses several"),
 ]
 OF_CHOICE = (Reason.NO_FACE.value, Reason.SEVERAL_FACES.value)
 
@@ -75,7 +76,9 @@ def face_routes(service: FaceService) -> APIRouter:
         photo_a: Photo,
         photo_b: Photo,
         policy: Policy = "largest-central",
-        prior: Annotated[float, Form(gt=0, lt=1, description="that it is one person, before the photos are seen")] = 0.5,
+        prior: Annotated[
+            float, Form(gt=0, lt=1, description="that it is one person, before the photos are seen")
+        ] = 0.5,
         false_match_rate: Annotated[
             float | None, Form(gt=0, lt=1, description="whose threshold decides: one of those that `/v1/model` lists")
         ] = None,
