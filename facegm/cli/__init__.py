@@ -23,6 +23,7 @@ VERBS = {
     "quality": "try a face network's likelihood and other scores as the quality of faces, and write a report",
     "compare": "compare training recipes by verified runs, with seeds as replicates",
     "identify": "look for people in a gallery, by a model or by ready embeddings, and write a report",
+    "serve": "find, compare, enrol and search faces over HTTP, with a page on it",
     "reproduce": "make a table or figure of the paper again, by a grid of runs",
     "demo": "walk the whole road on synthetic identities: align, train, verify",
 }

@@ -3,7 +3,7 @@
 import io
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from importlib.util import find_spec
@@ -33,6 +33,10 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 """What brings a picture of each EXIF orientation upright."""
 _STRIP = 512
 """Rows that are brought from Pillow to NumPy at a time."""
+
+
+class TooLargePhotoError(UnreadablePhotoError):
+    """A photo of more pixels than are decoded."""
 
 
 class _DecoderWarnings:
@@ -86,6 +90,30 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Decode a photo where nothing depends on its size; see `decode`."""
     return decode(data)[0]
+
+
+def read_size(data: bytes, formats: Sequence[str]) -> tuple[int, int]:
+    """Width and height that a photo's header states, before anything is decoded.
+
+    Args:
+        data: the photo, as it is encoded.
+        formats: Pillow's names of the formats that are taken; those that it lacks here are passed over.
+
+    Raises:
+        TooLargePhotoError: so many pixels that Pillow takes it for a bomb.
+        UnreadablePhotoError: not an image of these formats.
+    """
+    register_formats()
+    try:
+        known = [name for name in formats if name in Image.OPEN]
+        with _decoder_warnings, Image.open(io.BytesIO(data), formats=known) as image:
+            return image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large() from error
+    except MemoryError:
+        raise UnreadablePhotoError("not enough memory to read it") from None
+    except Exception as error:  # a damaged header raises anything from OSError to struct.error
+        raise UnreadablePhotoError(f"not an image that can be read; taken are {', '.join(formats)}") from error
 
 
 def decode(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
@@ -155,8 +183,8 @@ def _reduce(image: Image.Image) -> int:
     return reduction
 
 
-def _too_large() -> UnreadablePhotoError:
-    return UnreadablePhotoError(
+def _too_large() -> TooLargePhotoError:
+    return TooLargePhotoError(
         f"more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller, or save it as JPEG, which is decoded at "
         "reduced size"
     )

@@ -21,7 +21,8 @@ from facegm.data.weights import digest_of
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
 from facegm.embedding.engine import Engine, best_batch, engine_class
-from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration
+from facegm.embedding.likelihood import ClassLikelihood
+from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration, read_likelihood
 from facegm.embedding.network import embed_crops
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
@@ -51,9 +52,14 @@ class FaceEmbedder:
     """
 
     def __init__(
-        self, network: FaceNetwork, preprocessing: Preprocessing, calibration: Calibration | None = None
+        self,
+        network: FaceNetwork,
+        preprocessing: Preprocessing,
+        calibration: Calibration | None = None,
+        likelihood: ClassLikelihood | None = None,
     ) -> None:
-        self._network, self._preprocessing, self._calibration = network, preprocessing, calibration
+        self._network, self._preprocessing = network, preprocessing
+        self._calibration, self._likelihood = calibration, likelihood
         self._detector: FaceDetector | None = None
         self._engine: Engine | None = None
         self._faces = 0
@@ -74,7 +80,7 @@ class FaceEmbedder:
         network, preprocessing, alignment = load_embedder(file)
         if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
-        return cls(network.to(device), preprocessing, read_calibration(file))
+        return cls(network.to(device), preprocessing, read_calibration(file), read_likelihood(file))
 
     @property
     def dim(self) -> int:
@@ -101,6 +107,11 @@ class FaceEmbedder:
     def calibration(self) -> Calibration | None:
         """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
         return self._calibration
+
+    @property
+    def likelihood(self) -> ClassLikelihood | None:
+        """How likely faces are under the classes of the training; None where the embedder carries no class means."""
+        return self._likelihood
 
     @property
     def is_mirrored(self) -> bool:
