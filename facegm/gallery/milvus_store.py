@@ -24,6 +24,7 @@ from facegm.data.names import printable
 from facegm.embedding.contract import EmbeddingContract
 from facegm.errors import FacegmError
 from facegm.gallery.file import Sample, UnknownPersonError
+from facegm.gallery.recall import Recall
 from facegm.gallery.rules import Match
 
 PREFIX = "milvus+"
@@ -54,7 +55,7 @@ class MilvusStore:
             something else or another model's embeddings.
     """
 
-    recall = None
+    recall: Recall | None = None
 
     def __init__(self, address: str, contract: EmbeddingContract | None, *, is_created: bool = False) -> None:
         if find_spec("pymilvus") is None:
