@@ -21,8 +21,8 @@ from facegm.gallery.rules import Match, person_name
 class Gallery:
     """People and their samples in one file, and an index of the embeddings in memory.
 
-    The index is made when it is first needed, and follows whatever this and other processes change in the file. Threads may share a gallery; a process that forks opens it
-    anew. A context manager.
+    The index is made when it is first needed, and follows whatever this and other processes change in the file. Threads
+    may share a gallery; a process that forks opens it anew. A context manager.
 
     Example:
         >>> gallery = Gallery.create("people.gallery", embedder.contract)  # doctest: +SKIP
