@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from facegm.align.detector import DetectedFaces
+from facegm.align.found_face import LANDMARK_DECIMALS
 
 FACE_SIZE = 128
 """Side of an aligned face in pixels."""
@@ -30,8 +31,6 @@ FALLBACK_FRACTION = 0.53
 """Share of the photo's shorter side that the centre crop of a photo without a found face shows: the median over LFW's
 aligned faces, so that the crop shows a face in the middle at the usual size."""
 
-LANDMARK_DECIMALS = 3
-"""Landmarks are rounded before the warp, to what the manifest keeps: the face follows from its record exactly."""
 HASH_BITS = 256
 _HASH_SIDE = 16
 

@@ -19,7 +19,6 @@ from jaxtyping import Float, UInt8
 from facegm.align.config import AlignConfig
 from facegm.align.detector import DetectedFaces, FaceDetector
 from facegm.align.face import (
-    LANDMARK_DECIMALS,
     AlignedFace,
     align_face,
     alignment_residual,
@@ -29,6 +28,7 @@ from facegm.align.face import (
     resize_aligned,
     sharpness,
 )
+from facegm.align.found_face import BOX_DECIMALS, LANDMARK_DECIMALS, PROBABILITY_DECIMALS, QUALITY_DECIMALS
 from facegm.align.networks import Runtime
 from facegm.align.photo_job import Groups
 from facegm.data.decoding import decode, decode_photo
@@ -43,8 +43,6 @@ BATCH_PIXELS = 2**22
 """Pixels that are looked at together at most, so that memory is bounded; one larger photo is looked at alone."""
 ALONE_PIXELS = 2**24
 """Pixels of a photo from which on no other is decoded while it is looked at, so that their memory does not add up."""
-
-BOX_DECIMALS, PROBABILITY_DECIMALS, QUALITY_DECIMALS = 3, 6, 4
 
 
 class Result(NamedTuple):

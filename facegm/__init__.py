@@ -4,15 +4,17 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from facegm.align.found_face import Face as Face
     from facegm.embedding.embedder import FaceEmbedder as FaceEmbedder
     from facegm.losses.gm import gm_loss as gm_loss
     from facegm.losses.gm_module import GMLoss as GMLoss
     from facegm.losses.gm_module import GMLossConfig as GMLossConfig
 
 __version__ = version("facegm")
-__all__ = ["FaceEmbedder", "GMLoss", "GMLossConfig", "__version__", "gm_loss"]
+__all__ = ["Face", "FaceEmbedder", "GMLoss", "GMLossConfig", "__version__", "gm_loss"]
 
 _HOMES = {
+    "Face": "facegm.align.found_face",
     "FaceEmbedder": "facegm.embedding.embedder",
     "GMLoss": "facegm.losses.gm_module",
     "GMLossConfig": "facegm.losses.gm_module",

@@ -1,7 +1,7 @@
 """Photo in, embedding out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,10 +14,12 @@ from facegm.align.detector import FaceDetector
 from facegm.align.face import FACE_SIZE, TEMPLATE, align_face
 from facegm.data.ahead import done_ahead
 from facegm.data.decoding import read_photo
-from facegm.data.preprocessing import Preprocessing
+from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import UnreadablePhotoError
+from facegm.data.weights import digest_of
 from facegm.embedding.calibration import Calibration
+from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
 from facegm.embedding.engine import Engine, best_batch, engine_class
 from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration
 from facegm.embedding.network import embed_crops
@@ -55,6 +57,7 @@ class FaceEmbedder:
         self._detector: FaceDetector | None = None
         self._engine: Engine | None = None
         self._faces = 0
+        self._contract: EmbeddingContract | None = None
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "FaceEmbedder":
@@ -77,6 +80,22 @@ class FaceEmbedder:
     def dim(self) -> int:
         """Length of an embedding."""
         return self._network.embedding_dim
+
+    @property
+    def contract(self) -> EmbeddingContract:
+        """Whose embeddings may be compared with this embedder's; made of the weights when it is first asked for."""
+        if self._contract is None:
+            prepared = {
+                "preprocessing": asdict(self._preprocessing),
+                "pixels": {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE},
+                "alignment": {"size": FACE_SIZE, "template": TEMPLATE.tolist()},
+            }
+            self._contract = EmbeddingContract(
+                weights=digest_of(self._network.state_dict()),
+                preprocessing=preprocessing_digest(prepared),
+                dim=self.dim,
+            )
+        return self._contract
 
     @property
     def calibration(self) -> Calibration | None:

@@ -1,0 +1,45 @@
+"""Why a photo or a face is not taken, by codes that programs may rely on."""
+
+from enum import Enum
+
+from facegm.data.readers.photo import UnreadablePhotoError
+
+
+class Reason(str, Enum):
+    """Why a photo or a face is not taken; the codes stay as they are from version to version."""
+
+    UNREADABLE = "unreadable"
+    """Missing, empty, truncated, not an image, or of a kind or shape that is not taken."""
+    TOO_LARGE = "too-large"
+    """More pixels than are decoded."""
+    NO_FACE = "no-face"
+    """No face was found."""
+    SEVERAL_FACES = "several-faces"
+    """More than one face, where there must be one."""
+    FACE_TOO_SMALL = "face-too-small"
+    LOW_PROBABILITY = "low-probability"
+    """The detector is not sure that it is a face."""
+    ABNORMAL = "abnormal"
+    """Unlike the faces of the training, by its likelihood."""
+    NEARER_TO_ANOTHER = "nearer-to-another"
+    """A sample that lies nearer to another person than to its own."""
+    FAR_FROM_OWN = "far-from-own"
+    """A sample that lies far from its person's others."""
+    OTHER_MODEL = "other-model"
+    """Embeddings of another contract."""
+    UNKNOWN_PERSON = "unknown-person"
+    ALREADY_ENROLLED = "already-enrolled"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class RefusedPhotoError(UnreadablePhotoError):
+    """A photo, or the face in it, that is not taken; the message says why and what to do, without the photo's name."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["RefusedPhotoError"], tuple[Reason, str]]:
+        return type(self), (self.reason, str(self))
