@@ -35,14 +35,15 @@ class FaceParts:
     Args:
         folder: made when missing.
         columns: of the table, with its description: see `facegm.embedding.face_table.schema`.
-        group: photos that are looked at together.
+        photos: how many there are in all.
+        group: how many are looked at together.
 
     Raises:
         FacegmError: the folder is of another embedding, or another process is at work on it.
     """
 
-    def __init__(self, folder: Path, columns: pa.Schema, *, group: int) -> None:
-        self._folder, self._columns, self._group = folder, columns, group
+    def __init__(self, folder: Path, columns: pa.Schema, *, photos: int, group: int) -> None:
+        self._folder, self._columns, self._photos, self._group = folder, columns, photos, group
         self._waiting: list[Sequence[Row]] = []
         description = json.loads(columns.metadata[DESCRIPTION.encode()])
         folder.mkdir(exist_ok=True)
@@ -54,7 +55,7 @@ class FaceParts:
             self._lock.close()
             raise
         self._parts = list(self._whole_parts())
-        self.done = _photos(self._parts[-1])[1] if self._parts else 0
+        self.done = _numbers(self._parts[-1])[1] if self._parts else 0
         """Photos, from the first on, that are recorded."""
         self._recorded = time.monotonic()
 
@@ -67,23 +68,21 @@ class FaceParts:
         finally:
             self._lock.close()
 
-    def add(self, photos: Sequence[Sequence[Row]], *, is_last: bool = False) -> None:
-        """Take the rows of the next photos, and record them now and then.
-
-        Args:
-            photos: the rows of each.
-            is_last: whether none follow.
-        """
+    def add(self, photos: Sequence[Sequence[Row]]) -> None:
+        """Take the rows of each of the next photos, and record them now and then."""
         self._waiting += photos
-        if is_last or time.monotonic() > self._recorded + PART_SECONDS:
-            self._record(is_last=is_last)
+        if time.monotonic() > self._recorded + PART_SECONDS:
+            self._record()
 
     def tables(self) -> Iterator[pa.Table]:
-        """All rows that are recorded, in the order of the photos.
+        """All rows, in the order of the photos.
 
         Raises:
-            FacegmError: a file is damaged.
+            FacegmError: a file is damaged, or photos lack.
         """
+        self._record()
+        if self.done < self._photos:
+            raise FacegmError(f"{self._folder}: {self._photos - self.done:,} photos lack; run the same command again")
         for part in self._parts:
             try:
                 yield pq.read_table(part, schema=self._columns, page_checksum_verification=True)
@@ -115,15 +114,17 @@ class FaceParts:
         """The files up to the first that lacks or is damaged; others are taken away."""
         done = 0
         for part in sorted(self._folder.glob("*.parquet")):
-            if re.fullmatch(r"\d+-\d+", part.stem) and _photos(part)[0] == done and _is_whole(part):
-                done = _photos(part)[1]
+            if re.fullmatch(r"\d+-\d+", part.stem) and _numbers(part)[0] == done and _is_whole(part):
+                done = _numbers(part)[1]
                 yield part
             else:
                 part.unlink()
 
-    def _record(self, *, is_last: bool = False) -> None:
+    def _record(self) -> None:
         """Record the photos that are waiting, but for those of a group that is not complete."""
-        count = len(self._waiting) if is_last else len(self._waiting) // self._group * self._group
+        count = len(self._waiting)
+        if self.done + count < self._photos:
+            count -= count % self._group
         if count:
             part = self._folder / f"{self.done:09}-{self.done + count:09}.parquet"
             rows = [row for photo in self._waiting[:count] for row in photo]
@@ -135,7 +136,7 @@ class FaceParts:
         self._recorded = time.monotonic()
 
 
-def _photos(part: Path) -> tuple[int, int]:
+def _numbers(part: Path) -> tuple[int, int]:
     """The numbers of a file's first photo, and of that after its last."""
     first, _, after = part.stem.partition("-")
     return int(first), int(after)

@@ -9,33 +9,26 @@
     message      the same in words
     embedding    of unit L2 norm; null where there is none
 
-A file of them carries a JSON description, of which `contract` says whose embeddings they are. Parquet holds it in its
-metadata; a `.npz` as the text `facegm` beside `paths`, `face` and `embeddings` [faces, dim], and `missing_paths` and
-`missing_reasons` of the photos without a face.
+The centre crop of a store has a reason and an embedding. The table carries a JSON description, of which `contract` says
+whose embeddings these are.
 """
 
 import json
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from jaxtyping import Float32
 
 from facegm.align.found_face import Face
-from facegm.data.files import atomic_file
 from facegm.data.names import escaped
 from facegm.data.readers.photo import Photo
+from facegm.embedding.embedder import normalised
 from facegm.embedding.reasons import Reason
-from facegm.errors import FacegmError
 
 DESCRIPTION = "facegm"
-"""Under this name a file says what it holds."""
-SUFFIXES = (".parquet", ".npz")
-ROWS = 2**13
-"""Of a Parquet file that are written, and read, together."""
+"""Under this name a table carries its description."""
 
 Row = Mapping[str, Any]
 """What stands in a row, by column; what lacks is null."""
@@ -91,6 +84,23 @@ def missing_row(photo: Photo, reason: Reason, message: str) -> Row:
     return _names(photo.key, photo.identity) | {"reason": reason.value, "message": escaped(message)}
 
 
+def stored_row(record: Mapping[str, Any], raw: Float32[np.ndarray, " dim"] | None) -> Row:
+    """The row of a photo of a store.
+
+    Args:
+        record: what the store's manifest says of it; see `facegm.store.format.FaceRecord`.
+        raw: the embedding of its face, not normalised; None where it has none.
+    """
+    columns = ("box", "landmarks", "probability", "residual", "profile", "sharpness", "contrast")
+    row = {"path": record["key"], "identity": record["identity"], "message": record["reason"]}
+    if record["status"] != "aligned":
+        row["reason"] = (Reason.UNREADABLE if record["faces"] is None else Reason.NO_FACE).value
+    if raw is None:
+        return row
+    found = {name: record[name] for name in columns}
+    return row | found | {"face": 0, "norm": float(np.linalg.norm(raw)), "embedding": normalised(raw[None])[0]}
+
+
 def _names(key: str, identity: str | None) -> dict[str, Any]:
     return {"path": escaped(key), "identity": identity and escaped(identity)}
 
@@ -99,65 +109,3 @@ def to_table(rows: Sequence[Row], columns: pa.Schema) -> pa.Table:
     """Rows as a table."""
     arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in columns]
     return pa.Table.from_arrays(arrays, schema=columns)
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """What a file of embedded faces says of itself.
-
-    Raises:
-        FacegmError: it cannot be read, or is no such file.
-    """
-    try:
-        if path.suffix.lower() == ".npz":
-            with zipfile.ZipFile(path) as archive, archive.open(f"{DESCRIPTION}.npy") as member:
-                text = str(np.lib.format.read_array(member, allow_pickle=False))
-        else:
-            text = pq.read_schema(path).metadata[DESCRIPTION.encode()].decode()
-        return dict(json.loads(text))
-    except Exception as error:  # of damaged files zipfile, NumPy and pyarrow raise anything
-        raise FacegmError(f"{path}: exists, and is no file that `facegm embed` made; give another --output") from error
-
-
-def write_faces(path: Path, columns: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write a file of embedded faces, which appears whole; its bytes follow from the rows, however they are divided.
-
-    Args:
-        path: a name that ends in one of `SUFFIXES`.
-        columns: as `schema` gives them.
-        tables: the rows, in order.
-    """
-    with atomic_file(path, sync=True) as file:
-        if path.suffix.lower() == ".npz":
-            _write_npz(file, columns, pa.concat_tables([columns.empty_table(), *tables]))
-            return
-        with pq.ParquetWriter(file, columns, compression="zstd", use_dictionary=["identity", "reason"]) as writer:
-            for table in _rechunked(tables):
-                writer.write_table(table)
-
-
-def _rechunked(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, always as many together, but for the last ones."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        while sum(map(len, waiting)) >= ROWS:
-            joined = pa.concat_tables(waiting)
-            yield joined.slice(0, ROWS).combine_chunks()
-            waiting = [joined.slice(ROWS)]
-    if any(map(len, waiting)):
-        yield pa.concat_tables(waiting).combine_chunks()
-
-
-def _write_npz(file: IO[bytes], columns: pa.Schema, table: pa.Table) -> None:
-    is_found = table["embedding"].is_valid()
-    found, missing = table.filter(is_found), table.filter(pa.compute.invert(is_found))
-    dim = columns.field("embedding").type.list_size
-    arrays = {
-        "paths": np.array(found["path"].to_pylist(), np.str_),
-        "face": found["face"].to_numpy(),
-        "embeddings": found["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, dim),
-        "missing_paths": np.array(missing["path"].to_pylist(), np.str_),
-        "missing_reasons": np.array(missing["reason"].to_pylist(), np.str_),
-        DESCRIPTION: np.array(columns.metadata[DESCRIPTION.encode()].decode()),
-    }
-    np.savez(file, **arrays)
