@@ -70,8 +70,7 @@ class WorkerPool(Generic[Outcome]):
         if self._spans:
             number = min(self._workers or number_of_workers(self._job.runtime), self._count)
             self._threads = [
-                _WorkerThread(begin, self._job, self._handed_out, self._events)
-                for begin in self._ways_to_begin(number)
+                _WorkerThread(begin, self._job, self._handed_out, self._events) for begin in self._ways_to_begin(number)
             ]
             for thread in self._threads:
                 thread.start()
@@ -149,7 +148,7 @@ def gpus_of_workers(workers: int, gpus: int) -> list[int]:
 
 
 class _Event(NamedTuple):
-    """What a thread tells: further outcomes of a span, or, without any, that it has no more; or an error."""
+    """What a thread tells: more outcomes of a span, or, without any, that it has no more; or an error."""
 
     span: int = -1
     outcomes: list[Any] | None = None
@@ -194,7 +193,7 @@ class _WorkerThread(threading.Thread, Generic[Outcome]):
             self._discard_worker()
 
     def _process(self, groups: Groups, deaths: int = 0) -> Iterator[list[Outcome]]:
-        """Have photos looked at, after so many workers have died of them: of their span, their group, and of a photo alone."""
+        """Have photos looked at, after so many workers have died of them: of a span, a group, and of a photo alone."""
         received = 0
         try:
             for outcomes in self._ready_worker().process(groups):

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, Protocol
 
-from facegm.align.photo_job import Groups, Outcome, Outcome_co, PhotoJob
+from facegm.align.photo_job import Groups, Outcome, PhotoJob
 from facegm.errors import FacegmError
 
 
@@ -18,13 +18,13 @@ class WorkerDied(Exception):  # noqa: N818 - not an error of the program's
     """A worker has ended in the middle of its work, or before."""
 
 
-class Worker(Protocol[Outcome_co]):
+class Worker(Protocol[Outcome]):
     """A process that looks at photos, begun but perhaps not ready yet."""
 
     def wait_until_ready(self) -> None:
         """Wait for it to have loaded what it needs; raises what keeps it from that, or `WorkerDied`."""
 
-    def process(self, groups: Groups) -> Iterator[list[Outcome_co]]:
+    def process(self, groups: Groups) -> Iterator[list[Outcome]]:
         """Yield the outcomes of photos that were looked at together; raises the worker's errors, or `WorkerDied`."""
 
     def check(self) -> None:

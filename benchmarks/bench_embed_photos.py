@@ -65,9 +65,7 @@ def main() -> None:
             torch.manual_seed(0)
             model = Path(folder) / f"{config.name}.safetensors"
             alignment = {"size": FACE_SIZE, "template": TEMPLATE.tolist()}
-            save_embedder(
-                model, build_face_network(config, PREPROCESSING.crop_size), config, PREPROCESSING, alignment
-            )
+            save_embedder(model, build_face_network(config, PREPROCESSING.crop_size), config, PREPROCESSING, alignment)
             ways = Ways(model, paths, listing, Path(folder))
             for row in measure(ways.all, runs=runs):
                 speed = round(number / float(str(row["median_s"])), 1)

@@ -1,4 +1,4 @@
-"""Protects what an embedding under way has recorded: nothing torn is read, nothing whole is lost, nobody else writes."""
+"""Protects what an embedding under way records: nothing torn is read, nothing whole is lost, nobody else writes."""
 
 import json
 from collections.abc import Sequence
@@ -71,9 +71,7 @@ def test_without_time_for_a_part_the_end_records_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "lost", "renamed"])
-def test_from_a_damaged_part_on_all_is_done_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
-) -> None:
+def test_from_a_damaged_part_on_all_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
     monkeypatch.setattr(face_parts, "PART_SECONDS", 0.0)
     photos = rows_of(12)
     with begun(tmp_path, 12) as parts:

@@ -66,7 +66,8 @@ def parser() -> ArgumentParser:
 def run(arguments: Sequence[str]) -> None:
     """Embed, and print what became of the photos."""
     options = parser().parse_args(arguments)
-    from facegm.embedding.embed_run import EmbedConfig, embed_photos
+    from facegm.embedding.embed_config import EmbedConfig
+    from facegm.embedding.embed_run import embed_photos
 
     summary = embed_photos(
         options.photos,
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     print(
         f"{printable(str(summary.output))}: {summary.faces:,} faces of {summary.photos:,} photos, "
-        f"{summary.dim} dimensions"
+        f"{summary.contract.dim} dimensions"
     )
     for reason, count in summary.reasons.items():
         print(f"  {count:,} photos: {reason}")

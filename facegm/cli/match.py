@@ -14,8 +14,8 @@ def parser() -> ArgumentParser:
     options = ArgumentParser(
         prog="facegm match",
         description="Compare the faces of two photos: the distance of their embeddings, the probability that both show "
-        "one person, and the verdict by the threshold that the model carries since `facegm verify --calibrate`. The exit "
-        "code is 0 whatever the verdict.",
+        "one person, and the verdict by the threshold that `facegm verify --calibrate` has put into the model. The "
+        "exit code is 0 whatever the verdict.",
         allow_abbrev=False,
     )
     options.add_argument("photo_a", type=Path, help="a photo")
@@ -48,7 +48,9 @@ def parser() -> ArgumentParser:
         metavar="P",
         help="probability that two photos show one person before they are looked at (default: %(default)s)",
     )
-    options.add_argument("--output", type=Path, metavar="PAGE", help="an HTML page that shows photos, faces and verdict")
+    options.add_argument(
+        "--output", type=Path, metavar="PAGE", help="an HTML page that shows photos, faces and verdict"
+    )
     add_device(options)
     add_json(options)
     return options

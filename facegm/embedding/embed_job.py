@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 import cv2
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 
 from facegm.align.networks import Runtime
 from facegm.align.photo_job import Groups
-from facegm.data.readers.photo import Photo, UnreadablePhotoError
+from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import read_photo_bytes
 from facegm.embedding.comparison import FacePolicy
-from facegm.embedding.embedder import FaceEmbedder, PhotoFaces
+from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.face_table import Row, face_row, missing_row
-from facegm.embedding.reasons import Reason, RefusedPhotoError
+from facegm.embedding.photo_faces import PhotoFaces
+from facegm.embedding.reasons import Reason
 
 Rows = Sequence[Row]
 """Those of one photo, at least one."""
@@ -39,8 +40,7 @@ class EmbedJob:
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
         device = f"cuda:{gpu}" if self.device == "cuda" else self.device
-        embedder = FaceEmbedder.load(self.model, device=device, runtime=self.runtime)
-        embedder.expect(self.photos)
+        embedder = FaceEmbedder.load(self.model, device=device, detector=self.runtime, expected=self.photos)
         return PhotoEmbedding(embedder, self.policy)
 
     def lost(self, photo: Photo) -> Rows:
@@ -64,17 +64,18 @@ class PhotoEmbedding:
         self._embedder.find(np.full((6000, 8000), 128, np.uint8))
 
     def _rows(self, photos: Sequence[Photo]) -> list[Rows]:
-        rows: dict[str, Rows] = {}
-        read = {}
-        for photo in photos:
-            try:
-                read[photo.key] = read_photo_bytes(photo)
-            except UnreadablePhotoError as error:
-                rows[photo.key] = [missing_row(photo, Reason.UNREADABLE, str(error))]
-        found = self._embedder.find_batch([*read.values()], policy=self._policy)
-        looked_at = [photo for photo in photos if photo.key in read]
-        rows |= {photo.key: _rows_of(photo, faces) for photo, faces in zip(looked_at, found, strict=True)}
-        return [rows[photo.key] for photo in photos]
+        found = self._embedder.find_batch((cast(BinaryIO, _Unread(photo)) for photo in photos), policy=self._policy)
+        return [_rows_of(*both) for both in zip(photos, found, strict=True)]
+
+
+class _Unread:
+    """A photo's bytes, wherever they lie, as a file that is read when its turn comes."""
+
+    def __init__(self, photo: Photo) -> None:
+        self._photo = photo
+
+    def read(self) -> bytes:
+        return read_photo_bytes(self._photo)
 
 
 def _rows_of(photo: Photo, found: PhotoFaces) -> Rows:

@@ -11,7 +11,6 @@ from facegm.data.progress import Progress
 from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_source import PhotosToEmbed, StoreToEmbed
-from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.face_file import SUFFIXES, count_faces, read_description, write_faces
 from facegm.embedding.face_parts import FaceParts
 from facegm.embedding.face_table import schema
@@ -74,8 +73,8 @@ def embed_photos(source: Path, model: Path, output: Path, config: EmbedConfig) -
             f"{source}: a store, whose faces are found and chosen; how they are to be found, and by which workers, "
             "cannot be said"
         )
-    embedder = FaceEmbedder.load(model, device=config.device)
-    found = StoreToEmbed(source, embedder) if is_store(source) else PhotosToEmbed(source, model, embedder, config)
+    found = StoreToEmbed(source, model, config.device) if is_store(source) else PhotosToEmbed(source, model, config)
+    embedder = found.embedder
     description = {
         "format": FORMAT,
         "contract": embedder.contract.to_json(),

@@ -11,10 +11,11 @@ from jaxtyping import UInt8
 
 from facegm.align.detector import STAGE_THRESHOLDS
 from facegm.align.engines import WorkerPool
+from facegm.align.finder import BATCH
 from facegm.align.networks import Runtime, require_runtime
-from facegm.align.worker import BATCH
 from facegm.data.ahead import done_ahead
 from facegm.data.readers.source import Stamp, find_photos, photo_stamp
+from facegm.embedding.device import chosen_device
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_job import EmbedJob, Rows
 from facegm.embedding.embedder import FaceEmbedder
@@ -31,20 +32,23 @@ class PhotosToEmbed:
     Args:
         source: see `facegm.data.readers.source.find_photos`.
         model: run folder or file of the embedder.
-        embedder: the same, loaded.
         config: how.
 
     Raises:
-        FacegmError: the source is unusable, or what computes the detector is not here.
+        FacegmError: source or model are unusable, or what computes is not here.
     """
 
     group = BATCH
     """Photos that are looked at together."""
 
-    def __init__(self, source: Path, model: Path, embedder: FaceEmbedder, config: EmbedConfig) -> None:
+    def __init__(self, source: Path, model: Path, config: EmbedConfig) -> None:
+        self.embedder = FaceEmbedder.load(model, device="cpu")  # to say what it is: workers have their own
         found = find_photos(source, identity_level=config.identity_level)
         self.remarks, self._photos, self._config = found.remarks, found.photos, config
-        device = embedder.device.type
+        if config.engine == "ray" and config.device != "auto":
+            device = config.device  # where the cluster has it, and not perhaps this machine
+        else:
+            device = chosen_device(config.device).type
         self._runtime: Runtime = config.runtime or ("cuda" if device == "cuda" else "cpu")
         if config.engine == "local":
             require_runtime(self._runtime)
@@ -87,21 +91,22 @@ class StoreToEmbed:
 
     Args:
         store: the folder.
-        embedder: what embeds.
+        model: run folder or file of the embedder.
+        device: where it runs.
 
     Raises:
-        FacegmError: the store is unusable.
+        FacegmError: store or model are unusable, or there is no such device.
     """
 
     group = STORE_BATCH
     """Photos whose faces are embedded together."""
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, store: Path, embedder: FaceEmbedder) -> None:
-        self._store, self._embedder = FaceStore(store), embedder
+    def __init__(self, store: Path, model: Path, device: str) -> None:
+        self._store = FaceStore(store)
         columns = ["key", "identity", "status", "reason", "faces", "box", "landmarks", "probability"]
         self._table = self._store.table([*columns, "residual", "profile", "sharpness", "contrast", "checksum"])
-        embedder.expect(len(self))
+        self.embedder = FaceEmbedder.load(model, device=device, expected=len(self._table))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -122,7 +127,7 @@ class StoreToEmbed:
         spans = [range(start, min(start + STORE_BATCH, len(self))) for start in range(done, len(self), STORE_BATCH)]
         for read in done_ahead([partial(self._read, span) for span in spans]):
             faces = [face for face in read.faces if face is not None]
-            embedded = iter(self._embedder.embed_aligned(faces) if faces else ())
+            embedded = iter(self.embedder.embed_aligned(faces) if faces else ())
             yield [
                 [stored_row(record, None if face is None else next(embedded))]
                 for record, face in zip(read.records, read.faces, strict=True)

@@ -1,4 +1,4 @@
-"""What an embedding of photos has done so far: files of rows in a folder beside the output, so that a kill loses little.
+"""What an embedding of photos has done so far: files of rows in a folder beside the output; a kill loses little.
 
     job.json                       what is embedded how, which must be the same when it goes on; its lock is the run's
     000000000-000000128.parquet    the rows of the photos from the first number to before the second
@@ -83,11 +83,7 @@ class FaceParts:
         self._record()
         if self.done < self._photos:
             raise FacegmError(f"{self._folder}: {self._photos - self.done:,} photos lack; run the same command again")
-        for part in self._parts:
-            try:
-                yield pq.read_table(part, schema=self._columns, page_checksum_verification=True)
-            except (pa.ArrowException, OSError) as error:
-                raise FacegmError(f"{part}: damaged ({error}); delete it and run the same command again") from error
+        yield from map(self._read, self._parts)
 
     def remove(self) -> None:
         """Take the folder away: what is in it is in the output."""
@@ -109,6 +105,12 @@ class FaceParts:
                 f"{self._folder}: the embedding that was interrupted here was of other {' and '.join(changed)}; do as "
                 "then, or delete the folder to begin anew"
             )
+
+    def _read(self, part: Path) -> pa.Table:
+        try:
+            return pq.read_table(part, schema=self._columns, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise FacegmError(f"{part}: damaged ({error}); delete it and run the same command again") from error
 
     def _whole_parts(self) -> Iterator[Path]:
         """The files up to the first that lacks or is damaged; others are taken away."""

@@ -65,7 +65,7 @@ def face_row(photo: Photo, number: int, face: Face) -> Row:
         number: of the face in it.
         face: embedded.
     """
-    numbers = face.to_json()
+    numbers: dict[str, Any] = face.to_json()
     quality = numbers.pop("quality")
     landmarks = [coordinate for point in numbers.pop("landmarks") for coordinate in point]
     identity = photo.identity if number == 0 else None
@@ -92,7 +92,7 @@ def stored_row(record: Mapping[str, Any], raw: Float32[np.ndarray, " dim"] | Non
         raw: the embedding of its face, not normalised; None where it has none.
     """
     columns = ("box", "landmarks", "probability", "residual", "profile", "sharpness", "contrast")
-    row = {"path": record["key"], "identity": record["identity"], "message": record["reason"]}
+    row: dict[str, Any] = {"path": record["key"], "identity": record["identity"], "message": record["reason"]}
     if record["status"] != "aligned":
         row["reason"] = (Reason.UNREADABLE if record["faces"] is None else Reason.NO_FACE).value
     if raw is None:

@@ -126,21 +126,19 @@ def match_photos(
             `FaceEmbedder.compare`.
     """
     a, b = _matched(embedder, [photo_a, photo_b], policy)
-    comparison = embedder.compare(
-        a.face, b.face, threshold=threshold, false_match_rate=false_match_rate, prior=prior
-    )
+    comparison = embedder.compare(a.face, b.face, threshold=threshold, false_match_rate=false_match_rate, prior=prior)
     return Match(a=a, b=b, comparison=comparison, prior=prior, calibration=embedder.calibration)
 
 
 def _matched(embedder: FaceEmbedder, photos: list[Path], policy: FacePolicy) -> list[MatchedPhoto]:
-    matched, troubles = [], []
+    matched, troubles = list[MatchedPhoto](), list[str]()
     for path, found in zip(photos, embedder.find_batch(photos), strict=True):
         try:
-            if found.size is None:
-                raise FacegmError(found.message)
+            found.require_readable()
+            assert found.size is not None
             chosen = chosen_face(found.faces, policy)
             matched.append(MatchedPhoto(path=path, size=found.size, faces=found.faces, chosen=chosen))
-        except FacegmError as error:
+        except FacegmError as error:  # noqa: PERF203 - of two photos
             troubles.append(f"{path}: {error}")
     if troubles:
         raise FacegmError("\n".join(troubles))
