@@ -22,8 +22,9 @@ from stores import NamedFaces
 
 from facegm.align import local_engine
 from facegm.align.config import AlignConfig
+from facegm.align.finder import BATCH
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import BATCH, Aligner
+from facegm.align.worker import Aligner
 from facegm.errors import FacegmError
 from facegm.store.journal import JOURNALS, read_journal
 
@@ -131,7 +132,7 @@ def test_workers_that_die_when_they_begin_end_the_run(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_engine, "_work", os.abort)  # which takes no arguments
-    with pytest.raises(FacegmError, match=r"alignment workers cannot start \(exit code 1\)"):
+    with pytest.raises(FacegmError, match=r"workers cannot start \(exit code 1\)"):
         align_photos(photos, tmp_path / "store", AlignConfig(workers=2))
 
 

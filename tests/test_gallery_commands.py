@@ -4,13 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib.cbook
 import pytest
+import torch
 from galleries import DrawnEmbedder, write_photos
+from PIL import Image
 
+from facegm.align.face import TEMPLATE
 from facegm.cli import main
+from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.calibration import Calibration, MatchThreshold
 from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.model_file import save_embedder
 from facegm.gallery.gallery import Gallery
+from facegm.models.face_network import FaceModelConfig, build_face_network
 
 CALIBRATION = Calibration(
     measured_on="pairs",
@@ -176,6 +183,9 @@ def test_search_names_people_with_distance_probability_and_verdict(
     assert best["distance"] < 0.3
     assert best["probability"] == pytest.approx(CALIBRATION.probability(best["distance"]))
     assert best["same"]
+    with_prior = ("--gallery", gallery, "--model", "m", "--prior", "0.01")
+    rarer = run(capsys, "search", names[0], *with_prior)["photos"][0]["faces"][0]["matches"][0]
+    assert rarer["probability"] == pytest.approx(CALIBRATION.probability(best["distance"], prior=0.01))
     assert not dee["matches"][0]["same"]
     with_rate = ("--gallery", gallery, "--model", "m", "--false-match-rate", "0.1")
     assert run(capsys, "search", names[0], *with_rate)["photos"][0]["faces"][1]["name"] is not None
@@ -238,6 +248,29 @@ def test_a_model_that_is_not_calibrated_gives_no_verdict(
     assert face["matches"][0] == {"name": "Ann", "sample": 1, "distance": 0.0, "same": None, "probability": None}
     assert main(asked) == 0
     assert "not been calibrated; give --threshold DISTANCE" in capsys.readouterr().out
+
+
+def test_real_photos_by_a_real_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        torch.manual_seed(seed)
+        config, preprocessing = FaceModelConfig(width=0.1, embedding_dim=24), Preprocessing(face_size=64, crop_size=48)
+        alignment = {"size": 128, "template": TEMPLATE.tolist()}
+        network = build_face_network(config, 48)
+        save_embedder(tmp_path / f"{seed}.safetensors", network, config, preprocessing, alignment)
+    with Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as photo:
+        photo.save(tmp_path / "grace.jpg")
+        photo.resize((photo.width * 3 // 4, photo.height * 3 // 4)).save(tmp_path / "again.png")
+    with_gallery = ("--gallery", tmp_path / "people.gallery", "--device", "cpu", "--model")
+    run(capsys, "enroll", tmp_path / "grace.jpg", "--name", "Grace", *with_gallery, tmp_path / "0.safetensors")
+    found = run(
+        capsys, "search", tmp_path / "grace.jpg", tmp_path / "again.png", *with_gallery, tmp_path / "0.safetensors"
+    )
+    same, again = [photo["faces"][0]["matches"][0] for photo in found["photos"]]
+    assert same["name"] == again["name"] == "Grace"
+    assert same["distance"] < 1e-6 < again["distance"] < 0.3
+    asked = ["search", tmp_path / "grace.jpg", *with_gallery, tmp_path / "1.safetensors"]
+    assert main([*map(str, asked)]) == 1
+    assert "people.gallery: holds another model's embeddings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ VERBS = {
     "detect": "tell which images look manipulated to a classifier, and write a report",
     "verify": "verify the pairs of any set, by a model or by ready embeddings, and write a report",
     "verify-lfw": "verify the pairs of LFW, or of a set laid out like it, and write a report",
+    "embed": "find, align and embed the faces of photos into a file",
+    "match": "compare the faces of two photos: distance, probability, verdict, and a page that shows them",
     "enroll": "put named people into a gallery, by photos of them",
     "search": "say whom of a gallery the faces of photos are like",
     "gallery": "list, remove, rename and merge the people of a gallery",

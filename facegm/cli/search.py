@@ -48,6 +48,14 @@ def parser() -> ArgumentParser:
         metavar="RATE",
         help="in its place, a rate of two photos that the model's calibration has a threshold of",
     )
+    options.add_argument(
+        "--prior",
+        type=real_number("above 0, below 1", lambda share: 0 < share < 1),
+        default=0.5,
+        metavar="P",
+        help="probability that a face is that of the person it is compared with, before they are looked at: in a "
+        "gallery of a hundred people that is at most 0.01 (default: %(default)s)",
+    )
     add_device(options)
     add_json(options)
     return options
@@ -65,6 +73,7 @@ def run(arguments: Sequence[str]) -> None:
         policy=options.policy,
         threshold=options.threshold,
         false_match_rate=options.false_match_rate,
+        prior=options.prior,
     )
     embedder = FaceEmbedder.load(options.model, device=options.device)
     with Gallery.open(options.gallery, embedder.contract, index=options.index) as gallery:

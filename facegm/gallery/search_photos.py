@@ -85,6 +85,8 @@ class SearchConfig:
     """Distance below which a face counts as a person's; None for the model's own."""
     false_match_rate: float | None = None
     """In place of a threshold, one of the rates that the model's calibration has one for."""
+    prior: float = 0.5
+    """Probability that a face is that of the person it is compared with, before they are looked at."""
 
 
 def search_photos(
@@ -140,5 +142,5 @@ def _compared(match: Match, embedder: FaceEmbedder, config: SearchConfig) -> Com
         embedder.calibration,
         threshold=config.threshold,
         false_match_rate=config.false_match_rate,
-        prior=0.5,
+        prior=config.prior,
     )

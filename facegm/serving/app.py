@@ -28,6 +28,29 @@ Photos are sent as file fields of a `multipart/form-data` request. Every error i
 the codes are stable. Where the server was started with an API key, requests bring it in the header `X-API-Key`."""
 
 
+class _Application(FastAPI):
+    """FastAPI, whose document has our form of errors in place of its own, and the key."""
+
+    has_key = False
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made when it is first asked for."""
+        is_new = self.openapi_schema is None
+        document = super().openapi()
+        if is_new:
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    if "HTTPValidationError" in str(operation["responses"].get("422")):
+                        del operation["responses"]["422"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+            if self.has_key:
+                scheme = {"type": "apiKey", "in": "header", "name": KEY_HEADER}
+                document["components"]["securitySchemes"] = {"key": scheme}
+                document["security"] = [{"key": []}]
+        return document
+
+
 def create_app(service: FaceService, *, key: str | None, is_local: bool) -> FastAPI:
     """The application.
 
@@ -45,7 +68,7 @@ def create_app(service: FaceService, *, key: str | None, is_local: bool) -> Fast
         with suppress(asyncio.CancelledError):
             await batches
 
-    app = FastAPI(
+    app = _Application(
         title="facegm",
         version=__version__,
         description=DESCRIPTION,
@@ -69,23 +92,8 @@ def create_app(service: FaceService, *, key: str | None, is_local: bool) -> Fast
         return reference(app.openapi())
 
     app.mount("/page", StaticFiles(directory=PAGE))
-    app.openapi_schema = _openapi(app, has_key=key is not None)
+    app.has_key = key is not None
     return app
-
-
-def _openapi(app: FastAPI, *, has_key: bool) -> dict[str, Any]:
-    """FastAPI's document, without the form of errors that FastAPI has of its own, and with the key."""
-    document = app.openapi()
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            if "HTTPValidationError" in str(operation["responses"].get("422")):
-                del operation["responses"]["422"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
-    if has_key:
-        document["components"]["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": KEY_HEADER}}
-        document["security"] = [{"key": []}]
-    return document
 
 
 async def _refused(_: Request, error: Exception) -> Response:

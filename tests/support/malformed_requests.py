@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -35,9 +36,13 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
 
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
     def error(self) -> str:
         """The error's code; an answer of another form fails."""
-        described = json.loads(self.body)
+        described = self.json()
         assert set(described) == {"error", "message"}
         assert described["message"]
         return str(described["error"])

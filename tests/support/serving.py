@@ -1,6 +1,10 @@
 """Servers for tests: an embedder that needs no detector, photos for it, and a server in a thread."""
 
 import io
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,12 +18,14 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
+from facegm.align.face import FACE_SIZE, TEMPLATE
 from facegm.align.found_face import Face, FaceQuality
 from facegm.data.decoding import decode_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.calibration import Calibration, MatchThreshold
 from facegm.embedding.embedder import FaceEmbedder, PhotoFaces
+from facegm.embedding.model_file import save_embedder
 from facegm.embedding.reasons import Reason
 from facegm.gallery.gallery import Gallery
 from facegm.models.face_network import FaceModelConfig, build_face_network
@@ -58,13 +64,14 @@ class SquaresEmbedder(FaceEmbedder):
         super().__init__(network, Preprocessing(face_size=64, crop_size=48), CALIBRATION)
         self.batches: list[int] = []
         """Photos that it was given together."""
-        self.seconds = 0.0
-        """That it takes for them."""
+        self.gate = threading.Event()
+        """It waits for that before it looks at photos."""
+        self.gate.set()
 
     def find_batch(self, photos: Sequence[bytes]) -> list[PhotoFaces]:  # type: ignore[override]
         """See `FaceEmbedder`."""
         self.batches.append(len(photos))
-        time.sleep(self.seconds)
+        self.gate.wait(20)
         return [self._squares(photo) for photo in photos]
 
     def _squares(self, photo: bytes) -> PhotoFaces:
@@ -115,6 +122,35 @@ def application(
     """An application as `facegm serve` makes it."""
     service = FaceService(embedder or SquaresEmbedder(), gallery, limits or Limits(), keep)
     return create_app(service, key=key, is_local=is_local)
+
+
+def save_model(path: Path) -> None:
+    """Save an untrained model with a small network."""
+    torch.manual_seed(0)
+    config, preprocessing = FaceModelConfig(width=0.1, embedding_dim=24), Preprocessing(face_size=64, crop_size=48)
+    alignment = {"size": FACE_SIZE, "template": TEMPLATE.tolist()}
+    save_embedder(path, build_face_network(config, 48), config, preprocessing, alignment)
+
+
+@contextmanager
+def serving_process(*arguments: str | Path, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Run `facegm serve` on a port that is free; gives the process and the port. It is killed if it is still there."""
+    command = [sys.executable, "-P", "-m", "facegm", "serve", *map(str, arguments), "--port", "0"]
+    environment = {**os.environ, **environment}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if found := re.search(r"at http://127\.0\.0\.1:(\d+)", line):
+                    yield process, int(found[1])
+                    return
+            raise AssertionError("".join(said))
+        finally:
+            process.kill()
 
 
 @contextmanager
