@@ -24,8 +24,9 @@ from facegm.data.decoding import decode_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.calibration import Calibration, MatchThreshold
-from facegm.embedding.embedder import FaceEmbedder, PhotoFaces
+from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import save_embedder
+from facegm.embedding.photo_faces import PhotoFaces
 from facegm.embedding.reasons import Reason
 from facegm.gallery.gallery import Gallery
 from facegm.models.face_network import FaceModelConfig, build_face_network
