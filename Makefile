@@ -8,7 +8,7 @@ SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml'
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0
 PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 
-.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-gather bench-inspect bench-serve bench-store bench-train bench-verify install clean
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-embed-photos bench-gallery bench-gather bench-inspect bench-serve bench-store bench-train bench-verify install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -55,6 +55,12 @@ bench-classify: install  ## training of small classifiers against a plain loop
 
 bench-embed: install  ## embedding LFW's aligned faces, against a plain loop; STORE=... (stores/lfw)
 	$(BIN)/python benchmarks/bench_embed.py $(STORE)
+
+bench-embed-photos: install  ## photos of LFW to embeddings, against one photo at a time; PHOTOS=all (1000)
+	$(BIN)/python benchmarks/bench_embed_photos.py $(PHOTOS)
+
+bench-gallery: install  ## search among 100,000 and a million faces, exact and by FAISS, on one thread; about ten minutes
+	$(BIN)/python benchmarks/bench_gallery.py
 
 bench-gather: install  ## a batch out of decoded faces in the host's memory
 	$(BIN)/python benchmarks/bench_gather.py

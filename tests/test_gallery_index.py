@@ -13,7 +13,7 @@ DIM = 8
 
 def unit(random: np.random.Generator, count: int, dim: int = DIM) -> np.ndarray:
     vectors = random.standard_normal((count, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
 
 
 def plain_search(held: dict[int, np.ndarray], query: np.ndarray, k: int) -> list[tuple[float, int]]:

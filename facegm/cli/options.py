@@ -1,8 +1,10 @@
 """Options that several commands share."""
 
+import json
 import math
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from facegm.data.machine import default_workers
 
@@ -25,6 +27,22 @@ def add_device(options: ArgumentParser) -> None:
         default="auto",
         help="where the network runs (default: a GPU where there is one)",
     )
+
+
+def add_json(options: ArgumentParser) -> None:
+    """Add `--json`; `facegm.cli.main` has a command with it log to the standard error."""
+    options.add_argument(
+        "--json", action="store_true", help="print one JSON object, and nothing else, on the standard output"
+    )
+
+
+def print_json(numbers: Mapping[str, Any]) -> None:
+    """Print what a command with `--json` found.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    print(json.dumps(numbers, ensure_ascii=False, allow_nan=False))
 
 
 def whole_number(*, minimum: int) -> Callable[[str], int]:

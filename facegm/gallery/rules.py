@@ -4,7 +4,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from facegm.data.names import printable
-from facegm.errors import FacegmError
+from facegm.errors import UsageError
 
 IDENTICAL = 1e-4
 """L2 distance of unit vectors up to which two samples are of the same photo: what another batch or engine rounds
@@ -50,11 +50,11 @@ def person_name(name: str) -> str:
     """A person's name as the gallery has it: in one Unicode form (NFC), whoever typed it or named a folder by it.
 
     Raises:
-        FacegmError: it is empty, too long, begins or ends with a space, or cannot be printed.
+        UsageError: it is empty, too long, begins or ends with a space, or cannot be printed.
     """
     normal = unicodedata.normalize("NFC", name)
     if not normal or normal != normal.strip() or not normal.isprintable() or len(normal) > MAX_NAME:
-        raise FacegmError(
+        raise UsageError(
             f"name '{printable(name)}': expected 1 to {MAX_NAME} printable characters, with no space at either end"
         )
     return normal
