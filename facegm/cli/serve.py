@@ -31,7 +31,9 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     options.add_argument("model", type=Path, help="run folder, embedder.safetensors, or an ONNX model")
-    options.add_argument("--gallery", type=Path, help="file of the people who are enrolled; made where it is missing")
+    options.add_argument(
+        "--gallery", help="the gallery's file, or its address in a Milvus cluster; it is made where it is missing"
+    )
     options.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine alone)")
     options.add_argument(
         "--port", type=whole_number(minimum=0), default=8000, help="0 for any that is free (default: %(default)s)"

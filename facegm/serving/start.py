@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def start(
     model: Path,
     *,
-    gallery: Path | None,
+    gallery: str | None,
     host: str,
     port: int,
     keep: Path | None,
@@ -30,7 +30,7 @@ def start(
 
     Args:
         model: whatever `FaceEmbedder.load` takes.
-        gallery: file of the people who are enrolled, which is made where it is missing; None: nobody can be enrolled.
+        gallery: address of a gallery, which is made where it is missing; None: nobody can be enrolled.
         host: name or number of the interface to serve at.
         port: 0 for any that is free.
         keep: folder that the photos are kept in; None: no photo is kept.

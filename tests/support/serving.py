@@ -69,11 +69,13 @@ class SquaresEmbedder(FaceEmbedder):
         """It waits for that before it looks at photos."""
         self.gate.set()
 
-    def find_batch(self, photos: Sequence[bytes]) -> list[PhotoFaces]:  # type: ignore[override]
+    def find_batch(  # type: ignore[override]
+        self, photos: Sequence[bytes], *, max_faces: int
+    ) -> list[PhotoFaces]:
         """See `FaceEmbedder`."""
         self.batches.append(len(photos))
         self.gate.wait(20)
-        return [self._squares(photo) for photo in photos]
+        return [self._squares(photo).at_most(max_faces) for photo in photos]
 
     def _squares(self, photo: bytes) -> PhotoFaces:
         try:
