@@ -1,4 +1,4 @@
-"""Protects `facegm match`: the distance of two photos' faces, the verdict by the model's threshold, and the page."""
+"""Protects `facegm match`: the distance of two photos' faces, the verdict by the model's threshold, the page."""
 
 import json
 from importlib.resources import files
@@ -130,5 +130,5 @@ def test_the_page_stands_alone_and_shows_photos_boxes_and_chips(
     page = Page.of(source)
     assert [page.tags.count(tag) for tag in ("svg", "image", "img", "rect")] == [2, 2, 2, 3]
     assert source.count('class="chosen"') == 2
-    assert "Different people" in page.text
+    assert "No match" in page.text
     assert "<dark>.png" in page.text
