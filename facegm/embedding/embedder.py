@@ -28,7 +28,8 @@ from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy
 from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
 from facegm.embedding.device import chosen_device
 from facegm.embedding.engine import Engines, best_batch
-from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration
+from facegm.embedding.likelihood import ClassLikelihood, with_likelihood
+from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration, read_likelihood
 from facegm.embedding.network import embed_crops
 from facegm.embedding.photo_faces import PhotoFaces, find_faces
 from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, aligned_chip, open_photo, opened
@@ -61,11 +62,13 @@ class FaceEmbedder:
         network: FaceNetwork,
         preprocessing: Preprocessing,
         calibration: Calibration | None = None,
+        likelihood: ClassLikelihood | None = None,
         *,
         detector: Runtime | None = None,
         expected: int | None = None,
     ) -> None:
-        self._network, self._preprocessing, self._calibration = network, preprocessing, calibration
+        self._network, self._preprocessing = network, preprocessing
+        self._calibration, self._likelihood = calibration, likelihood
         self._detector, self._expected = detector, expected
         self._contract: EmbeddingContract | None = None
         self._begin()
@@ -78,26 +81,35 @@ class FaceEmbedder:
         device: str | torch.device = "auto",
         detector: Runtime | None = None,
         expected: int | None = None,
+        false_alarm_rate: float | None = None,
     ) -> "FaceEmbedder":
         """Load an exported embedder.
 
         Args:
             path: an `embedder.safetensors`, or the folder of a finished run.
             device: where networks run; "auto" takes a GPU where torch sees one, else the CPU, and logs which and why.
+            false_alarm_rate: at which `Face.is_abnormal` is said; None for 0.01, or of a small calibration set the
+                smallest rate that it has a threshold for.
             detector: what computes the detector; None for the device.
             expected: faces that are going to be embedded, which decides what embeds them from the first on; None to
                 decide when many have come.
 
         Raises:
-            FacegmError: no such model, a damaged file, faces aligned in another way than this version does, or a device
-                that is not here.
+            FacegmError: no such model, a damaged file, faces aligned in another way than this version does, a device
+                that is not here, or a false-alarm rate that was not measured.
         """
         chosen, file = chosen_device(device), embedder_file(Path(path))
         network, preprocessing, alignment = load_embedder(file)
         if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
-        calibration = read_calibration(file)
-        return cls(network.to(chosen), preprocessing, calibration, detector=detector, expected=expected)
+        return cls(
+            network.to(chosen),
+            preprocessing,
+            read_calibration(file),
+            read_likelihood(file, false_alarm_rate),
+            detector=detector,
+            expected=expected,
+        )
 
     @property
     def dim(self) -> int:
@@ -124,6 +136,11 @@ class FaceEmbedder:
     def calibration(self) -> Calibration | None:
         """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
         return self._calibration
+
+    @property
+    def likelihood(self) -> ClassLikelihood | None:
+        """How likely faces are under the classes of the training; None where the embedder carries no class means."""
+        return self._likelihood
 
     @property
     def is_mirrored(self) -> bool:
@@ -370,14 +387,16 @@ class FaceEmbedder:
                 yield replace(photo, faces=tuple(islice(embedded, len(photo.faces))))
 
     def _embedded(self, faces: Sequence[Face]) -> list[Face]:
-        """The same faces with their embeddings."""
+        """The same faces with their embeddings, and with their likelihoods where there are any."""
         if not faces:
             return []
-        embeddings, norms = _unit(self.embed_aligned([face.chip for face in faces]))
-        return [
+        raw = self.embed_aligned([face.chip for face in faces])
+        embeddings, norms = _unit(raw)
+        embedded = [
             replace(face, embedding=embedding, norm=float(norm))
             for face, embedding, norm in zip(faces, embeddings, norms, strict=True)
         ]
+        return with_likelihood(embedded, raw, self._likelihood, is_mirrored=self.is_mirrored)
 
     def _require_difference(self, chip: UInt8[np.ndarray, "128 128 3"]) -> None:
         """Raise FacegmError where a face and its negative are embedded alike."""
