@@ -6,7 +6,7 @@ that was interrupted or shared among machines must not differ from one that was 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple

@@ -185,11 +185,19 @@ def test_verbs_and_options_are_these() -> None:
         (["detect", "empty", "empty"], 1, "empty: not a run folder"),
         (["detect", "empty", "empty", "--false-alarms", "1"], 2, "--false-alarms: 1, must be a number from 0 to"),
         (["embed", "empty", "--output", "faces.npz"], 2, "required: --model"),
-        (["embed", "empty", "--model", "m", "--output", "faces"], 2, "faces: give an --output that ends in .parquet or"),
+        (
+            ["embed", "empty", "--model", "m", "--output", "faces"],
+            2,
+            "faces: give an --output that ends in .parquet or",
+        ),
         (["embed", "empty", "--model", "m.safetensors", "--output", "a.npz"], 1, "m.safetensors: no such model file"),
         (["match", "a.jpg", "--model", "m"], 2, "required: photo_b"),
         (["match", "a.jpg", "b.jpg", "--model", "m.safetensors"], 1, "m.safetensors: no such model file"),
-        (["match", "a.jpg", "b.jpg", "--model", "m", "--prior", "1"], 2, "--prior: 1, must be a number above 0 and below"),
+        (
+            ["match", "a.jpg", "b.jpg", "--model", "m", "--prior", "1"],
+            2,
+            "--prior: 1, must be a number above 0 and below",
+        ),
         (["match", "a.jpg", "b.jpg", "--model", "m", "--output", "a.png"], 2, "a.png: the page is HTML"),
         (
             ["match", "a.jpg", "b.jpg", "--model", "m", "--threshold", "1", "--false-match-rate", "0.1"],

@@ -37,10 +37,6 @@ _STRIP = 512
 """Rows that are brought from Pillow to NumPy at a time."""
 
 
-class TooLargePhotoError(UnreadablePhotoError):
-    """A photo of more pixels than are decoded."""
-
-
 class _DecoderWarnings:
     """While threads decode: odd metadata is no reason to stop, but a decompression bomb is.
 

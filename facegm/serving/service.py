@@ -9,7 +9,8 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 
 from facegm.embedding.comparison import FacePolicy, chosen_face
-from facegm.embedding.embedder import FaceEmbedder, PhotoFaces
+from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.photo_faces import PhotoFaces
 from facegm.embedding.reasons import RefusedPhotoError
 from facegm.gallery.gallery import Gallery
 from facegm.serving.batching import Batcher
