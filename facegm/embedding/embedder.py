@@ -17,6 +17,7 @@ from facegm.align.detector import FaceDetector
 from facegm.align.face import center_crop
 from facegm.align.finder import FaceFinder, batches, decoded_ahead
 from facegm.align.found_face import Face
+from facegm.align.networks import Runtime
 from facegm.data.ahead import done_ahead
 from facegm.data.progress import Progress
 from facegm.embedding.calibration import Calibration
@@ -61,8 +62,12 @@ class FaceEmbedder:
         network: EmbeddingNetwork,
         calibration: Calibration | None = None,
         likelihood: ClassLikelihood | None = None,
+        *,
+        detector: Runtime | None = None,
+        expected: int | None = None,
     ) -> None:
         self._network, self._calibration, self._likelihood = network, calibration, likelihood
+        self._detector, self._expected = detector, expected
         self._begin()
 
     @classmethod
@@ -72,6 +77,8 @@ class FaceEmbedder:
         *,
         device: str | torch.device = "auto",
         preprocessing: OnnxPreprocessing | str | None = None,
+        detector: Runtime | None = None,
+        expected: int | None = None,
         false_alarm_rate: float | None = None,
     ) -> "FaceEmbedder":
         """Load an exported embedder, or any model that makes embeddings of faces.
@@ -82,6 +89,9 @@ class FaceEmbedder:
             preprocessing: of an ONNX model that does not describe itself: `"insightface"`, or settings.
             false_alarm_rate: at which `Face.is_abnormal` is said; None for 0.01, or of a small calibration set the
                 smallest rate that it has a threshold for.
+            detector: what computes the detector; None for the device.
+            expected: faces that are going to be embedded, which decides what embeds them from the first on; None to
+                decide when many have come.
 
         Raises:
             FacegmError: no such model, a damaged file, faces aligned in another way than this version does, a device
@@ -96,7 +106,13 @@ class FaceEmbedder:
             raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
         else:
             network = TrainedNetwork.load(file, chosen_device(device))
-        return cls(network, read_calibration(file), read_likelihood(file, false_alarm_rate))
+        return cls(
+            network,
+            read_calibration(file),
+            read_likelihood(file, false_alarm_rate),
+            detector=detector,
+            expected=expected,
+        )
 
     @property
     def dim(self) -> int:
@@ -149,7 +165,14 @@ class FaceEmbedder:
         faces = found.faces if policy == "all" else (found.faces[chosen_face(found.faces, policy)],)
         return self._embedded(faces)
 
-    def find_batch(self, photos: Iterable[PhotoLike], *, color: Color | None = None) -> Iterator[PhotoFaces]:
+    def find_batch(
+        self,
+        photos: Iterable[PhotoLike],
+        *,
+        color: Color | None = None,
+        policy: FacePolicy | Literal["all"] = "all",
+        max_faces: int | None = None,
+    ) -> Iterator[PhotoFaces]:
         """Find, align and embed the faces of photos, which go through the networks together.
 
         Photos are taken as they are needed, so that there may be any number of them; a thread decodes the next ones in
@@ -158,14 +181,17 @@ class FaceEmbedder:
         Args:
             photos: see `PhotoLike`; or one array [photos, height, width, channels].
             color: order of the channels, where photos are arrays of them.
+            policy: all faces, or which of several.
+            max_faces: of a photo with more faces none is embedded, and the reason said; None for no bound.
 
         Yields:
-            What each photo shows, in their order; of one that cannot be read, the reason.
+            What each photo shows, in their order; of one that cannot be read, or under a policy has no face or too
+            many, the reason.
 
         Raises:
             TypeError: one photo in place of several.
         """
-        return self._found(opened(photos, color))
+        return self._found(opened(photos, color), policy, max_faces)
 
     @overload
     def embed(
@@ -336,10 +362,16 @@ class FaceEmbedder:
             distance, self._calibration, threshold=threshold, false_match_rate=false_match_rate, prior=prior
         )
 
-    def _found(self, photos: Iterator[OpenedPhoto]) -> Iterator[PhotoFaces]:
+    def _found(
+        self, photos: Iterator[OpenedPhoto], policy: FacePolicy | Literal["all"], max_faces: int | None
+    ) -> Iterator[PhotoFaces]:
         for batch in decoded_ahead(batches(photos)):
             found = find_faces(self._finder.get(), batch)
             del batch  # large photos must not live on while the next ones are decoded
+            if max_faces is not None:
+                found = [photo.at_most(max_faces) for photo in found]
+            if policy != "all":
+                found = [photo.chosen(policy) for photo in found]
             embedded = iter(self._embedded([face for photo in found for face in photo.faces]))
             for photo in found:
                 yield replace(photo, faces=tuple(islice(embedded, len(photo.faces))))
@@ -368,12 +400,14 @@ class FaceEmbedder:
     def _begin(self) -> None:
         network, device = self._network, self._network.device
         is_on_gpu, gpu = device.type == "cuda", device.index or 0
+        detector: Runtime = self._detector or ("cuda" if is_on_gpu else "cpu")
+        expected = self._expected
 
         def finder() -> FaceFinder:
-            return FaceFinder(FaceDetector("cuda" if is_on_gpu else "cpu", gpu=gpu))
+            return FaceFinder(FaceDetector(detector, gpu=gpu))
 
         self._finder = OncePerProcess(finder, is_on_gpu=is_on_gpu)
-        self._engines = OncePerProcess(lambda: Engines(network), is_on_gpu=is_on_gpu)
+        self._engines = OncePerProcess(lambda: Engines(network, expected), is_on_gpu=is_on_gpu)
 
     def __getstate__(self) -> dict[str, Any]:
         """The network as bytes: multiprocessing would put tensors into shared memory, which containers lack."""

@@ -75,10 +75,15 @@ class EmbeddingNetwork(Protocol):
 
 
 class Engines:
-    """The engines of one network, which threads may share."""
+    """The engines of one network, which threads may share.
 
-    def __init__(self, network: EmbeddingNetwork) -> None:
-        self._network, self._lock = network, Lock()
+    Args:
+        network: on its device.
+        expected: faces that are going to be embedded, all of them by one engine then; None where that is not known.
+    """
+
+    def __init__(self, network: EmbeddingNetwork, expected: int | None = None) -> None:
+        self._network, self._expected, self._lock = network, expected, Lock()
         self._engine: Any = None
         self._faces = 0
 
@@ -86,7 +91,8 @@ class Engines:
         """What embeds so many more faces; once many were embedded, also a few."""
         with self._lock:
             self._faces += faces
-            self._engine = self._network.engine_for(self._faces, self._engine)
+            reckoned = self._faces if self._expected is None else self._expected
+            self._engine = self._network.engine_for(reckoned, self._engine)
             return self._engine
 
 
