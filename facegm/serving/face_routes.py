@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from facegm.embedding.comparison import FacePolicy
-from facegm.embedding.embedder import PhotoFaces
+from facegm.embedding.photo_faces import PhotoFaces
 from facegm.embedding.reasons import Reason
 from facegm.errors import FacegmError
 from facegm.serving.answers import HealthAnswer, ModelAnswer, PhotoAnswer, VerifyAnswer, documented

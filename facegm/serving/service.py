@@ -9,7 +9,8 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 
 from facegm.embedding.comparison import FacePolicy, chosen_face
-from facegm.embedding.embedder import FaceEmbedder, PhotoFaces
+from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.photo_faces import PhotoFaces
 from facegm.embedding.reasons import RefusedPhotoError
 from facegm.gallery.gallery import Gallery
 from facegm.serving.batching import Batcher
@@ -52,11 +53,6 @@ class FaceService:
         found = await self._batcher.find(photo, pixels)
         if found.reason is not None:
             raise RequestError(found.reason.value, f"{field}: {found.message}")
-        if len(found.faces) > self.limits.max_faces:
-            raise RequestError(
-                "too-many-faces",
-                f"{field}: {len(found.faces)} faces, at most {self.limits.max_faces} are taken; cut the photo",
-            )
         return found
 
     async def look_at_two(self, a: tuple[UploadFile, str], b: tuple[UploadFile, str]) -> tuple[PhotoFaces, PhotoFaces]:
@@ -98,4 +94,4 @@ class FaceService:
         self._look([file.getvalue()])
 
     def _look(self, photos: Sequence[bytes]) -> Sequence[PhotoFaces]:
-        return list(self.embedder.find_batch(photos))
+        return list(self.embedder.find_batch(photos, max_faces=self.limits.max_faces))
