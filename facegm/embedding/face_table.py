@@ -70,7 +70,7 @@ def face_row(photo: Photo, number: int, face: Face) -> Row:
     landmarks = [coordinate for point in numbers.pop("landmarks") for coordinate in point]
     identity = photo.identity if number == 0 else None
     names = _names(photo.key, identity)
-    return names | numbers | quality | {"face": number, "landmarks": landmarks, "embedding": face.embedding}
+    return {**names, **numbers, **quality, "face": number, "landmarks": landmarks, "embedding": face.embedding}
 
 
 def missing_row(photo: Photo, reason: Reason, message: str) -> Row:
