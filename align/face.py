@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from facegm.align.detector import DetectedFaces
-from facegm.align.found_face import LANDMARK_DECIMALS
+from facegm.align.found_face import LANDMARK_DECIMALS, Face, FaceQuality, in_whole_photo
 
 FACE_SIZE = 128
 """Side of an aligned face in pixels."""
@@ -30,7 +30,6 @@ TEMPLATE: Float[np.ndarray, "5 2"] = np.array(
 FALLBACK_FRACTION = 0.53
 """Share of the photo's shorter side that the centre crop of a photo without a found face shows: the median over LFW's
 aligned faces, so that the crop shows a face in the middle at the usual size."""
-
 HASH_BITS = 256
 _HASH_SIDE = 16
 
@@ -51,7 +50,12 @@ class FaceChoice:
             raise ValueError(f"minimum_probability: {self.minimum_probability}, must be from 0 to 1")
 
     def choose(self, faces: DetectedFaces, photo_shape: tuple[int, ...]) -> int | None:
-        """Index of the subject's face, or None where no face is good enough.
+        """Index of the subject's face, or None where no face is good enough."""
+        ranked = self.ranked(faces, photo_shape)
+        return int(ranked[0]) if len(ranked) else None
+
+    def ranked(self, faces: DetectedFaces, photo_shape: tuple[int, ...]) -> Int[np.ndarray, " good"]:
+        """Indices of the faces that are good enough, the subject's first.
 
         The rule of the FaceNet alignment scripts: the box's area less twice the squared distance of its centre from the
         photo's centre, so that a large bystander at the border loses to the subject.
@@ -61,25 +65,22 @@ class FaceChoice:
         good = (np.minimum(right - left, bottom - top) >= self.minimum_size) & (
             faces.probabilities >= self.minimum_probability
         )
-        if not good.any():
-            return None
         off_centre = ((left + right - width) / 2) ** 2 + ((top + bottom - height) / 2) ** 2
-        return int(np.argmax(np.where(good, (right - left) * (bottom - top) - 2 * off_centre, -np.inf)))
+        order = np.argsort(2 * off_centre - (right - left) * (bottom - top), kind="stable")
+        return np.asarray(order[good[order]])
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignedFace:
-    """A face on the template, and where it was found; without a found face, the reason and perhaps a centre crop."""
+class Subject:
+    """What a photo was aligned to: its subject's face; without one, the reason and perhaps the photo's middle."""
 
     image: UInt8[np.ndarray, "128 128 3"] | None
-    """RGB, 0 to 255."""
+    """RGB, 0 to 255: the face's chip, or the middle."""
     faces: int
     """Number of faces found in the photo."""
+    face: Face | None = None
     reason: str | None = None
-    """Why there is no found face."""
-    box: Float[np.ndarray, "4"] | None = None
-    landmarks: Float[np.ndarray, "5 2"] | None = None
-    probability: float | None = None
+    """Why there is no face."""
 
 
 def align_face(
@@ -88,7 +89,8 @@ def align_face(
     choice: FaceChoice | None = None,
     *,
     crop_when_missing: bool,
-) -> AlignedFace:
+    reduction: int = 1,
+) -> Subject:
     """Choose the subject among the faces of an upright RGB photo and warp it to the template.
 
     Args:
@@ -96,22 +98,41 @@ def align_face(
         faces: those that were found in it.
         choice: which of them is the subject; None for the largest central one.
         crop_when_missing: take the photo's middle where there is no face, as evaluation sets need.
+        reduction: by how much the photo's sides were divided when it was decoded.
     """
     chosen = (choice or FaceChoice()).choose(faces, photo.shape)
     reason = "no face found" if not len(faces) else "no face large and probable enough"
     if chosen is not None:
-        landmarks = faces.landmarks[chosen].round(LANDMARK_DECIMALS)
         try:
-            return AlignedFace(
-                image=warp_face(photo, landmarks),
-                faces=len(faces),
-                box=faces.boxes[chosen],
-                landmarks=landmarks,
-                probability=float(faces.probabilities[chosen]),
-            )
+            face = measured_face(photo, faces, chosen, reduction)
+            return Subject(image=face.chip, faces=len(faces), face=face)
         except ValueError as error:
             reason = str(error)
-    return AlignedFace(image=center_crop(photo) if crop_when_missing else None, faces=len(faces), reason=reason)
+    return Subject(image=center_crop(photo) if crop_when_missing else None, faces=len(faces), reason=reason)
+
+
+def measured_face(
+    photo: UInt8[np.ndarray, "height width 3"], faces: DetectedFaces, number: int, reduction: int = 1
+) -> Face:
+    """Warp one of a photo's faces to the template, and measure it; see `align_face`.
+
+    Raises:
+        ValueError: its landmarks coincide or are not finite.
+    """
+    landmarks = faces.landmarks[number].round(LANDMARK_DECIMALS)
+    chip = warp_face(photo, landmarks)
+    return Face(
+        box=in_whole_photo(faces.boxes[number], reduction),
+        landmarks=in_whole_photo(landmarks, reduction),
+        probability=float(faces.probabilities[number]),
+        chip=chip,
+        quality=FaceQuality(
+            residual=alignment_residual(landmarks),
+            profile=profile(landmarks),
+            sharpness=sharpness(chip),
+            contrast=contrast(chip),
+        ),
+    )
 
 
 def similarity_transform(

@@ -64,3 +64,11 @@ class Face:
         if with_embedding:
             description["embedding"] = None if self.embedding is None else self.embedding.tolist()
         return description
+
+
+def in_whole_photo(coordinates: Float[np.ndarray, "*shape"], reduction: int) -> Float[np.ndarray, "*shape"]:
+    """Coordinates in pixels of the whole photo, of those in one whose sides were divided by `reduction`.
+
+    Pixel centres lie at integers: x_whole = f (x_reduced + 1/2) - 1/2.
+    """
+    return reduction * (coordinates + 0.5) - 0.5 if reduction > 1 else coordinates

@@ -1,8 +1,10 @@
 """The three networks of MTCNN with facenet-pytorch's weights, run by torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
+from threading import Lock
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +23,8 @@ GPU_BATCH = 2**24
 
 NetworkName = Literal["pnet", "rnet", "onet"]
 _CLASSES: dict[NetworkName, type[nn.Module]] = {"pnet": PNet, "rnet": RNet, "onet": ONet}
+
+_CUDNN_LOCK = Lock()
 
 Images = Float[np.ndarray, f"images height width {CHANNELS}"]
 
@@ -95,9 +99,20 @@ class TorchNetworks:
     @torch.inference_mode()
     def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
         """See `Networks`."""
-        # A GPU's shortened float32 (TF32) would move boxes by tenths of a pixel.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with self._exactly():
             return [output.cpu().numpy() for output in self._outputs(self._layers[name], torch.from_numpy(images))]
+
+    @contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """Without a GPU's shortened float32 (TF32), which would move boxes by tenths of a pixel.
+
+        The setting is the whole process's: threads that set it at a time would set it back to each other's.
+        """
+        if self._device.type == "cpu":
+            yield
+            return
+        with _CUDNN_LOCK, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
 
     def _outputs(self, layers: "Layers", images: Tensor) -> list[Tensor]:
         x = images.to(self._device).permute(0, 3, 1, 2)

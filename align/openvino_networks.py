@@ -1,5 +1,6 @@
 """The three networks of MTCNN run by OpenVINO on the CPU (the extra `facegm[openvino]`)."""
 
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ _SIDES: dict[NetworkName, int] = {"pnet": -1, "rnet": 24, "onet": 48}
 
 
 class OpenVinoNetworks:
-    """The networks in float32 on one thread; see `facegm.align.networks.Networks`."""
+    """The networks in float32 on one thread, which others wait for; see `facegm.align.networks.Networks`."""
 
     def __init__(self) -> None:
         import openvino
 
         self.most = CACHE
+        self._lock = Lock()
         core = openvino.Core()
 
         def compiled(name: NetworkName, batch: int = -1) -> Any:
@@ -40,7 +42,8 @@ class OpenVinoNetworks:
     def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
         """See `Networks`."""
         network = self._full.get((name, len(images)), self._networks[name])
-        return list(network(images, share_inputs=True, share_outputs=False).to_tuple())
+        with self._lock:  # a compiled network has one place for inputs and outputs
+            return list(network(images, share_inputs=True, share_outputs=False).to_tuple())
 
 
 def _translated(layers: Layers, batch: int, side: int) -> Any:

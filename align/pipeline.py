@@ -10,10 +10,10 @@ from facegm.align.config import AlignConfig
 from facegm.align.detector import STAGE_THRESHOLDS
 from facegm.align.engines import Alignment
 from facegm.align.face import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
+from facegm.align.finder import BATCH
 from facegm.align.networks import Runtime, require_runtime
 from facegm.align.prealigned import require_aligned
 from facegm.align.proposals import PYRAMID_FACTOR
-from facegm.align.worker import BATCH
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import PhotoSource, find_photos, in_order

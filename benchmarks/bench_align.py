@@ -18,9 +18,9 @@ from interleaved import measure, write_results
 
 from facegm.align.config import AlignConfig
 from facegm.align.detector import FaceDetector
+from facegm.align.finder import BATCH
 from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import BATCH
 from facegm.data.decoding import read_photo
 from facegm.data.machine import cores
 from facegm.data.readers.source import find_photos

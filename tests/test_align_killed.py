@@ -22,8 +22,9 @@ from stores import NamedFaces
 
 from facegm.align import local_engine
 from facegm.align.config import AlignConfig
+from facegm.align.finder import BATCH
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import BATCH, Aligner
+from facegm.align.worker import Aligner
 from facegm.errors import FacegmError
 from facegm.store.journal import JOURNALS, read_journal
 

@@ -25,8 +25,9 @@ from facegm.align import pipeline
 from facegm.align.config import AlignConfig
 from facegm.align.detector import FaceDetector
 from facegm.align.face import TEMPLATE, align_face, center_crop, warp_face
+from facegm.align.finder import BATCH
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import BATCH, Result
+from facegm.align.worker import Result
 from facegm.data.decoding import read_photo
 from facegm.data.readers.photo import Photo
 from facegm.store.writer import StoreWriter

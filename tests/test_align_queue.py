@@ -16,9 +16,10 @@ from stores import NamedFaces
 from facegm.align import engines
 from facegm.align.config import AlignConfig
 from facegm.align.engines import KILLED_IN_A_ROW, SPAN, SPANS_AHEAD, Alignment, gpus_of_workers, number_of_workers
+from facegm.align.finder import BATCH
 from facegm.align.local_engine import Groups, WorkerDied
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import BATCH, Result
+from facegm.align.worker import Result
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError

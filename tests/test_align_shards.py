@@ -15,8 +15,8 @@ from stores import NamedFaces, contents
 from facegm import cli
 from facegm.align import engines
 from facegm.align.config import AlignConfig
+from facegm.align.finder import BATCH
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import BATCH
 from facegm.data.files import create_atomically
 from facegm.errors import FacegmError
 from facegm.store.format import FACES_FOLDER, MANIFEST_FILE, SETTINGS_FILE, StoreFormat, begin_store

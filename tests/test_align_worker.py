@@ -25,9 +25,11 @@ from facegm.align.face import (
     sharpness,
     warp_face,
 )
+from facegm.align.finder import BATCH_PIXELS
+from facegm.align.found_face import in_whole_photo
 from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import BATCH_PIXELS, Aligner, Result, in_whole_photo
+from facegm.align.worker import Aligner, Result
 from facegm.data.decoding import read_photo
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError

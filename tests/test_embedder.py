@@ -83,7 +83,7 @@ def test_batches_equal_single_faces(embedder: FaceEmbedder) -> None:
 
 def test_photo_in_embedding_out(embedder: FaceEmbedder, portrait: Path) -> None:
     photo = read_photo(portrait)
-    by_path, by_array = embedder.embed([portrait, photo])
+    by_path, by_array = embedder.embed([portrait, photo], color="rgb")
     np.testing.assert_allclose(by_path, by_array, atol=1e-6)
     assert np.linalg.norm(by_path) == pytest.approx(1, abs=1e-6)
     aligned = align_face(photo, FaceDetector().detect(photo), crop_when_missing=False).image
@@ -94,30 +94,30 @@ def test_photo_in_embedding_out(embedder: FaceEmbedder, portrait: Path) -> None:
 
 def test_verify_compares_normalised_embeddings(embedder: FaceEmbedder, portrait: Path) -> None:
     darker = (read_photo(portrait) * 0.5).astype(np.uint8)
-    a, b = embedder.embed([portrait, darker])
-    comparison = embedder.verify(portrait, darker)
+    a, b = embedder.embed([portrait, darker], color="rgb")
+    comparison = embedder.verify(portrait, darker, color="rgb")
     assert comparison.distance == pytest.approx(float(np.sqrt(2 - 2 * a @ b)), abs=1e-3)
-    assert comparison.same is None
+    assert (comparison.same, comparison.threshold, comparison.probability) == (None, None, None)
     assert embedder.verify(portrait, portrait, threshold=0.1).same is True
-    assert embedder.verify(portrait, darker, threshold=comparison.distance).same is False
+    assert embedder.verify(portrait, darker, color="rgb", threshold=comparison.distance).same is False
 
 
 def test_photos_without_a_face_are_named_or_cropped(embedder: FaceEmbedder, portrait: Path, tmp_path: Path) -> None:
     blank = np.full((80, 80, 3), 128, np.uint8)
     (tmp_path / "text.jpg").write_text("no photo")
     with pytest.raises(FacegmError) as caught:
-        embedder.embed([portrait, blank, tmp_path / "text.jpg", blank.astype(np.float32)])
+        embedder.embed([portrait, blank, tmp_path / "text.jpg", blank.astype(np.float32)], color="rgb")
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("photo 1: no face found")
     assert "text.jpg: not an image" in lines[1]
     assert "photo 3: array of float32" in lines[2]
-    assert embedder.embed([blank], on_missing="center-crop").shape == (1, 24)
+    assert embedder.embed([blank], color="rgb", on_missing="center-crop").shape == (1, 24)
 
 
 def test_a_single_photo_is_not_a_list(embedder: FaceEmbedder, portrait: Path) -> None:
     for photo in (str(portrait), portrait, np.zeros((9, 9, 3), np.uint8)):
-        with pytest.raises(TypeError, match="takes a list of photos"):
+        with pytest.raises(TypeError, match="put a single one in brackets"):
             embedder.embed(photo)  # type: ignore[arg-type]
 
 

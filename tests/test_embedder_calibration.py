@@ -10,6 +10,7 @@ import torch
 
 from facegm import FaceEmbedder
 from facegm.align.face import TEMPLATE
+from facegm.align.found_face import Face, FaceQuality
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.weights import digest_of, read_weights, write_weights
 from facegm.embedding.calibration import Calibration, DistanceHistogram, MatchThreshold
@@ -77,30 +78,55 @@ def test_probability_is_bayes_rule_with_the_prior() -> None:
             CALIBRATION.probability(1.1, prior=prior)
 
 
-def test_verify_gives_the_probability_and_takes_a_false_match_rate(
-    model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def face_of(embedding: np.ndarray) -> Face:
+    return Face(
+        box=np.zeros(4),
+        landmarks=np.zeros((5, 2)),
+        probability=1.0,
+        chip=np.zeros((128, 128, 3), np.uint8),
+        quality=FaceQuality(residual=0.0, profile=0.0, sharpness=0.0, contrast=0.0),
+        embedding=embedding,
+    )
+
+
+def test_two_faces_are_compared_by_the_calibration(model_file: Path) -> None:
     pair = np.zeros((2, 24), np.float32)
     pair[:, 0], pair[1, 1] = 1, 1  # at unit length sqrt(2 - sqrt 2) = 0.765 apart
     pair[1] /= np.sqrt(2)
-    monkeypatch.setattr(FaceEmbedder, "embed", lambda *_: pair)
-    photo = np.zeros((9, 9, 3), np.uint8)
+    a, b = map(face_of, pair)
     plain = FaceEmbedder.load(model_file)
-    assert plain.verify(photo, photo, threshold=0.7).probability is None
+    assert plain.compare(a, b, threshold=0.7).probability is None
     with pytest.raises(FacegmError, match="has not been calibrated; give a threshold"):
-        plain.verify(photo, photo, false_match_rate=0.1)
+        plain.compare(a, b, false_match_rate=0.1)
     write_calibration(model_file, replace(CALIBRATION, thresholds=(replace(CALIBRATION.thresholds[1], threshold=0.7),)))
     embedder = FaceEmbedder.load(model_file)
-    found = embedder.verify(photo, photo, false_match_rate=0.001, prior=0.2)
+    found = embedder.compare(a, b, false_match_rate=0.001, prior=0.2)
     assert found.distance == pytest.approx(np.sqrt(2 - np.sqrt(2)))
-    assert found.same is False
+    assert (found.same, found.threshold) == (False, 0.7)
     assert found.probability == pytest.approx(CALIBRATION.probability(found.distance, prior=0.2))
-    assert embedder.verify(photo, photo).same is None
-    assert embedder.verify(photo, photo, threshold=0.8).same is True
+    assert embedder.compare(a, b, threshold=0.8).same is True
     with pytest.raises(FacegmError, match=r"false-match rate 0\.01: LFW gave thresholds of 0\.001; take one of those"):
-        embedder.verify(photo, photo, false_match_rate=0.01)
+        embedder.compare(a, b, false_match_rate=0.01)
     with pytest.raises(FacegmError, match="a threshold or a false-match rate, not both"):
-        embedder.verify(photo, photo, threshold=1.0, false_match_rate=0.001)
+        embedder.compare(a, b, threshold=1.0, false_match_rate=0.001)
+    with pytest.raises(FacegmError, match="a face without an embedding"):
+        embedder.compare(a, replace(b, embedding=None))
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"), [((0.1, 0.001, 0.0001), 0.001), ((0.1, 0.0001), 0.0001), ((0.01, 0.1), 0.01), ((), None)]
+)
+def test_the_models_own_threshold_is_taken_where_none_is_given(
+    model_file: Path, rates: tuple[float, ...], expected: float | None
+) -> None:
+    """That of a false-match rate of 0.001, or of the smallest rate; each threshold is its rate here."""
+    known = CALIBRATION.thresholds[0]
+    thresholds = tuple(replace(known, false_match_rate=rate, threshold=rate) for rate in rates)
+    write_calibration(model_file, replace(CALIBRATION, thresholds=thresholds))
+    a, b = map(face_of, np.eye(24, dtype=np.float32)[:2])
+    found = FaceEmbedder.load(model_file).compare(a, b)
+    assert (found.threshold, found.same) == (expected, None if expected is None else False)
+    assert found.probability == pytest.approx(CALIBRATION.probability(np.sqrt(2)))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_embeddings_are_those_of_the_plain_network(
     network, some = trained(name), faces(12)
     embedder = FaceEmbedder(network, preprocessing)
     found = embedder.embed_aligned(list(some))
-    assert isinstance(embedder._engine, OpenVinoEngine) == is_many
+    assert isinstance(embedder._engines.get().engine(0), OpenVinoEngine) == is_many
     exact = embed_faces(network.double(), preprocessing, some)
     assert np.ptp(exact, axis=0).max() > 1e-3 * np.abs(exact).max()
     assert relative_error(found, exact) < 1e-5

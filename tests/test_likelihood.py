@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from math import comb
 from pathlib import Path
@@ -16,11 +17,19 @@ from face_runs import MODEL, SMALL, small_config, write_pairs
 from stores import NamedFaces
 
 from facegm.align.face import TEMPLATE
+from facegm.align.found_face import Face, FaceQuality
 from facegm.cli import main
 from facegm.data.weights import digest_of, read_weights, write_weights
+from facegm.embedding import embedder
 from facegm.embedding import likelihood as embedding_likelihood
 from facegm.embedding.embedder import FaceEmbedder
-from facegm.embedding.likelihood import ClassLikelihood, LikelihoodThreshold, training_scale
+from facegm.embedding.likelihood import (
+    ClassLikelihood,
+    LikelihoodThreshold,
+    thresholds_to_json,
+    training_scale,
+    usual_false_alarm_rate,
+)
 from facegm.embedding.model_file import (
     load_embedder,
     read_calibration,
@@ -29,6 +38,7 @@ from facegm.embedding.model_file import (
     weights_digest,
     write_calibration,
 )
+from facegm.embedding.photo_faces import PhotoFaces
 from facegm.errors import FacegmError
 from facegm.eval.likelihood import likelihood_thresholds
 from facegm.faces import class_means as face_class_means
@@ -73,7 +83,7 @@ def test_a_score_is_the_log_likelihood_under_the_nearest_class(
     rng, means = np.random.default_rng(1), 3 + some_means()
     sides = 3 + rng.normal(size=(2, 20, DIM)).astype(np.float32)
     embeddings = sides[0] + sides[1] if is_mirrored else sides[0]
-    found = ClassLikelihood(means=means).judge(embeddings, is_mirrored=is_mirrored, false_alarm_rate=None)
+    found = ClassLikelihood(means=means).judge(embeddings, is_mirrored=is_mirrored)
     expected = plain_scores(sides.astype(np.float64).mean(axis=0) if is_mirrored else sides[0], means)
     np.testing.assert_allclose(found.likelihood, expected, rtol=1e-6)
     assert found.is_abnormal is None
@@ -122,10 +132,12 @@ def threshold(rate: float, value: float, **changed: Any) -> LikelihoodThreshold:
 
 def test_abnormal_is_below_the_threshold_of_the_rate() -> None:
     means = np.zeros((1, 2), np.float32)
-    likelihood = ClassLikelihood(means=means, thresholds=(threshold(0.1, -2.0), threshold(0.01, -8.0)))
+    likelihood = ClassLikelihood(
+        means=means, thresholds=(threshold(0.1, -2.0), threshold(0.01, -8.0)), false_alarm_rate=0.1
+    )
     lengths = np.array([1.9, 2.0, 2.1, 3.9, 4.0, 4.1])
     embeddings = np.stack([2 * lengths, 0 * lengths], axis=1)  # of both sides: -length^2 / 2
-    judged = likelihood.judge(embeddings, is_mirrored=True, false_alarm_rate=0.1)
+    judged = likelihood.judge(embeddings, is_mirrored=True)
     np.testing.assert_allclose(judged.likelihood, -(lengths**2) / 2)
     assert judged.is_abnormal is not None
     assert judged.is_abnormal.tolist() == [False, False, True, True, True, True]
@@ -139,11 +151,10 @@ def test_abnormal_is_below_the_threshold_of_the_rate() -> None:
 
 
 @pytest.mark.parametrize(("rates", "expected"), [([], None), ([0.1, 0.05], 0.05), ([0.1, 0.05, 0.01, 0.001], 0.01)])
-def test_the_default_rate_is_one_in_a_hundred_where_there_were_faces_enough(
+def test_the_usual_rate_is_one_in_a_hundred_where_there_were_faces_enough(
     rates: list[float], expected: float | None
 ) -> None:
-    likelihood = ClassLikelihood(means=some_means(), thresholds=tuple(threshold(rate, -1.0) for rate in rates))
-    assert likelihood.default_false_alarm_rate == expected
+    assert usual_false_alarm_rate([threshold(rate, -1.0) for rate in rates]) == expected
 
 
 # ------------------------------------------------------------------------------------------------ the file
@@ -195,22 +206,24 @@ def test_unusable_thresholds_are_named(tmp_path: Path, damage: object) -> None:
 # ------------------------------------------------------------------------------------------------ calibrating
 
 
-def found_scores(model: Path, store: NamedFaces, means: np.ndarray) -> dict[str, float]:
-    """Of all faces of a store, by the network itself, in float64."""
+def chip_scores(model: Path, chips: Sequence[np.ndarray] | np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Of aligned faces, by the network itself, in float64."""
     network, preprocessing, _ = load_embedder(model)
-    names = [key for key, record in store.records.items() if record.status != "failed"]
-    crops = preprocessing.middle_crops([store.face(key) for key in names])
+    crops = preprocessing.middle_crops(chips)
     images = (torch.from_numpy(crops).permute(0, 3, 1, 2).double() - 127.5) / 128
     with torch.no_grad():
         sides = [network.double()(side).numpy() for side in (images, images.flip(3))]
-    return dict(zip(names, plain_scores(np.mean(sides, axis=0), means), strict=True))
+    return plain_scores(np.mean(sides, axis=0), means)
 
 
 def test_calibrating_takes_each_face_that_was_found_once(small_store: Path, tmp_path: Path) -> None:
     """The three least likely faces are fallback crops here, of which nothing is to be learnt."""
     means, store = some_means(), tmp_path / "store"
     model, pairs = write_model(tmp_path / "embedder.safetensors", means), write_pairs(tmp_path / "pairs.txt")
-    scores = found_scores(model, NamedFaces(small_store), means)
+    faces = NamedFaces(small_store)
+    names = [key for key, record in faces.records.items() if record.status != "failed"]
+    chips = [faces.face(key) for key in names]
+    scores = dict(zip(names, chip_scores(model, chips, means).tolist(), strict=True))
     fallbacks = sorted(scores, key=lambda key: scores[key])[:3]
     shutil.copytree(small_store, store)
     rows = [
@@ -236,6 +249,46 @@ def test_calibrating_takes_each_face_that_was_found_once(small_store: Path, tmp_
     write_calibration(plain, calibration)
     assert read_likelihood(plain) is None
     assert "likelihood" not in json.loads(read_weights(plain).description or "")
+
+
+# ------------------------------------------------------------------------------------------------ faces
+
+
+def found_faces(chips: np.ndarray) -> list[Face]:
+    """As if they were found in photos."""
+    quality = FaceQuality(residual=0, profile=0, sharpness=0, contrast=0)
+    placed = {"box": np.zeros(4), "landmarks": np.zeros((5, 2)), "probability": 1.0, "quality": quality}
+    return [Face(chip=chip, **placed) for chip in chips]
+
+
+def test_faces_are_judged_at_the_rate_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their likelihood under the network itself, in float64; without thresholds or means nothing is said of them."""
+    means, chips = some_means(), np.random.default_rng(3).integers(0, 256, (6, 128, 128, 3), dtype=np.uint8)
+    file = write_model(tmp_path / "embedder.safetensors", means)
+    expected = chip_scores(file, chips, means)
+    monkeypatch.setattr(embedder, "find_faces", lambda _, batch: [PhotoFaces(name="p", faces=batch, size=(9, 9))])
+    monkeypatch.setattr(embedder, "decoded_ahead", lambda _: [tuple(found_faces(chips))])
+
+    def judged(**options: Any) -> tuple[list[float | None], list[bool | None]]:
+        [photo] = FaceEmbedder.load(file, device="cpu", **options).find_batch(["p.png"])
+        return [face.likelihood for face in photo.faces], [face.is_abnormal for face in photo.faces]
+
+    scores, verdicts = judged()
+    np.testing.assert_allclose(np.array(scores, float), expected, rtol=1e-5)
+    assert verdicts == [None] * 6
+    ordered = np.sort(expected)
+    thresholds = [threshold(0.1, ordered[3] - 1e-3), threshold(0.01, ordered[1] - 1e-3)]
+    tensors, description = read_weights(file)
+    likelihood = {"thresholds": thresholds_to_json(thresholds)}
+    write_weights(file, tensors, json.loads(description or "") | {"likelihood": likelihood})
+    assert judged()[1] == (expected < ordered[1] - 1e-3).tolist()
+    assert judged(false_alarm_rate=0.1)[1] == (expected < ordered[3] - 1e-3).tolist()
+    with pytest.raises(FacegmError, match=r"false-alarm rate 0\.05: LFW gave thresholds of 0\.1, 0\.01"):
+        judged(false_alarm_rate=0.05)
+    write_model(file, None)
+    assert judged() == ([None] * 6, [None] * 6)
+    with pytest.raises(FacegmError, match=r"embedder\.safetensors: carries no class means.*leave the rate out"):
+        judged(false_alarm_rate=0.1)
 
 
 # ------------------------------------------------------------------------------------------------ exporting

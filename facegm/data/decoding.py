@@ -1,13 +1,15 @@
 """Photos as people have them, decoded to 8-bit RGB."""
 
 import io
+import os
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -60,8 +62,31 @@ class _DecoderWarnings:
             if self._inside == 0:
                 self._filters.close()
 
+    def forget_threads(self) -> None:
+        """Begin anew in a forked process, where the threads that were decoding are no more."""
+        self._filters.close()
+        self.__init__()  # type: ignore[misc]
+
 
 _decoder_warnings = _DecoderWarnings()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_decoder_warnings.forget_threads)
+
+
+class TooLargePhotoError(UnreadablePhotoError):
+    """A photo of more pixels than are decoded."""
+
+
+class DecodedPhoto(NamedTuple):
+    """A photo as it can be looked at."""
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    """RGB, 0 to 255, upright."""
+    reduction: int
+    """By how much both sides were divided: 1, or where a JPEG has more than `MAX_PIXELS`, the least of 2, 4 and 8 that
+    brings it below. Pixel i covers those of the photo from reduction * i on."""
+    size: tuple[int, int]
+    """Width and height of the whole photo, upright."""
 
 
 @cache
@@ -89,22 +114,28 @@ def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def decode(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+    """Decode a photo to its upright pixels, and by how much its sides were divided; see `decode_image`."""
+    return decode_image(data)[:2]
+
+
+def decode_image(source: bytes | Image.Image) -> DecodedPhoto:
     """Decode a photo to RGB, 0 to 255, upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted, transparency is laid over white, and of an animation the
     first frame is taken. Pillow decodes because it reports a truncated file, where OpenCV fills the rest with grey.
 
-    Returns:
-        The pixels, and by how much both sides were divided: 1, or where a JPEG has more than `MAX_PIXELS`, the least of
-        2, 4 and 8 that brings it below. Pixel i of the result covers those of the photo from reduction * i on.
+    Args:
+        source: the content of a file, or a picture that Pillow has opened; of an animation its present frame. Such a
+            picture stays as it is, so that none is decoded at reduced size.
 
     Raises:
-        UnreadablePhotoError: the data are truncated, not an image, or not JPEG and above `MAX_PIXELS`.
+        TooLargePhotoError: not JPEG, or opened already, and above `MAX_PIXELS`.
+        UnreadablePhotoError: the data are truncated or not an image.
     """
     register_formats()
     try:
         with _decoder_warnings:
-            pixels, orientation, reduction = _decoded(data)
+            pixels, orientation, reduction, size = _decoded(source)
     except UnreadablePhotoError:
         raise
     except MemoryError:
@@ -116,12 +147,20 @@ def decode(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
     except Exception as error:  # decoders raise anything from OSError to struct.error on damaged files
         raise UnreadablePhotoError(f"{type(error).__name__}: {error}") from error
     turn = _TURNS.get(orientation)
-    return (pixels if turn is None else np.ascontiguousarray(turn(pixels))), reduction
+    if turn is None:
+        return DecodedPhoto(pixels, reduction, size)
+    return DecodedPhoto(np.ascontiguousarray(turn(pixels)), reduction, size[::-1] if orientation >= 5 else size)
 
 
-def _decoded(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int, int]:
-    """The pixels as they are stored, their EXIF orientation and the reduction; Pillow's own copy ends here."""
-    with _opened(data) as image:
+def _decoded(source: bytes | Image.Image) -> tuple[UInt8[np.ndarray, "height width 3"], int, int, tuple[int, int]]:
+    """The pixels as they are stored, their EXIF orientation, the reduction and the size before it.
+
+    Pillow's own copies end here.
+    """
+    with nullcontext(source) if isinstance(source, Image.Image) else _opened(source) as image:
+        size = image.size
+        if image is source and size[0] * size[1] > MAX_PIXELS:
+            raise _too_large()
         reduction = _reduce(image)
         image.load()
         rgb = _to_rgb(image)
@@ -129,7 +168,7 @@ def _decoded(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int, int
         for top in range(0, rgb.height, _STRIP):  # on the way from Pillow to NumPy pixels are copied twice
             bottom = min(top + _STRIP, rgb.height)
             pixels[top:bottom] = np.asarray(rgb.crop((0, top, rgb.width, bottom)))
-        return pixels, _orientation(image), reduction
+        return pixels, _orientation(image), reduction, size
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -155,8 +194,8 @@ def _reduce(image: Image.Image) -> int:
     return reduction
 
 
-def _too_large() -> UnreadablePhotoError:
-    return UnreadablePhotoError(
+def _too_large() -> TooLargePhotoError:
+    return TooLargePhotoError(
         f"more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller, or save it as JPEG, which is decoded at "
         "reduced size"
     )

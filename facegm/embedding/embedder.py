@@ -1,49 +1,54 @@
-"""Photo in, embedding out."""
+"""Photos in, faces and their embeddings out."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import logging
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from facegm.align.detector import FaceDetector
-from facegm.align.face import FACE_SIZE, TEMPLATE, align_face
+from facegm.align.face import FACE_SIZE, TEMPLATE, center_crop
+from facegm.align.finder import FaceFinder, batches, decoded_ahead
+from facegm.align.found_face import Face
 from facegm.data.ahead import done_ahead
-from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.data.progress import Progress
-from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.data.weights import digest_of
 from facegm.embedding.calibration import Calibration
+from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy, chosen_face, compared
 from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
-from facegm.embedding.engine import Engine, best_batch, engine_class
-from facegm.embedding.likelihood import ClassLikelihood
+from facegm.embedding.device import chosen_device
+from facegm.embedding.engine import Engines, best_batch
+from facegm.embedding.likelihood import ClassLikelihood, with_likelihood
 from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration, read_likelihood
 from facegm.embedding.network import embed_crops
-from facegm.errors import FacegmError
+from facegm.embedding.photo_faces import PhotoFaces, find_faces
+from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, aligned_chip, open_photo, opened
+from facegm.embedding.processes import OncePerProcess
+from facegm.embedding.reasons import RefusedPhotoError
+from facegm.errors import FacegmError, UsageError
 from facegm.models.face_base import FaceNetwork
 
-PhotoLike = str | Path | UInt8[np.ndarray, "height width 3"]
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The comparison of two photos."""
-
-    distance: float
-    """L2 distance (not squared) of the normalised embeddings, 0 to 2."""
-    same: bool | None
-    """Whether the distance is below the threshold; None where no threshold was given."""
-    probability: float | None
-    """That both photos show one person, at the given prior; None where the embedder has not been calibrated."""
+OnMissing = Literal["raise", "center-crop", "skip"]
+"""What `embed` does where a photo has no face."""
+_NO_FACE = "no face found; on_missing='center-crop' embeds the middle of the photo, 'skip' leaves the photo out"
 
 
 class FaceEmbedder:
-    """Finds, aligns and embeds the face of a photo, as the network was trained to see it.
+    """Finds, aligns and embeds the faces of photos, as the network was trained to see them.
+
+    Threads may share one. A process that was forked, or that a pickled embedder was sent to, goes on with its own
+    detector and engine.
 
     Example:
         >>> embedder = FaceEmbedder.load("runs/casia")  # doctest: +SKIP
@@ -60,27 +65,31 @@ class FaceEmbedder:
     ) -> None:
         self._network, self._preprocessing = network, preprocessing
         self._calibration, self._likelihood = calibration, likelihood
-        self._detector: FaceDetector | None = None
-        self._engine: Engine | None = None
-        self._faces = 0
         self._contract: EmbeddingContract | None = None
+        self._begin()
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "FaceEmbedder":
+    def load(
+        cls, path: str | Path, *, device: str | torch.device = "auto", false_alarm_rate: float | None = None
+    ) -> "FaceEmbedder":
         """Load an exported embedder.
 
         Args:
             path: an `embedder.safetensors`, or the folder of a finished run.
-            device: where the network runs.
+            device: where networks run; "auto" takes a GPU where torch sees one, else the CPU, and logs which and why.
+            false_alarm_rate: at which `Face.is_abnormal` is said; None for 0.01, or of a small calibration set the
+                smallest rate that it has a threshold for.
 
         Raises:
-            FacegmError: no such model, a damaged file, or faces aligned in another way than this version does.
+            FacegmError: no such model, a damaged file, faces aligned in another way than this version does, a device
+                that is not here, or a false-alarm rate that was not measured.
         """
-        file = embedder_file(Path(path))
+        chosen, file = chosen_device(device), embedder_file(Path(path))
         network, preprocessing, alignment = load_embedder(file)
         if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
-        return cls(network.to(device), preprocessing, read_calibration(file), read_likelihood(file))
+        likelihood = read_likelihood(file, false_alarm_rate)
+        return cls(network.to(chosen), preprocessing, read_calibration(file), likelihood)
 
     @property
     def dim(self) -> int:
@@ -127,46 +136,123 @@ class FaceEmbedder:
             f"pixels of {p.face_size}x{p.face_size}, mirror: {'sum' if p.mirror else 'none'}"
         )
 
+    def find(
+        self, photo: PhotoLike, *, color: Color | None = None, policy: FacePolicy | Literal["all"] = "all"
+    ) -> list[Face]:
+        """Find, align and embed the faces of a photo.
+
+        Args:
+            photo: see `PhotoLike`.
+            color: order of the channels, where the photo is an array of them.
+            policy: all faces, or which of several.
+
+        Returns:
+            The faces, the largest central one first; with "all" perhaps none, which is no failure.
+
+        Raises:
+            RefusedPhotoError: the photo cannot be read, or under a policy has no face or too many; it is an
+                `UnreadablePhotoError`, whose `reason` is for programs.
+        """
+        [found] = find_faces(self._finder.get(), [open_photo(photo, color)])
+        found.require_readable()
+        faces = found.faces if policy == "all" else (found.faces[chosen_face(found.faces, policy)],)
+        return self._embedded(faces)
+
+    def find_batch(self, photos: Iterable[PhotoLike], *, color: Color | None = None) -> Iterator[PhotoFaces]:
+        """Find, align and embed the faces of photos, which go through the networks together.
+
+        Photos are taken as they are needed, so that there may be any number of them; a thread decodes the next ones in
+        the meantime.
+
+        Args:
+            photos: see `PhotoLike`; or one array [photos, height, width, channels].
+            color: order of the channels, where photos are arrays of them.
+
+        Yields:
+            What each photo shows, in their order; of one that cannot be read, the reason.
+
+        Raises:
+            TypeError: one photo in place of several.
+        """
+        return self._found(opened(photos, color))
+
+    @overload
     def embed(
-        self, photos: Sequence[PhotoLike], *, on_missing: Literal["raise", "center-crop"] = "raise"
-    ) -> Float[np.ndarray, "photos dim"]:
+        self,
+        photos: Iterable[PhotoLike],
+        *,
+        color: Color | None = None,
+        on_missing: Literal["raise", "center-crop"] = "raise",
+    ) -> Float32[np.ndarray, "photos dim"]: ...
+
+    @overload
+    def embed(
+        self, photos: Iterable[PhotoLike], *, color: Color | None = None, on_missing: Literal["skip"]
+    ) -> tuple[Float32[np.ndarray, "found dim"], Bool[np.ndarray, " photos"]]: ...
+
+    def embed(
+        self, photos: Iterable[PhotoLike], *, color: Color | None = None, on_missing: OnMissing = "raise"
+    ) -> Float32[np.ndarray, "photos dim"] | tuple[Float32[np.ndarray, "found dim"], Bool[np.ndarray, " photos"]]:
         """Embed the largest central face of each photo; the embeddings have unit L2 norm.
 
         Args:
-            photos: paths, or upright RGB arrays of 0 to 255.
-            on_missing: where no face is found, raise, or embed the middle of the photo.
+            photos: see `PhotoLike`; or one array [photos, height, width, channels].
+            color: order of the channels, where photos are arrays of them.
+            on_missing: where no face is found, raise, embed the middle of the photo, or skip the photo. A photo that
+                cannot be read is skipped or raised too.
+
+        Returns:
+            The embeddings; with "skip" those of the photos that have one, and of each photo whether it has.
 
         Raises:
             FacegmError: unreadable photos, or photos without a face, all of them named.
-            TypeError: one photo in place of a list.
+            TypeError: one photo in place of several.
         """
-        if isinstance(photos, str | Path | np.ndarray):
-            raise TypeError("embed takes a list of photos; put a single one in brackets")
-        faces, troubles = [], []
-        for number, photo in enumerate(photos):
-            name = f"photo {number}" if isinstance(photo, np.ndarray) else str(photo)
-            try:
-                faces.append(self._align(photo, on_missing == "center-crop"))
-            except UnreadablePhotoError as error:
-                troubles.append(f"{name}: {error}")
+        if on_missing not in get_args(OnMissing):
+            raise UsageError(f"on_missing {on_missing!r}: take one of {', '.join(get_args(OnMissing))}")
+        parts, is_found, troubles = [np.empty((0, self.dim), np.float32)], list[bool](), list[str]()
+        for batch in decoded_ahead(batches(opened(photos, color))):
+            found = find_faces(self._finder.get(), batch)
+            is_to_crop = on_missing == "center-crop"
+            chips = [_subject(*both, is_to_crop=is_to_crop) for both in zip(batch, found, strict=True)]
+            del batch  # large photos must not live on while the next ones are decoded
+            is_found += [chip is not None for chip in chips]
+            troubles += [
+                f"{photo.name}: {photo.message or _NO_FACE}"
+                for photo, chip in zip(found, chips, strict=True)
+                if chip is None
+            ]
+            if on_missing == "skip" or not troubles:
+                parts.append(_unit(self.embed_aligned([chip for chip in chips if chip is not None]))[0])
+        if on_missing == "skip":
+            if troubles:
+                logger.info(f"{len(troubles)} of {len(is_found)} photos are skipped, the first: {troubles[0]}")
+            return np.concatenate(parts), np.array(is_found, bool)
         if troubles:
             raise FacegmError("\n".join(troubles))
-        return normalised(self.embed_aligned(faces))
+        return np.concatenate(parts)
 
     def embed_aligned(
         self, faces: Sequence[UInt8[np.ndarray, "side side 3"]], *, progress: bool = False
-    ) -> Float[np.ndarray, "faces dim"]:
+    ) -> Float32[np.ndarray, "faces dim"]:
         """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised.
 
         The next faces are taken from the sequence, in another thread, while the last ones are embedded, so it may well
         read them from a disk when they are asked for.
+
+        Args:
+            faces: on the usual five-point template; of other sizes than 128x128, such as 112x112, they are resized.
+            progress: whether to show it.
+
+        Raises:
+            FacegmError: a face of another type or shape, which is named by its number.
         """
-        engine, size = self._engine_for(len(faces)), best_batch(self._network)
+        engine, size = self._engines.get().engine(len(faces)), best_batch(self._network)
         parts = [range(start, min(start + size, len(faces))) for start in range(0, len(faces), size)]
         embeddings = np.empty((len(faces), self.dim), np.float32)
 
         def crops(part: range) -> UInt8[np.ndarray, "batch crop crop 3"]:
-            return self._preprocessing.middle_crops(faces[number] for number in part)
+            return self._preprocessing.middle_crops(aligned_chip(faces[number], number) for number in part)
 
         with Progress("embed", len(faces), "faces", is_shown=progress) as shown:
             for part, batch in zip(parts, done_ahead([partial(crops, part) for part in parts]), strict=True):
@@ -176,23 +262,11 @@ class FaceEmbedder:
                 shown.update(len(part))
         return embeddings
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self._network.parameters()).device
-
-    def _engine_for(self, faces: int) -> Engine:
-        """What embeds so many more faces; once many were embedded, also a few."""
-        self._faces += faces
-        fastest = engine_class(self._network, self._faces)
-        if not isinstance(self._engine, fastest):
-            self._engine = fastest(self._network)
-        return self._engine
-
     def embed_sides(
         self, faces: UInt8[np.ndarray, "faces side side 3"]
     ) -> tuple[Float[np.ndarray, "faces dim"], Float[np.ndarray, "faces dim"]]:
         """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised."""
-        engine, crops = self._engine_for(len(faces)), self._preprocessing.middle_crops(faces)
+        engine, crops = self._engines.get().engine(len(faces)), self._preprocessing.middle_crops(faces)
         face, mirrored = (
             embed_crops(engine, side, mirror=False, device=self._device)
             for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
@@ -204,46 +278,126 @@ class FaceEmbedder:
         photo_a: PhotoLike,
         photo_b: PhotoLike,
         *,
+        color: Color | None = None,
         threshold: float | None = None,
         false_match_rate: float | None = None,
         prior: float = 0.5,
+        policy: FacePolicy = "largest-central",
     ) -> Comparison:
         """Compare the faces of two photos.
 
         Args:
-            photo_a: path, or upright RGB array of 0 to 255.
+            photo_a: see `PhotoLike`.
             photo_b: the other.
-            threshold: distance below which two photos count as the same person's; the report of
-                `facegm verify-lfw` names one under "no PCA".
-            false_match_rate: in place of a threshold, one of the rates that the embedder's calibration has one for.
+            color: order of the channels, where photos are arrays of them.
+            threshold: distance below which two photos count as the same person's.
+            false_match_rate: in place of a threshold, one of the rates that the embedder's calibration has one for; see
+                `compare` for what is taken with neither.
             prior: probability that two photos show one person, before they are looked at.
+            policy: which of several faces is meant.
 
         Raises:
-            FacegmError: an unreadable photo, or one without a face; a threshold and a false-match rate, or a rate that
-                was not measured.
+            RefusedPhotoError: an unreadable photo, one without a face, or under the policy with too many.
+            FacegmError: see `compare`.
         """
-        if false_match_rate is not None:
-            if threshold is not None:
-                raise FacegmError("verify takes a threshold or a false-match rate, not both")
-            if self._calibration is None:
-                raise FacegmError("false-match rate: this embedder has not been calibrated; give a threshold")
-            threshold = self._calibration.threshold_at(false_match_rate)
-        a, b = self.embed([photo_a, photo_b])
-        distance = float(np.linalg.norm(a - b))
-        return Comparison(
-            distance=distance,
-            same=None if threshold is None else distance < threshold,
-            probability=None if self._calibration is None else self._calibration.probability(distance, prior=prior),
+        chosen, refusals = list[Face](), list[RefusedPhotoError]()
+        for found in find_faces(self._finder.get(), [*opened([photo_a, photo_b], color)]):
+            try:
+                found.require_readable()
+                chosen.append(found.faces[chosen_face(found.faces, policy)])
+            except RefusedPhotoError as error:  # noqa: PERF203 - of two photos
+                refusals.append(RefusedPhotoError(error.reason, f"{found.name}: {error}"))
+        if refusals:
+            raise RefusedPhotoError(refusals[0].reason, "\n".join(map(str, refusals)))
+        a, b = self._embedded(chosen)
+        return self.compare(a, b, threshold=threshold, false_match_rate=false_match_rate, prior=prior)
+
+    def compare(
+        self,
+        face_a: Face,
+        face_b: Face,
+        *,
+        threshold: float | None = None,
+        false_match_rate: float | None = None,
+        prior: float = 0.5,
+    ) -> Comparison:
+        """Compare two faces that this embedder has found.
+
+        Args:
+            face_a: with its embedding.
+            face_b: the other.
+            threshold: distance below which two faces count as the same person's.
+            false_match_rate: in place of a threshold, one of the rates that the embedder's calibration has one for.
+                With neither, the calibration's threshold of a rate of 0.001 is taken, or of the smallest one measured.
+            prior: probability that two faces are of one person, before they are looked at.
+
+        Raises:
+            FacegmError: a face without an embedding; a network that embeds all faces alike; a threshold and a
+                false-match rate, or a rate that was not measured.
+        """
+        if face_a.embedding is None or face_b.embedding is None:
+            raise FacegmError("a face without an embedding; compare those that find or find_batch give")
+        distance = float(np.linalg.norm(face_a.embedding.astype(np.float64) - face_b.embedding))
+        if distance <= SAME_TO_ROUNDING:
+            self._require_difference(face_a.chip)
+        return compared(
+            distance, self._calibration, threshold=threshold, false_match_rate=false_match_rate, prior=prior
         )
 
-    def _align(self, photo: PhotoLike, crop_when_missing: bool) -> UInt8[np.ndarray, "128 128 3"]:
-        if self._detector is None:
-            self._detector = FaceDetector()
-        pixels = _checked(photo) if isinstance(photo, np.ndarray) else read_photo(Path(photo))
-        aligned = align_face(pixels, self._detector.detect(pixels), crop_when_missing=crop_when_missing)
-        if aligned.image is None:
-            raise UnreadablePhotoError(f"{aligned.reason}; on_missing='center-crop' embeds the middle of the photo")
-        return aligned.image
+    @property
+    def _device(self) -> torch.device:
+        return next(self._network.parameters()).device
+
+    def _found(self, photos: Iterator[OpenedPhoto]) -> Iterator[PhotoFaces]:
+        for batch in decoded_ahead(batches(photos)):
+            found = find_faces(self._finder.get(), batch)
+            del batch  # large photos must not live on while the next ones are decoded
+            embedded = iter(self._embedded([face for photo in found for face in photo.faces]))
+            for photo in found:
+                yield replace(photo, faces=tuple(islice(embedded, len(photo.faces))))
+
+    def _embedded(self, faces: Sequence[Face]) -> list[Face]:
+        """The same faces with their embeddings, and with their likelihoods where there are any."""
+        if not faces:
+            return []
+        raw = self.embed_aligned([face.chip for face in faces])
+        embeddings, norms = _unit(raw)
+        embedded = [
+            replace(face, embedding=embedding, norm=float(norm))
+            for face, embedding, norm in zip(faces, embeddings, norms, strict=True)
+        ]
+        return with_likelihood(embedded, raw, self._likelihood, is_mirrored=self.is_mirrored)
+
+    def _require_difference(self, chip: UInt8[np.ndarray, "128 128 3"]) -> None:
+        """Raise FacegmError where a face and its negative are embedded alike."""
+        a, b = _unit(self.embed_aligned([chip, 255 - chip]))[0]
+        if np.linalg.norm(a - b) <= SAME_TO_ROUNDING:
+            raise FacegmError(
+                "embeddings: all faces have the same one, so they say nothing about identity; the model is untrained "
+                "or has collapsed"
+            )
+
+    def _begin(self) -> None:
+        network, device = self._network, self._device
+        is_on_gpu, gpu = device.type == "cuda", device.index or 0
+
+        def finder() -> FaceFinder:
+            return FaceFinder(FaceDetector("cuda" if is_on_gpu else "cpu", gpu=gpu))
+
+        self._finder = OncePerProcess(finder, is_on_gpu=is_on_gpu)
+        self._engines = OncePerProcess(lambda: Engines(network), is_on_gpu=is_on_gpu)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The network as bytes: multiprocessing would put tensors into shared memory, which containers lack."""
+        network = deepcopy(self._network).cpu() if self._device.type != "cpu" else self._network
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_finder", "_engines")}
+        return state | {"_network": pickle.dumps(network), "device": str(self._device)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device = chosen_device(state.pop("device"))
+        self.__dict__.update(state)
+        self._network = pickle.loads(state["_network"]).to(device)
+        self._begin()
 
 
 def normalised(embeddings: Float[np.ndarray, "photos dim"]) -> Float[np.ndarray, "photos dim"]:
@@ -252,9 +406,26 @@ def normalised(embeddings: Float[np.ndarray, "photos dim"]) -> Float[np.ndarray,
     return np.asarray(embeddings / np.maximum(lengths, np.finfo(np.float32).tiny))
 
 
-def _checked(photo: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
-    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-        raise UnreadablePhotoError(
-            f"array of {photo.dtype} and shape {photo.shape}; expected uint8 RGB [height, width, 3]"
+def _subject(photo: OpenedPhoto, found: PhotoFaces, *, is_to_crop: bool) -> UInt8[np.ndarray, "128 128 3"] | None:
+    """The face of a photo that is embedded, or where there is none perhaps the photo's middle."""
+    if found.faces:
+        return found.faces[0].chip
+    return center_crop(photo.pixels) if is_to_crop and found.reason is None and photo.pixels is not None else None
+
+
+def _unit(
+    embeddings: Float32[np.ndarray, "faces dim"],
+) -> tuple[Float32[np.ndarray, "faces dim"], Float32[np.ndarray, " faces"]]:
+    """Embeddings scaled to unit L2 norm, and their norms before.
+
+    Raises:
+        FacegmError: some have no direction.
+    """
+    norms = np.linalg.norm(embeddings, axis=1)
+    unusable = np.count_nonzero(~np.isfinite(norms) | (norms == 0))
+    if unusable:
+        raise FacegmError(
+            f"embeddings: zero, NaN or infinity in {unusable} of {len(norms)}, so they say nothing about identity; the "
+            "model is untrained, has collapsed or overflows"
         )
-    return photo
+    return normalised(embeddings), norms

@@ -5,7 +5,7 @@ to recognise, nor manipulated: docs/quality.md and docs/adversarial.md have meas
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import isfinite
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from facegm.align.found_face import Face
 from facegm.errors import FacegmError
 
-DEFAULT_FALSE_ALARM_RATE = 0.01
+USUAL_FALSE_ALARM_RATE = 0.01
 """Taken where none is asked for."""
 _NUMBERS = 2**24
 """Of the faces x identities matrix that is held at a time."""
@@ -45,7 +46,7 @@ class JudgedFaces(NamedTuple):
     likelihood: Float64[np.ndarray, " faces"]
     """See `ClassLikelihood.score`."""
     is_abnormal: Bool[np.ndarray, " faces"] | None
-    """At the false-alarm rate; None without one."""
+    """At the likelihood's false-alarm rate; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +57,8 @@ class ClassLikelihood:
     """mu, on the scale of the training."""
     thresholds: tuple[LikelihoodThreshold, ...] = ()
     """Of the false-alarm rates that the calibration set has faces enough for; none before the calibration."""
+    false_alarm_rate: float | None = None
+    """That of the threshold at which `judge` calls faces abnormal; None for no verdict."""
 
     def score(self, features: Float[np.ndarray, "faces dim"]) -> Float64[np.ndarray, " faces"]:
         """Log-likelihood under the nearest class, -min_k ||x - mu_k||^2 / 2, without the constant that all share.
@@ -72,12 +75,6 @@ class ClassLikelihood:
             difference = features[part].astype(np.float64) - self.means[nearest]
             scores[part] = -np.square(difference).sum(axis=1) / 2
         return scores
-
-    @property
-    def default_false_alarm_rate(self) -> float | None:
-        """One in a hundred, or of fewer faces the smallest rate that was measured; None before the calibration."""
-        measured = [found.false_alarm_rate for found in self.thresholds]
-        return DEFAULT_FALSE_ALARM_RATE if DEFAULT_FALSE_ALARM_RATE in measured else min(measured, default=None)
 
     def threshold_at(self, false_alarm_rate: float) -> float:
         """The threshold of a false-alarm rate that was measured.
@@ -110,26 +107,45 @@ class ClassLikelihood:
         """
         return np.asarray(scores < self.threshold_at(false_alarm_rate))
 
-    def judge(
-        self, embeddings: Float[np.ndarray, "faces dim"], *, is_mirrored: bool, false_alarm_rate: float | None
-    ) -> JudgedFaces:
-        """Score embeddings as an embedder gives them.
+    def judge(self, embeddings: Float[np.ndarray, "faces dim"], *, is_mirrored: bool) -> JudgedFaces:
+        """Score embeddings as an embedder gives them, and judge them at the false-alarm rate.
 
         Args:
             embeddings: mirror-summed where `is_mirrored`, not normalised.
             is_mirrored: whether an embedding is that of the face plus that of its mirror image.
-            false_alarm_rate: of the threshold; None for no verdict.
-
-        Raises:
-            FacegmError: a rate that was not measured.
         """
-        scores = self.score(training_scale(embeddings, is_mirrored=is_mirrored))
-        return JudgedFaces(scores, None if false_alarm_rate is None else self.is_abnormal(scores, false_alarm_rate))
+        scores, rate = self.score(training_scale(embeddings, is_mirrored=is_mirrored)), self.false_alarm_rate
+        return JudgedFaces(scores, None if rate is None else self.is_abnormal(scores, rate))
 
     @cached_property
     def _half_squares(self) -> Float[np.ndarray, " identities"]:
         squares = np.einsum("kd,kd->k", self.means, self.means, dtype=np.float64)
         return np.asarray((squares / 2).astype(self.means.dtype))
+
+
+def with_likelihood(
+    faces: Sequence[Face],
+    embeddings: Float[np.ndarray, "faces dim"],
+    likelihood: ClassLikelihood | None,
+    *,
+    is_mirrored: bool,
+) -> list[Face]:
+    """The same faces with what the likelihood says of them; as they are where there is none.
+
+    Args:
+        faces: found in photos.
+        embeddings: of these, not normalised.
+        likelihood: of the embedder.
+        is_mirrored: whether its embeddings are sums of both sides.
+    """
+    if likelihood is None:
+        return [*faces]
+    scores, verdicts = likelihood.judge(embeddings, is_mirrored=is_mirrored)
+    are_abnormal = [None] * len(faces) if verdicts is None else verdicts.tolist()
+    return [
+        replace(face, likelihood=score, is_abnormal=is_abnormal)
+        for face, score, is_abnormal in zip(faces, scores.tolist(), are_abnormal, strict=True)
+    ]
 
 
 def training_scale(
@@ -142,6 +158,12 @@ def training_scale(
         is_mirrored: whether an embedding is the sum of both sides, whose mean is taken then.
     """
     return embeddings.astype(np.float64) / (2 if is_mirrored else 1)
+
+
+def usual_false_alarm_rate(thresholds: Sequence[LikelihoodThreshold]) -> float | None:
+    """One in a hundred, or of fewer faces the smallest rate that was measured; None before the calibration."""
+    measured = [found.false_alarm_rate for found in thresholds]
+    return USUAL_FALSE_ALARM_RATE if USUAL_FALSE_ALARM_RATE in measured else min(measured, default=None)
 
 
 def thresholds_from_json(found: Sequence[Mapping[str, Any]]) -> tuple[LikelihoodThreshold, ...]:

@@ -13,7 +13,13 @@ from torch import Tensor
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.data.weights import digest_of, read_description, read_tensor, read_weights, write_weights
 from facegm.embedding.calibration import Calibration
-from facegm.embedding.likelihood import ClassLikelihood, LikelihoodThreshold, thresholds_from_json, thresholds_to_json
+from facegm.embedding.likelihood import (
+    ClassLikelihood,
+    LikelihoodThreshold,
+    thresholds_from_json,
+    thresholds_to_json,
+    usual_false_alarm_rate,
+)
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_face_network, network_class
@@ -152,20 +158,36 @@ def read_calibration(path: Path) -> Calibration | None:
         raise FacegmError(f"{path}: this facegm cannot use the embedder's calibration ({error})") from error
 
 
-def read_likelihood(path: Path) -> ClassLikelihood | None:
+def read_likelihood(path: Path, false_alarm_rate: float | None = None) -> ClassLikelihood | None:
     """The likelihood that an exported embedder carries; None where it has no class means.
 
     So it is of other losses than the GM loss, of very many identities, and of earlier versions of facegm.
 
+    Args:
+        path: the embedder's file.
+        false_alarm_rate: at which it is to judge faces; None for the usual one, see `usual_false_alarm_rate`.
+
     Raises:
-        FacegmError: the file is damaged, not an embedder, or has thresholds that this program cannot use.
+        FacegmError: the file is damaged, not an embedder, or has thresholds that this program cannot use; or the rate
+            is none that was measured.
     """
     means, metadata = read_tensor(path, _MEANS), read_description(path)
     try:
         thresholds = thresholds_from_json(json.loads(metadata or "").get("likelihood", {}).get("thresholds", []))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FacegmError(f"{path}: this facegm cannot use the embedder's likelihood ({error})") from error
-    return None if means is None else ClassLikelihood(means=means.float().numpy(), thresholds=thresholds)
+    if means is None:
+        if false_alarm_rate is not None:
+            raise FacegmError(
+                f"{path}: carries no class means, by which faces are abnormal at a false-alarm rate; leave the rate "
+                "out, or take an embedder that was trained with the GM loss"
+            )
+        return None
+    rate = usual_false_alarm_rate(thresholds) if false_alarm_rate is None else false_alarm_rate
+    likelihood = ClassLikelihood(means=means.float().numpy(), thresholds=thresholds, false_alarm_rate=rate)
+    if rate is not None:
+        likelihood.threshold_at(rate)
+    return likelihood
 
 
 def _require(path: Path) -> None:

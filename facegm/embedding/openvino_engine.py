@@ -1,6 +1,7 @@
 """A face network run by OpenVINO on the CPU (the extra `facegm[openvino]`): convolutions with what follows in one."""
 
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ def is_installed() -> bool:
 
 
 class OpenVinoEngine:
-    """See `facegm.embedding.engine.Engine`: on as many threads as torch, in bfloat16 on a CPU that is fast in it."""
+    """See `facegm.embedding.engine.Engine`: on as many threads as torch, in bfloat16 on a CPU that is fast in it.
+
+    Threads take turns: a compiled network has one place for inputs and outputs.
+    """
 
     def __init__(self, network: FaceNetwork) -> None:
         import openvino
@@ -31,11 +35,14 @@ class OpenVinoEngine:
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # else processes beside each other share the first cores
         }
+        self._lock = Lock()
         self._compiled = openvino.Core().compile_model(_translated(quick_copy(network)), "CPU", settings)
 
     def forward(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch dim"]:
         """See `Engine`."""
-        (embeddings,) = self._compiled(images.contiguous().numpy(), share_inputs=True, share_outputs=False).to_tuple()
+        pixels = images.contiguous().numpy()
+        with self._lock:
+            (embeddings,) = self._compiled(pixels, share_inputs=True, share_outputs=False).to_tuple()
         return torch.from_numpy(np.asarray(embeddings))
 
 

@@ -1,0 +1,47 @@
+"""Photos to the faces in them, before any is embedded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from facegm.align.finder import FaceFinder, Trouble
+from facegm.align.found_face import Face
+from facegm.embedding.photos import OpenedPhoto
+from facegm.embedding.reasons import Reason, RefusedPhotoError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFaces:
+    """What one photo shows."""
+
+    name: str
+    """The photo's path, or "photo N", counted from 0."""
+    faces: tuple[Face, ...] = ()
+    """The largest central one first; none is no failure."""
+    size: tuple[int, int] | None = None
+    """Width and height of the whole upright photo; None where it was not decoded."""
+    reason: Reason | None = None
+    """Why the photo could not be looked at; None where it was."""
+    message: str = ""
+    """The same in words, with what to do."""
+
+    def require_readable(self) -> None:
+        """Raise RefusedPhotoError where the photo could not be looked at."""
+        if self.reason is not None:
+            raise RefusedPhotoError(self.reason, self.message)
+
+
+def find_faces(finder: FaceFinder, photos: Sequence[OpenedPhoto]) -> list[PhotoFaces]:
+    """The faces of photos that go through the detector together."""
+    decoded = [photo.decoded for photo in photos if photo.decoded is not None]
+    found = iter(finder.find([one.pixels for one in decoded], [one.reduction for one in decoded]))
+    return [_photo_faces(photo, next(found) if photo.decoded is not None else ()) for photo in photos]
+
+
+def _photo_faces(photo: OpenedPhoto, faces: tuple[Face, ...] | Trouble) -> PhotoFaces:
+    if photo.refusal is not None:
+        return PhotoFaces(name=photo.name, reason=photo.refusal.reason, message=str(photo.refusal))
+    size = None if photo.decoded is None else photo.decoded.size
+    if isinstance(faces, Trouble):
+        message = f"the detector fails on it: {faces.reason}"
+        return PhotoFaces(name=photo.name, size=size, reason=Reason.UNREADABLE, message=message)
+    return PhotoFaces(name=photo.name, faces=faces, size=size)
