@@ -20,9 +20,15 @@ VERBS = {
     "detect": "tell which images look manipulated to a classifier, and write a report",
     "verify": "verify the pairs of any set, by a model or by ready embeddings, and write a report",
     "verify-lfw": "verify the pairs of LFW, or of a set laid out like it, and write a report",
+    "embed": "find, align and embed the faces of photos into a file",
+    "match": "compare the faces of two photos: distance, probability, verdict, and a page that shows them",
+    "enroll": "put named people into a gallery, by photos of them",
+    "search": "say whom of a gallery the faces of photos are like",
+    "gallery": "list, remove, rename and merge the people of a gallery",
     "quality": "try a face network's likelihood and other scores as the quality of faces, and write a report",
     "compare": "compare training recipes by verified runs, with seeds as replicates",
     "identify": "look for people in a gallery, by a model or by ready embeddings, and write a report",
+    "serve": "find, compare, enrol and search faces over HTTP, with a page on it",
     "reproduce": "make a table or figure of the paper again, by a grid of runs",
     "demo": "walk the whole road on synthetic identities: align, train, verify",
 }
@@ -49,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"facegm: no such command: {verb}\n\n{_usage()}", file=sys.stderr)
         return WRONG_USAGE
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    stream = sys.stderr if "--json" in rest else sys.stdout
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream)
     try:
         importlib.import_module(f"facegm.cli.{verb.replace('-', '_')}").run(rest)
     except FacegmError as error:

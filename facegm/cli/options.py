@@ -1,10 +1,15 @@
 """Options that several commands share."""
 
+import json
 import math
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from facegm.data.machine import default_workers
+
+GALLERY_ADDRESS = "a file, or milvus+http://HOST:19530/COLLECTION"
+"""What `facegm.gallery.engines` takes for a gallery, in a command's help."""
 
 
 def add_workers(options: ArgumentParser) -> None:
@@ -25,6 +30,34 @@ def add_device(options: ArgumentParser) -> None:
         default="auto",
         help="where the network runs (default: a GPU where there is one)",
     )
+
+
+def add_gallery(options: ArgumentParser, *, required: bool, what: str) -> None:
+    """Add `--gallery`, an address as `facegm.gallery.engines` has it, and `--index`."""
+    options.add_argument("--gallery", required=required, metavar="ADDRESS", help=f"{what}: {GALLERY_ADDRESS}")
+    options.add_argument(
+        "--index",
+        choices=("exact", "faiss-flat", "faiss-sq8"),
+        default="exact",
+        help="what searches a gallery that is a file: numpy (default) or, for many faces, FAISS; faiss-sq8 takes a "
+        "quarter of the memory and says how much it fails to find. A cluster searches by itself",
+    )
+
+
+def add_json(options: ArgumentParser) -> None:
+    """Add `--json`; `facegm.cli.main` has a command with it log to the standard error."""
+    options.add_argument(
+        "--json", action="store_true", help="print one JSON object, and nothing else, on the standard output"
+    )
+
+
+def print_json(numbers: Mapping[str, Any]) -> None:
+    """Print what a command with `--json` found.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    print(json.dumps(numbers, ensure_ascii=False, allow_nan=False))
 
 
 def whole_number(*, minimum: int) -> Callable[[str], int]:

@@ -179,7 +179,7 @@ def read_likelihood(path: Path, false_alarm_rate: float | None = None) -> ClassL
     if means is None:
         if false_alarm_rate is not None:
             raise FacegmError(
-                f"{path}: carries no class means, by which faces are abnormal at a false-alarm rate; leave the rate "
+                f"{path}: carries no class means, by which a face is abnormal at a false-alarm rate; leave the rate "
                 "out, or take an embedder that was trained with the GM loss"
             )
         return None

@@ -1,0 +1,1 @@
+"""Named people and their embeddings: enrolment, search, and what keeps them."""
