@@ -63,7 +63,7 @@ def face_row(photo: Photo, number: int, face: Face) -> Row:
         face: embedded.
     """
     numbers: dict[str, Any] = face.to_json()
-    quality = numbers.pop("quality")
+    quality: dict[str, Any] = numbers.pop("quality")
     landmarks = [coordinate for point in numbers.pop("landmarks") for coordinate in point]
     identity = photo.identity if number == 0 else None
     names = _names(photo.key, identity)
