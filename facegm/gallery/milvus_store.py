@@ -82,8 +82,9 @@ class MilvusStore:
             Its id, which is drawn, so that processes need not agree on the next one.
         """
         assert self._held is not None
-        row = {
-            "id": secrets.randbits(_ID_BITS),
+        drawn = secrets.randbits(_ID_BITS)
+        row: Row = {
+            "id": drawn,
             "name": name,
             "source": source,
             "digest": digest,
@@ -92,7 +93,7 @@ class MilvusStore:
         }
         self._person(name).append(row)
         self._held.added.append(row)
-        return int(row["id"])
+        return drawn
 
     def remove_person(self, name: str) -> None:
         """Remove a person with all samples."""
