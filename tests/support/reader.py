@@ -11,7 +11,7 @@ from facegm.embedding.calibration import Calibration, MatchThreshold
 from facegm.embedding.model_file import MODEL_FILE, write_calibration
 from facegm.faces.run import train_run
 
-PEOPLE = ("ann", "bob", "cleo")
+PEOPLE = ("Ann", "Bob", "Cleo")
 HELD_OUT = range(150, 150 + len(PEOPLE))
 """The demo's numbers of those people: the first that it keeps out of training."""
 PHOTOS = 4
@@ -49,7 +49,11 @@ def furnish(folder: Path, store: Path) -> None:
         photos.mkdir(parents=True)
         for number, photo in enumerate(sorted(identity.iterdir()), start=1):
             copyfile(photo, photos / f"{number}.jpg")
-        copyfile(photos / "1.jpg", folder / f"{person}.jpg")
+            copyfile(photo, folder / f"{person.lower()}-{number}.jpg")
+        copyfile(photos / "1.jpg", folder / f"{person.lower()}.jpg")
+    copytree(folder / "photos", folder / "people")
+    for name, photo in {"a": "ann-1", "b": "ann-2", "who": "ann-3"}.items():
+        copyfile(folder / f"{photo}.jpg", folder / f"{name}.jpg")
     copytree(store, folder / "stores" / "casia")
     train_run(small_config(folder / "stores" / "casia", epochs=1.0), run)
     write_calibration(run / MODEL_FILE, CALIBRATION)
