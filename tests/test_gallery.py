@@ -16,6 +16,7 @@ from facegm.errors import FacegmError
 from facegm.gallery.enrolment import NewSample
 from facegm.gallery.file import UnknownPersonError
 from facegm.gallery.gallery import Gallery
+from facegm.gallery.index import ExactIndex
 
 NAMES = st.sampled_from(["Ann", "Bob", "Cy", "Dee"])
 STEPS = st.lists(
@@ -60,10 +61,11 @@ def assert_equals_model(gallery: Gallery, model: Model, seed: int) -> None:
 def test_any_sequence_of_changes_leaves_what_a_dictionary_holds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]], seed: int
 ) -> None:
-    """Two open galleries of one file: one is changed, the other sees it."""
+    """Two open galleries of one file: one is changed, the other sees it, and its index as well."""
     folder = tmp_path_factory.mktemp("gallery")
     gallery, model = new_gallery(folder), Model()
-    other = Gallery.open(folder / "people.gallery")
+    index = ExactIndex(DIM)
+    other = Gallery.open(folder / "people.gallery", index=index)
     for number, (step, who, what) in enumerate(steps):
         if step == "enroll":
             vectors = drawn(seed + number, what)
@@ -91,6 +93,8 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_holds(
             with pytest.raises(UnknownPersonError):
                 gallery.merge(who, what) if step == "merge" else gallery.remove(who)
         assert_equals_model(other if number % 2 else gallery, model, seed)
+        if number % 2:
+            assert sorted(index.ids().tolist()) == sorted(key for samples in model.values() for key in samples)
     gallery.close()
     other.close()
     assert [file.name for file in folder.iterdir()] == ["people.gallery"], "one file"
