@@ -8,7 +8,7 @@ SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml'
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0
 PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 
-.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-gather bench-inspect bench-store bench-train bench-verify install clean
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-embed-photos bench-gallery bench-gather bench-inspect bench-serve bench-store bench-train bench-verify install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -56,11 +56,20 @@ bench-classify: install  ## training of small classifiers against a plain loop
 bench-embed: install  ## embedding LFW's aligned faces, against a plain loop; STORE=... (stores/lfw)
 	$(BIN)/python benchmarks/bench_embed.py $(STORE)
 
+bench-embed-photos: install  ## photos of LFW to embeddings, against one photo at a time; PHOTOS=all (1000)
+	$(BIN)/python benchmarks/bench_embed_photos.py $(PHOTOS)
+
+bench-gallery: install  ## search among 100,000 and a million faces, exact and by FAISS, on one thread; about ten minutes
+	$(BIN)/python benchmarks/bench_gallery.py
+
 bench-gather: install  ## a batch out of decoded faces in the host's memory
 	$(BIN)/python benchmarks/bench_gather.py
 
 bench-inspect: install  ## the inspection of half a million photos, on one thread
 	$(BIN)/python benchmarks/bench_inspect.py
+
+bench-serve: install  ## the server under 32 clients, with batching and without; MODEL=... (an untrained one)
+	$(BIN)/python benchmarks/bench_serve.py $(MODEL)
 
 bench-store: install  ## opening a store of ten million photos
 	$(BIN)/python benchmarks/bench_store.py

@@ -4,37 +4,31 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
-from facegm.align.config import AlignConfig
-from facegm.align.networks import Runtime
-from facegm.align.worker import Aligner, Result
-from facegm.data.readers.photo import Photo
+from facegm.align.photo_job import Groups, Outcome, PhotoJob
 from facegm.errors import FacegmError
-
-Groups = Sequence[Sequence[Photo]]
-"""Photos that are looked at together, several times."""
 
 
 class WorkerDied(Exception):  # noqa: N818 - not an error of the program's
     """A worker has ended in the middle of its work, or before."""
 
 
-class Worker(Protocol):
-    """A process that aligns photos, begun but perhaps not ready yet."""
+class Worker(Protocol[Outcome]):
+    """A process that looks at photos, begun but perhaps not ready yet."""
 
     def wait_until_ready(self) -> None:
         """Wait for it to have loaded what it needs; raises what keeps it from that, or `WorkerDied`."""
 
-    def align(self, groups: Groups) -> Iterator[list[Result]]:
-        """Yield the results of photos that were looked at together; raises the worker's errors, or `WorkerDied`."""
+    def process(self, groups: Groups) -> Iterator[list[Outcome]]:
+        """Yield the outcomes of photos that were looked at together; raises the worker's errors, or `WorkerDied`."""
 
     def check(self) -> None:
-        """Do what any worker can (see `Aligner.check`); raises `WorkerDied` where it cannot."""
+        """Do what any worker can (see `PhotoProcessor.check`); raises `WorkerDied` where it cannot."""
 
     def kill(self) -> None:
         """End it at once, from any thread."""
@@ -43,24 +37,23 @@ class Worker(Protocol):
         """Give back what is left of it, once it was killed."""
 
 
-class LocalWorker:
+class LocalWorker(Generic[Outcome]):
     """A worker process of this machine.
 
     Args:
         context: how processes are begun.
-        config: see `Aligner`, as for what follows.
-        runtime: what computes the detector.
+        job: what it does.
         gpu: the number of its GPU.
     """
 
     _beginning = threading.Lock()
     """So that no process that is forked by one thread holds the pipe of another's open, whose end would not be seen."""
 
-    def __init__(self, context: BaseContext, config: AlignConfig, runtime: Runtime, gpu: int) -> None:
+    def __init__(self, context: BaseContext, job: PhotoJob[Outcome], gpu: int) -> None:
         with self._beginning:
             self._connection, other = context.Pipe()
             self._process: Any = context.Process(  # type: ignore[attr-defined]  # all contexts have it
-                target=_work, args=(other, config, runtime, gpu), daemon=True
+                target=_work, args=(other, job, gpu), daemon=True
             )
             self._process.start()
             other.close()
@@ -69,11 +62,11 @@ class LocalWorker:
         """See `Worker`."""
         self._receive()
 
-    def align(self, groups: Groups) -> Iterator[list[Result]]:
+    def process(self, groups: Groups) -> Iterator[list[Outcome]]:
         """See `Worker`."""
         self._send(groups)
-        while (results := self._receive()) is not None:
-            yield results
+        while (outcomes := self._receive()) is not None:
+            yield outcomes
 
     def check(self) -> None:
         """See `Worker`."""
@@ -95,9 +88,9 @@ class LocalWorker:
         except OSError as error:
             raise WorkerDied(self._end()) from error
 
-    def _receive(self) -> list[Result] | None:
+    def _receive(self) -> list[Outcome] | None:
         try:
-            message: list[Result] | Exception | None = self._connection.recv()
+            message: list[Outcome] | Exception | None = self._connection.recv()
         except (EOFError, OSError) as error:
             raise WorkerDied(self._end()) from error
         if isinstance(message, Exception):
@@ -109,27 +102,27 @@ class LocalWorker:
         return f"exit code {self._process.exitcode}"
 
 
-def _work(connection: Connection, config: AlignConfig, runtime: Runtime, gpu: int) -> None:
-    """What a worker process does: tell that it is ready; then for all that it is told, results, and None at the end."""
+def _work(connection: Connection, job: PhotoJob[Any], gpu: int) -> None:
+    """What a worker process does: tell that it is ready; then for all it is told, outcomes, and None at the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        aligner = Aligner(config, runtime, gpu)
+        processor = job.begin(gpu)
         connection.send(None)
         while True:
             groups = connection.recv()
             if groups is None:
-                aligner.check()
+                processor.check()
             else:
-                for results in aligner.align(groups):
-                    connection.send(results)
+                for outcomes in processor.process(groups):
+                    connection.send(outcomes)
             connection.send(None)
     except (EOFError, BrokenPipeError):  # nobody listens any more
         return
     except FacegmError as error:
         connection.send(error)
     except Exception:
-        connection.send(RuntimeError(f"an alignment worker has failed:\n{traceback.format_exc()}"))
+        connection.send(RuntimeError(f"a worker has failed:\n{traceback.format_exc()}"))
 
 
 def _end_with_parent() -> None:

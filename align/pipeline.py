@@ -8,12 +8,13 @@ import torch
 
 from facegm.align.config import AlignConfig
 from facegm.align.detector import STAGE_THRESHOLDS
-from facegm.align.engines import Alignment
+from facegm.align.engines import WorkerPool
 from facegm.align.face import FACE_SIZE, FALLBACK_FRACTION, TEMPLATE
 from facegm.align.finder import BATCH
 from facegm.align.networks import Runtime, require_runtime
 from facegm.align.prealigned import require_aligned
 from facegm.align.proposals import PYRAMID_FACTOR
+from facegm.align.worker import AlignJob
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import PhotoSource, find_photos, in_order
@@ -64,14 +65,19 @@ def align_photos(
     ) as store:
         with (
             Progress("align", store.done + sum(map(len, store.waiting)), "photos", done=store.done) as progress,
-            Alignment(store.waiting, config, runtime) as alignment,
+            WorkerPool(
+                store.waiting,
+                AlignJob(config=config, runtime=runtime),
+                engine=config.engine,
+                workers=config.workers,
+            ) as workers,
         ):
             try:
-                for results in alignment:
+                for results in workers:
                     store.add(results)
                     progress.update(len(results))
             except BaseException:
-                for results in alignment.finished():
+                for results in workers.finished():
                     store.add(results)
                 raise
         summary = store.summary()

@@ -9,12 +9,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic
 
-from facegm.align.config import AlignConfig
-from facegm.align.local_engine import Groups, WorkerDied
+from facegm.align.local_engine import WorkerDied
 from facegm.align.networks import Runtime
-from facegm.align.worker import Aligner, Result
+from facegm.align.photo_job import Groups, Outcome, PhotoJob
 from facegm.errors import FacegmError
 
 
@@ -61,47 +60,46 @@ def share_of_gpu(runtime: Runtime, workers: int, gpus: int) -> float:
 class _Actor:
     """What runs in the cluster. Ray itself makes it: errors of its making are those of its first call instead."""
 
-    def __init__(self, config: AlignConfig, runtime: Runtime) -> None:
-        self._options = config, runtime
+    def __init__(self, job: PhotoJob[Any]) -> None:
+        self._job = job
 
     def begin(self) -> None:
-        self._aligner = Aligner(*self._options)
+        self._processor = self._job.begin(0)  # Ray shows an actor no other GPU than its own
 
-    def align(self, groups: Groups) -> Iterator[list[Result]]:
-        yield from self._aligner.align(groups)
+    def process(self, groups: Groups) -> Iterator[list[Any]]:
+        yield from self._processor.process(groups)
 
     def check(self) -> None:
-        self._aligner.check()
+        self._processor.check()
 
 
-class RayWorker:
+class RayWorker(Generic[Outcome]):
     """A worker process of the cluster; the photos' paths lead to the same files on all its machines.
 
     Args:
-        config: see `Aligner`.
-        runtime: what computes the detector.
+        job: what it does.
         gpus: the share of a GPU that it has.
     """
 
-    def __init__(self, config: AlignConfig, runtime: Runtime, gpus: float) -> None:
+    def __init__(self, job: PhotoJob[Outcome], gpus: float) -> None:
         import ray
 
         actors: Any = ray.remote(_Actor)
         # No core is kept for one: that of a dead worker might go to another, and its successor wait for it for ever.
         resources = {"num_cpus": 0, "num_gpus": gpus} if gpus else {}
         actors = actors.options(max_restarts=0, scheduling_strategy="SPREAD", **resources)
-        self._actor = actors.remote(config, runtime)
+        self._actor = actors.remote(job)
 
     def wait_until_ready(self) -> None:
         """See `facegm.align.local_engine.Worker`."""
         self._get(self._actor.begin.remote())
 
-    def align(self, groups: Groups) -> Iterator[list[Result]]:
+    def process(self, groups: Groups) -> Iterator[list[Outcome]]:
         """See `facegm.align.local_engine.Worker`."""
         # The processes of a cluster are not in this one's working folder.
         absolute = [[replace(photo, path=os.path.abspath(photo.path)) for photo in group] for group in groups]
-        for results in self._actor.align.options(num_returns="streaming").remote(absolute):
-            yield self._get(results)
+        for outcomes in self._actor.process.options(num_returns="streaming").remote(absolute):
+            yield self._get(outcomes)
 
     def check(self) -> None:
         """See `facegm.align.local_engine.Worker`."""

@@ -6,7 +6,7 @@ that was interrupted or shared among machines must not differ from one that was 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from facegm.align.face import Subject, contrast, perceptual_hash, resize_aligned
 from facegm.align.finder import FaceFinder, Trouble, batches, decoded_ahead
 from facegm.align.found_face import BOX_DECIMALS, LANDMARK_DECIMALS, PROBABILITY_DECIMALS, QUALITY_DECIMALS
 from facegm.align.networks import Runtime
+from facegm.align.photo_job import Groups
 from facegm.data.decoding import decode, decode_photo
 from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import UnreadablePhotoError, photo_stamp, read_photo_bytes
@@ -46,6 +47,23 @@ class _Decoded:
     """What was found; None before it was looked at, and of faces that are aligned already."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlignJob:
+    """The alignment, as it travels to workers; see `facegm.align.photo_job.PhotoJob`."""
+
+    config: AlignConfig
+    runtime: Runtime
+    """What computes the detector."""
+
+    def begin(self, gpu: int) -> "Aligner":
+        """See `PhotoJob`."""
+        return Aligner(self.config, self.runtime, gpu)
+
+    def lost(self, photo: Photo) -> Result:
+        """See `PhotoJob`."""
+        return Result(_failed(new_record(photo), "killed the worker"), None)
+
+
 class Aligner:
     """Aligns photos in this process, on one thread beside the one that decodes ahead.
 
@@ -66,7 +84,7 @@ class Aligner:
         if not config.is_aligned:
             self._finder = FaceFinder(FaceDetector(runtime, minimum_face=config.minimum_face, gpu=gpu))
 
-    def align(self, groups: Sequence[Sequence[Photo]]) -> Iterator[list[Result]]:
+    def process(self, groups: Groups) -> Iterator[list[Result]]:
         """Align groups of up to `BATCH` photos; yields the results of those looked at together, in the photos' order.
 
         Raises:
@@ -81,7 +99,9 @@ class Aligner:
         _, jpeg = cv2.imencode(".jpg", np.full((6000, 8000), 128, np.uint8))
         pixels = decode_photo(jpeg.tobytes())
         if self._finder is not None:
-            self._finder.find([pixels], [1])
+            [found] = self._finder.find([pixels], [1])
+            if isinstance(found, Trouble):
+                raise RuntimeError(found.reason)
 
     def _align_batch(self, batch: list[_Decoded]) -> Iterator[Result]:
         if self._finder is not None:
@@ -143,11 +163,6 @@ def new_record(photo: Photo) -> FaceRecord:
         photo_bytes=photo_bytes,
         photo_modified_ns=photo_modified_ns,
     )
-
-
-def killing(photo: Photo) -> Result:
-    """The result of a photo of which its worker has died, again and again."""
-    return Result(_failed(new_record(photo), "killed the worker"), None)
 
 
 def _failed(record: FaceRecord, reason: str) -> FaceRecord:

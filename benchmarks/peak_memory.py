@@ -18,12 +18,13 @@ def peak_bytes(way: Callable[[], object]) -> int:
         torch.cuda.reset_peak_memory_stats()
         way()
         return torch.cuda.max_memory_allocated() - before
-    before = _resident("VmRSS")
+    before = resident_bytes()
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM, the high-water mark, to VmRSS
     way()
-    return _resident("VmHWM") - before
+    return resident_bytes("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def resident_bytes(field: str = "VmRSS") -> int:
+    """Bytes of memory that this process holds now, or by `VmHWM` held at most."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

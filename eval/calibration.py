@@ -11,19 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from scipy.special import expit, logit
-from scipy.stats import binom, binomtest
+from scipy.stats import binomtest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from facegm.embedding.calibration import Calibration, MatchThreshold
+from facegm.embedding.calibration import Calibration, DistanceHistogram, MatchThreshold
 from facegm.errors import FacegmError
-from facegm.eval.metrics import threshold_at
 from facegm.eval.protocol import Verification
-from facegm.eval.rates import allowed_errors
+from facegm.eval.quantiles import low_quantile
 from facegm.eval.scores import NO_PCA
 
 BINS = 15
 """Of equal width, for the calibration error, as Guo et al. 2017 take them."""
+HISTOGRAM_BINS, LONGEST = 40, 2.0
+"""Of equal width, for the distances that an embedder carries; the largest distance of unit vectors."""
 FALSE_MATCH_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Whose thresholds are stored, as far as there are pairs enough."""
 
@@ -166,8 +167,6 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 def match_threshold(different: Float64[np.ndarray, " pairs"], false_match_rate: float) -> MatchThreshold | None:
     """The largest threshold that accepts no more than a share of the pairs of different people.
 
-    Its interval is that of a quantile, by order statistics: exact where distances are continuous.
-
     Args:
         different: distances of pairs of different people.
         false_match_rate: the share, above 0 and below 1.
@@ -175,16 +174,23 @@ def match_threshold(different: Float64[np.ndarray, " pairs"], false_match_rate: 
     Returns:
         None where there are too few pairs for even one of them to be accepted: not measurable.
     """
-    pairs = len(different)
-    if allowed_errors(false_match_rate, pairs) == 0:
+    found = low_quantile(different, false_match_rate)
+    if found is None:
         return None
-    ordered, threshold = np.sort(different), threshold_at(different, false_match_rate)
-    low, high = int(binom.ppf(0.025, pairs, false_match_rate)), int(binom.ppf(0.975, pairs, false_match_rate)) + 1
     return MatchThreshold(
         false_match_rate=false_match_rate,
-        threshold=threshold,
-        interval=(float(ordered[low - 1]) if low > 0 else None, float(ordered[high - 1]) if high <= pairs else None),
-        false_matches=int(np.count_nonzero(different < threshold)),
+        threshold=found.bound,
+        interval=found.interval,
+        false_matches=found.below,
+    )
+
+
+def distance_histogram(distances: Float64[np.ndarray, " pairs"], same: Bool[np.ndarray, " pairs"]) -> DistanceHistogram:
+    """Count the distances of unit vectors, 0 to 2, of both kinds of pairs; the last bin has what rounds beyond 2."""
+    edges = np.linspace(0, LONGEST, HISTOGRAM_BINS + 1)
+    of_same, of_different = (np.histogram(np.minimum(distances[kind], LONGEST), edges)[0] for kind in (same, ~same))
+    return DistanceHistogram(
+        edges=tuple(edges.tolist()), same=tuple(of_same.tolist()), different=tuple(of_different.tolist())
     )
 
 
@@ -220,4 +226,5 @@ def embedder_calibration(
         minimum_cllr=measured.minimum_cllr,
         calibration_error=measured.calibration_error,
         thresholds=tuple(found for found in thresholds if found is not None),
+        histogram=distance_histogram(distances, same),
     )

@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 
 from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.likelihood import LikelihoodThreshold, training_scale
 from facegm.embedding.model_file import embedder_file, write_calibration
 from facegm.eval.calibration import embedder_calibration
 from facegm.eval.embedding import OneProcess, Processes, embed_all
 from facegm.eval.embedding_cache import EmbeddingCache
 from facegm.eval.evaluation import VerificationReport
+from facegm.eval.likelihood import likelihood_thresholds
 from facegm.eval.reports.provenance import provenance_of
 from facegm.eval.scores import NO_PCA
 from facegm.eval.set_to_verify import SetToVerify
@@ -47,7 +51,7 @@ def verify_faces(
         workers: worker processes of the alignment; None for as many as the machine has room for.
         processes: those that share the embedding; the first one aligns, scores and writes.
         others: store of aligned faces of other people, on which PLDA is fitted, as one more score.
-        is_to_calibrate: whether to write into the embedder what its distances mean on this set.
+        is_to_calibrate: whether to write into the embedder what its distances, and likelihoods, mean on this set.
         note: one line that the report shows beside the numbers.
 
     Returns:
@@ -84,13 +88,15 @@ def verify_faces(
         note=note,
     )
     if is_to_calibrate:
+        measured_on = f"{found.source.name}, {chosen.source.name}"
         calibration = embedder_calibration(
             next(one for one in report.verifications if one.variant == NO_PCA),
             report.pairs.same,
             report.pairs.fold,
-            measured_on=f"{found.source.name}, {chosen.source.name}",
+            measured_on=measured_on,
         )
-        write_calibration(embedder_file(model), calibration)
+        thresholds = _likelihood_thresholds(embedder, found, embeddings, measured_on)
+        write_calibration(embedder_file(model), calibration, thresholds)
     return report
 
 
@@ -112,6 +118,17 @@ def verify_embeddings(
     facts = {"embeddings": str(file), "embedding": f"{len(named.names):,} of {named.embeddings.shape[1]} dimensions"}
     of_others = None if others is None else ready_embeddings(others)
     return chosen.report(output, named, others=of_others, facts=facts)
+
+
+def _likelihood_thresholds(
+    embedder: FaceEmbedder, found: FoundFaces, embeddings: Float[np.ndarray, "images dim"], measured_on: str
+) -> tuple[LikelihoodThreshold, ...]:
+    """By the likelihoods of the faces that were found, each image once; none of an embedder without class means."""
+    if embedder.likelihood is None:
+        return ()
+    is_fallback = np.isin(found.faces.names, found.fallback_images)
+    features = training_scale(embeddings[~is_fallback], is_mirrored=embedder.is_mirrored)
+    return likelihood_thresholds(embedder.likelihood.score(features), measured_on=measured_on)
 
 
 def _found(chosen: SetToVerify, faces: Path | PackedSet, output: Path, workers: int | None) -> FoundFaces:

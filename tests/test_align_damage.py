@@ -217,5 +217,5 @@ def test_a_photo_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "photo.jpg").write_bytes(JPEG)
     monkeypatch.setattr(Path, "read_bytes", forbid)
     photo = Photo(path=str(tmp_path / "photo.jpg"), key="photo.jpg", identity="x")
-    [[result]] = Aligner(AlignConfig(), "cpu").align([[photo]])
+    [[result]] = Aligner(AlignConfig(), "cpu").process([[photo]])
     assert (result.record.status, result.record.reason) == ("failed", "Permission denied")

@@ -132,7 +132,7 @@ def test_workers_that_die_when_they_begin_end_the_run(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_engine, "_work", os.abort)  # which takes no arguments
-    with pytest.raises(FacegmError, match=r"alignment workers cannot start \(exit code 1\)"):
+    with pytest.raises(FacegmError, match=r"workers cannot start \(exit code 1\)"):
         align_photos(photos, tmp_path / "store", AlignConfig(workers=2))
 
 

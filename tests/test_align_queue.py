@@ -15,11 +15,12 @@ from stores import NamedFaces
 
 from facegm.align import engines
 from facegm.align.config import AlignConfig
-from facegm.align.engines import KILLED_IN_A_ROW, SPAN, SPANS_AHEAD, Alignment, gpus_of_workers, number_of_workers
+from facegm.align.engines import KILLED_IN_A_ROW, SPAN, SPANS_AHEAD, WorkerPool, gpus_of_workers, number_of_workers
 from facegm.align.finder import BATCH
-from facegm.align.local_engine import Groups, WorkerDied
+from facegm.align.local_engine import WorkerDied
+from facegm.align.photo_job import Groups
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import Result
+from facegm.align.worker import AlignJob, Result
 from facegm.data.progress import Progress
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
@@ -28,6 +29,7 @@ from facegm.store.journal import read_journal
 
 TAKEN = BATCH * SPAN
 """Photos that a worker takes at a time."""
+JOB = AlignJob(config=AlignConfig(), runtime="cpu")
 
 
 class _Worker:
@@ -53,7 +55,7 @@ class _Worker:
         if self.is_stillborn:
             raise WorkerDied("exit code 9")
 
-    def align(self, groups: Groups) -> Iterator[list[Result]]:
+    def process(self, groups: Groups) -> Iterator[list[Result]]:
         assert not self.is_dead, "a dead worker was given work"
         self.given.append([[photo.key for photo in group] for group in groups])
         for group in groups:
@@ -106,8 +108,8 @@ def _groups(count: int) -> list[list[Photo]]:
 
 
 def _aligned(count: int, workers: int) -> list[Result]:
-    with Alignment(_groups(count), AlignConfig(workers=workers), "cpu") as alignment:
-        return [result for results in alignment for result in results]
+    with WorkerPool(_groups(count), JOB, workers=workers) as pool:
+        return [result for results in pool for result in results]
 
 
 def _keys(count: int) -> list[str]:
@@ -138,16 +140,16 @@ def test_results_come_in_order_however_long_each_takes(workers: type[_Worker], m
 
 
 def test_results_come_batch_by_batch_as_soon_as_they_can(workers: type[_Worker]) -> None:
-    with Alignment(_groups(2 * TAKEN), AlignConfig(workers=2), "cpu") as alignment:
-        batches = [[result.record.key for result in results] for results in alignment]
+    with WorkerPool(_groups(2 * TAKEN), JOB, workers=2) as pool:
+        batches = [[result.record.key for result in results] for results in pool]
     half = BATCH // 2
     assert batches == [_keys(2 * TAKEN)[start : start + half] for start in range(0, 2 * TAKEN, half)]
 
 
 def test_workers_do_not_run_ahead_of_who_takes_their_results(workers: type[_Worker]) -> None:
     """Protects memory: results wait in it until they are taken."""
-    with Alignment(_groups(20 * TAKEN), AlignConfig(workers=2), "cpu") as alignment:
-        results = iter(alignment)
+    with WorkerPool(_groups(20 * TAKEN), JOB, workers=2) as pool:
+        results = iter(pool)
         next(results)
         end = time.monotonic() + 5
         while len(workers.given) < 2 * SPANS_AHEAD and time.monotonic() < end:
@@ -252,7 +254,7 @@ def test_after_an_interruption_what_is_finished_is_kept_and_nothing_twice(
 ) -> None:
     """The first span hangs, so that what others have finished waits behind it."""
     hangs = threading.Event()
-    original = workers.align
+    original = workers.process
 
     def align(self: _Worker, groups: Groups) -> Iterator[list[Result]]:
         for number, results in enumerate(original(self, groups)):
@@ -263,16 +265,16 @@ def test_after_an_interruption_what_is_finished_is_kept_and_nothing_twice(
                 raise WorkerDied("killed")
             yield results
 
-    monkeypatch.setattr(workers, "align", align)
+    monkeypatch.setattr(workers, "process", align)
     given: list[str] = []
-    with Alignment(_groups(3 * TAKEN), AlignConfig(workers=2), "cpu") as alignment:
-        given += [result.record.key for result in next(iter(alignment))]
+    with WorkerPool(_groups(3 * TAKEN), JOB, workers=2) as pool:
+        given += [result.record.key for result in next(iter(pool))]
         assert hangs.wait(5)
         end = time.monotonic() + 5
         while len(workers.given) < 3 and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(0.1)
-        given += [result.record.key for results in alignment.finished() for result in results]
+        given += [result.record.key for results in pool.finished() for result in results]
     half = BATCH // 2
     assert given == _keys(3 * TAKEN)[:half] + _keys(3 * TAKEN)[TAKEN:]
     assert all(worker.is_dead for worker in workers.begun)

@@ -14,7 +14,7 @@ from stores import NamedFaces
 from facegm.align import networks, worker
 from facegm.align.config import AlignConfig
 from facegm.align.detector import DetectedFaces, FaceDetector
-from facegm.align.engines import Alignment
+from facegm.align.engines import WorkerPool
 from facegm.align.face import (
     FaceChoice,
     align_face,
@@ -29,7 +29,7 @@ from facegm.align.finder import BATCH_PIXELS
 from facegm.align.found_face import in_whole_photo
 from facegm.align.networks import Runtime
 from facegm.align.pipeline import align_photos
-from facegm.align.worker import Aligner, Result
+from facegm.align.worker import Aligner, AlignJob, Result
 from facegm.data.decoding import read_photo
 from facegm.data.readers.photo import Photo
 from facegm.errors import FacegmError
@@ -79,7 +79,7 @@ def _save(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Photo]:
 
 
 def _align(config: AlignConfig, groups: Sequence[Sequence[Photo]]) -> list[Result]:
-    return [result for results in Aligner(config, "cpu").align(groups) for result in results]
+    return [result for results in Aligner(config, "cpu").process(groups) for result in results]
 
 
 # ------------------------------------------------------------------------------------------------- batches
@@ -271,8 +271,8 @@ def _photo(folder: Path, name: str) -> Photo:
 
 
 def align_all(groups: Sequence[Sequence[Photo]], config: AlignConfig, runtime: Runtime) -> list[Result]:
-    with Alignment(groups, config, runtime) as alignment:
-        return [result for results in alignment for result in results]
+    with WorkerPool(groups, AlignJob(config=config, runtime=runtime), workers=config.workers) as workers:
+        return [result for results in workers for result in results]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

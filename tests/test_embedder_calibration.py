@@ -13,7 +13,7 @@ from facegm.align.face import TEMPLATE
 from facegm.align.found_face import Face, FaceQuality
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.weights import digest_of, read_weights, write_weights
-from facegm.embedding.calibration import Calibration, MatchThreshold
+from facegm.embedding.calibration import Calibration, DistanceHistogram, MatchThreshold
 from facegm.embedding.model_file import load_embedder, read_calibration, save_embedder, write_calibration
 from facegm.errors import FacegmError
 from facegm.models.face_network import FaceModelConfig, build_face_network
@@ -31,6 +31,7 @@ CALIBRATION = Calibration(
         MatchThreshold(false_match_rate=0.1, threshold=1.3, interval=(1.29, 1.31), false_matches=300),
         MatchThreshold(false_match_rate=0.001, threshold=0.9, interval=(None, 1.0), false_matches=3),
     ),
+    histogram=DistanceHistogram(edges=(0.0, 1.0, 2.0), same=(2000, 1000), different=(10, 2990)),
 )
 
 
@@ -59,6 +60,11 @@ def test_calibration_is_read_back_and_the_weights_stay_as_they_are(model_file: P
     assert {key: value for key, value in json.loads(description).items() if key != "calibration"} == json.loads(before)
     load_embedder(model_file)
     assert [path.name for path in model_file.parent.iterdir()] == [model_file.name]
+
+
+def test_a_calibration_of_an_earlier_version_has_no_histogram() -> None:
+    older = {key: value for key, value in CALIBRATION.to_json().items() if key != "histogram"}
+    assert Calibration.from_json(older) == replace(CALIBRATION, histogram=None)
 
 
 def test_probability_is_bayes_rule_with_the_prior() -> None:
@@ -124,7 +130,17 @@ def test_the_models_own_threshold_is_taken_where_none_is_given(
 
 
 @pytest.mark.parametrize(
-    "damage", [{"slope": float("nan")}, {"thresholds": 3}, {"extra": 1}, {"thresholds": [{"interval": [1]}]}]
+    "damage",
+    [
+        {"slope": float("nan")},
+        {"thresholds": 3},
+        {"extra": 1},
+        {"thresholds": [{"interval": [1]}]},
+        {"histogram": [1]},
+        {"histogram": {"edges": [0, 1, 2], "same": [1, 2], "different": [1]}},
+        {"histogram": {"edges": [0, 2, 1], "same": [1, 2], "different": [1, 2]}},
+        {"histogram": {"edges": [0], "same": [], "different": []}},
+    ],
 )
 def test_an_unusable_calibration_is_named(model_file: Path, damage: dict[str, object]) -> None:
     write_calibration(model_file, CALIBRATION)

@@ -1,5 +1,6 @@
 """Calibration against sums by loops, scipy's optimiser, brute force and simulated pairs of known likelihood ratio."""
 
+import json
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from facegm.eval.calibration import (
     calibrate,
     calibration_error,
     cllr,
+    distance_histogram,
     embedder_calibration,
     fit_affine,
     match_threshold,
@@ -175,6 +177,12 @@ def test_interval_covers_the_true_threshold_as_often_as_it_says() -> None:
     assert 0.945 < covered / 2000 < 0.975
 
 
+def test_opposite_vectors_are_in_the_last_bin() -> None:
+    distances = np.array([0.0, 2.0, np.nextafter(2, 3), 1.9999])
+    found = distance_histogram(distances, np.array([True, False, False, False]))
+    assert (found.same, found.different) == ((1, *[0] * 39), (*[0] * 39, 3))
+
+
 def test_an_embedders_calibration_is_of_the_distance_it_takes() -> None:
     rng = np.random.default_rng(0)
     a = rng.normal(size=(600, 8))
@@ -188,7 +196,14 @@ def test_an_embedders_calibration_is_of_the_distance_it_takes() -> None:
     expected = 1 / (1 + math.exp(-affine.offset - affine.slope * 0.9) * 0.99 / 0.01)
     assert found.probability(0.9, prior=0.01) == pytest.approx(expected)
     assert found.cllr == calibrate(result.distances, same, fold).cllr
-    assert Calibration.from_json(found.to_json()) == found
+    assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert found.histogram is not None
+    assert found.histogram.edges == pytest.approx([number / 20 for number in range(41)], abs=1e-12)
+    for counts, distances in (
+        (found.histogram.same, result.distances[same]),
+        (found.histogram.different, result.distances[~same]),
+    ):
+        assert list(counts) == [sum(min(int(d * 20), 39) == number for d in distances) for number in range(40)]
     raw = verify(a, b, same, fold, variant=RAW)
     with pytest.raises(
         FacegmError, match=r"compares photos by 'no PCA', but 'no PCA, not normalised \(raw L2\)' was measured"

@@ -18,6 +18,7 @@ from stores import NamedFaces
 
 from facegm.cli import main
 from facegm.config import parse_config
+from facegm.data.weights import read_weights, write_weights
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.errors import FacegmError
 from facegm.eval.quality import measurement as quality_measurement
@@ -240,12 +241,19 @@ def test_interrupted_and_called_again_it_measures_only_what_is_missing_or_damage
         assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
 
 
-def test_an_embedder_alone_has_no_likelihood_and_says_so(
+def test_an_embedder_without_means_has_no_likelihood_and_says_so(
     run: Path, small_store: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What was measured is of its network, whether it carries means or not, and is not measured again."""
     shutil.copytree(done / "measured", tmp_path / "measured")
     monkeypatch.setattr(FaceEmbedder, "embed_sides", None)  # all is measured
-    assert main(arguments(run / "embedder.safetensors", small_store, tmp_path)) == 0
+    (tmp_path / "alone").mkdir()
+    file = shutil.copy(run / "embedder.safetensors", tmp_path / "alone")
+    shutil.copy(run.parent / "pairs.txt", tmp_path)
+    assert main(arguments(Path(file), small_store, tmp_path)) == 0
+    assert [*numbers_in(tmp_path)["scores"]] == [*MEANINGS]
+    drop_means(Path(file))
+    assert main(arguments(Path(file), small_store, tmp_path)) == 0
     found = numbers_in(tmp_path)
     assert [*found["scores"]] == [score for score in MEANINGS if score not in (LIKELIHOOD, DENSITY)]
     assert "not offered" in found["facts"]["likelihoods"]
@@ -288,21 +296,34 @@ def test_a_verdict_takes_both_spreads(area: float, interval: tuple[float, float]
 # ------------------------------------------------------------------------------------------------- means
 
 
+def drop_means(file: Path) -> None:
+    """Make an embedder of an earlier facegm of one."""
+    tensors, description = read_weights(file)
+    del tensors["likelihood.means"]
+    write_weights(file, tensors, json.loads(description or ""))
+
+
 def config_of(run: Path) -> FaceRunConfig:
     return parse_config(run / "config.yaml", FaceRunConfig)
 
 
-def test_means_are_the_checkpoints(run: Path) -> None:
-    state = load_newest_checkpoint(run)
+def test_means_are_the_embedders_or_else_the_checkpoints(run: Path, tmp_path: Path) -> None:
+    state, copied = load_newest_checkpoint(run), tmp_path / "run"
     assert state is not None
-    found = class_means(run, config_of(run))
-    assert found is not None
-    assert np.array_equal(found, state["task"]["loss.means"].numpy())
+    shutil.copytree(run, copied)
+    drop_means(copied / "embedder.safetensors")
+    shutil.copytree(run, tmp_path / "carrying", ignore=shutil.ignore_patterns("checkpoints"))
+    for model in (copied, tmp_path / "carrying", run / "embedder.safetensors"):
+        found = class_means(model, config_of(run))
+        assert found is not None
+        assert np.array_equal(found, state["task"]["loss.means"].numpy())
+    assert class_means(copied / "embedder.safetensors") is None
 
 
 def test_averaged_means_go_with_averaged_weights(small_store: Path, tmp_path: Path) -> None:
     config = small_config(small_store, epochs=1.0, ema_decay=0.5)
     train_run(config, tmp_path / "run")
+    drop_means(tmp_path / "run" / "embedder.safetensors")
     state, found = load_newest_checkpoint(tmp_path / "run"), class_means(tmp_path / "run", config)
     assert state is not None
     assert found is not None
@@ -310,13 +331,16 @@ def test_averaged_means_go_with_averaged_weights(small_store: Path, tmp_path: Pa
     assert not np.array_equal(found, state["task"]["loss.means"].numpy())
 
 
-def test_other_losses_have_no_means(run: Path) -> None:
-    assert class_means(run, replace(config_of(run), loss=LossConfig(name="softmax"))) is None
+def test_other_losses_have_no_means(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    drop_means(tmp_path / "run" / "embedder.safetensors")
+    assert class_means(tmp_path / "run", replace(config_of(run), loss=LossConfig(name="softmax"))) is None
 
 
 def test_means_of_other_weights_are_refused(run: Path, tmp_path: Path) -> None:
     """Protects against the means of one moment of a run under the embeddings of another."""
     shutil.copytree(run, tmp_path / "run")
+    drop_means(tmp_path / "run" / "embedder.safetensors")
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     state = torch.load(newest, weights_only=True)
     first = next(name for name in state["task"] if name.startswith("network."))

@@ -9,7 +9,7 @@ from facegm.eval.comparison.simulated_biases import simulated_biases
 from facegm.eval.comparison.simulation import FOLDS, EqualRecipes, SimulatedPeople, rejection_rate
 
 SOFTMAX, GM, CENTER = 0.0060, 0.0012, 0.0008
-"""Standard deviation of the accuracy over three seeds each, in `docs/results.md`."""
+"""Standard deviation of the accuracy over three seeds each, in `docs/results_celeba291.md`."""
 
 
 def test_runs_have_the_accuracies_and_the_correlation_that_are_asked_for() -> None:

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from face_runs import small_config
 
+from facegm.embedding.model_file import read_likelihood
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import train_run
 from facegm.losses.config import LossConfig
@@ -99,6 +101,9 @@ def test_processes_that_share_the_means_equal_one_that_has_all(exact_run: Path, 
     assert state is not None
     assert expected_state is not None
     torch.testing.assert_close(state["task"], expected_state["task"], rtol=1e-9, atol=1e-9)
+    carried = read_likelihood(sharded_run / "embedder.safetensors")
+    assert carried is not None
+    np.testing.assert_allclose(carried.means, expected_state["task"]["loss.means"].numpy(), rtol=1e-6)
     torch.testing.assert_close(state["optimizer"], expected_state["optimizer"], rtol=1e-9, atol=1e-9)
 
 
@@ -130,6 +135,7 @@ def test_ranks_with_other_data_stop_with_one_message(small_store: Path, tmp_path
 import os
 from pathlib import Path
 from facegm.config import parse_config
+from facegm.embedding.model_file import read_likelihood
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import train_run
 

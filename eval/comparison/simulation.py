@@ -33,7 +33,7 @@ class EqualRecipes:
     """On people in general; of small networks trained on CelebA291 on LFW."""
     shared: float = 0.65
     """Share of the margin's variance that all networks have in common. With 0.65, errors of two networks correlate by
-    0.38, as the standard errors over the folds in `docs/results.md` let expect."""
+    0.38, as the standard errors over the folds in `docs/results_celeba291.md` let expect."""
     of_recipe: float = 0.0
     """Share that only networks of the same recipe have in common: where it is not 0, recipes that are equally accurate
     on people in general differ on those of a set."""

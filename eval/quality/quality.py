@@ -107,7 +107,7 @@ def measure_quality(
             "intervals": "by bootstrap over people"
             if pairs.people is not None
             else "by bootstrap over pairs, whose people their names do not tell",
-            "likelihoods": "not offered: they take a run folder of the GM loss, whose checkpoint holds the means"
+            "likelihoods": "not offered: they take a model of the GM loss that carries the means of its identities"
             if means is None
             else f"under the {len(means):,} identities of the training",
         },

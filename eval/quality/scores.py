@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from facegm.embedding.embedder import normalised
+from facegm.embedding.likelihood import ClassLikelihood, training_scale
 
 LIKELIHOOD, DENSITY = "GM likelihood", "marginal density"
 NORM, PROBABILITY, SHARPNESS, MIRROR = "feature norm", "detector probability", "sharpness", "mirror consistency"
@@ -46,7 +47,7 @@ class MeasuredFaces:
             is_mirrored: whether an embedding is made of both sides: their mean then, else f(face) alone.
         """
         face = self.face_side.astype(np.float64)
-        return (face + self.mirrored_side) / 2 if is_mirrored else face
+        return training_scale(face + self.mirrored_side if is_mirrored else face, is_mirrored=is_mirrored)
 
 
 def quality_scores(
@@ -83,7 +84,7 @@ def _likelihoods(
     x, mu = x - center, mu - center
     distances = np.square(x).sum(axis=1)[:, None] - 2 * x @ mu.T + np.square(mu).sum(axis=1)
     constant = np.log(identities) + dim / 2 * np.log(2 * np.pi)
-    return {LIKELIHOOD: -distances.min(axis=1) / 2, DENSITY: logsumexp(-distances / 2, axis=1) - constant}
+    return {LIKELIHOOD: ClassLikelihood(means=mu).score(x), DENSITY: logsumexp(-distances / 2, axis=1) - constant}
 
 
 def severity_correlation(scores: Float[np.ndarray, "images severities"]) -> Float64[np.ndarray, " images"]:

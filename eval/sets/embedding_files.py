@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from facegm.embedding.face_table import DESCRIPTION
 from facegm.errors import FacegmError, UsageError
 
 _NAMES = ("path", "paths", "name", "names")
@@ -39,6 +40,8 @@ def read_embeddings(path: Path, *, names_file: Path | None = None) -> NamedEmbed
     - `.npy`: an array [images, dim]; names lie in a text file, one a line.
     - `.parquet`: a column `path` (or `name`) of text, and a column `embedding` of lists, or nothing else but columns of
       numbers, one for each dimension in its order.
+
+    Of a file that `facegm embed` made, those of each photo's subject are read, not of other faces beside it.
 
     Numbers are float16, float32 or float64. No pickled object is loaded.
 
@@ -76,11 +79,14 @@ def read_embeddings(path: Path, *, names_file: Path | None = None) -> NamedEmbed
 def _of_npz(path: Path) -> tuple[list[str], np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         members = [name.removesuffix(".npy") for name in archive.namelist()]
+        wanted = [_only(_NAMES, members), _only(_EMBEDDINGS, members), *(["face"] if DESCRIPTION in members else [])]
         arrays = []
-        for wanted in (_NAMES, _EMBEDDINGS):
-            with archive.open(f"{_only(wanted, members)}.npy") as file:
+        for member in wanted:
+            with archive.open(f"{member}.npy") as file:
                 arrays.append(np.lib.format.read_array(file, allow_pickle=False))
-    names, embeddings = arrays
+    names, embeddings = arrays[:2]
+    if DESCRIPTION in members:
+        names, embeddings = names[arrays[2] == 0], embeddings[arrays[2] == 0]
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise ValueError(f"names of type {names.dtype} and shape {names.shape}")
     texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
@@ -105,7 +111,11 @@ def _of_parquet(path: Path) -> tuple[list[str], np.ndarray]:
     vectors = [column for column in columns if column in _EMBEDDINGS] or [
         column for column in columns if column != name
     ]
-    table = file.read([name, *vectors])
+    if DESCRIPTION.encode() in (file.schema_arrow.metadata or {}):
+        table = file.read([name, *vectors, "face"])
+        table = table.filter(pc.equal(table["face"], 0))
+    else:
+        table = file.read([name, *vectors])
     names = table[name].cast(pa.string()).to_pylist()
     if None in names:
         raise ValueError(f"row {names.index(None)} (counted from 0) has no name")

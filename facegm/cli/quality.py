@@ -19,9 +19,7 @@ def parser() -> ArgumentParser:
         "after an interruption, it goes on where it stopped.",
         allow_abbrev=False,
     )
-    options.add_argument(
-        "model", type=Path, help="run folder; of an embedder.safetensors the likelihoods are not known"
-    )
+    options.add_argument("model", type=Path, help="run folder or embedder.safetensors; likelihoods need the GM loss")
     options.add_argument(
         "--photos",
         type=Path,
@@ -54,18 +52,18 @@ def run(arguments: Sequence[str]) -> None:
     from facegm.faces.config import FaceRunConfig
     from facegm.training.run_folder import CONFIG_FILE
 
-    means, folder = None, options.model.parent
+    config, folder = None, options.model.parent
     if options.model.is_dir():
         folder = options.model
         if not is_face_run(folder):
             raise FacegmError(f"{folder}: not the run folder of a face network")
-        means = class_means(folder, parse_config(folder / CONFIG_FILE, FaceRunConfig))
+        config = parse_config(folder / CONFIG_FILE, FaceRunConfig)
     output = options.output or folder / "quality"
     report = measure_quality(
         options.model,
         options.photos,
         output,
-        means=means,
+        means=class_means(options.model, config),
         pairs_file=options.pairs,
         max_pairs=options.max_pairs,
         seed=options.seed,

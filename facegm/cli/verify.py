@@ -74,7 +74,7 @@ def add_scoring(options: ArgumentParser) -> None:
         "--calibrate",
         action="store_true",
         help="write into the embedder what its distances mean on this set: probabilities, thresholds of false-match "
-        "rates",
+        "rates; of a GM model also below which likelihood a face is abnormal",
     )
 
 

@@ -4,7 +4,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -111,6 +111,30 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Decode a photo where nothing depends on its size; see `decode`."""
     return decode(data)[0]
+
+
+def read_size(data: bytes, formats: Sequence[str]) -> tuple[int, int]:
+    """Width and height that a photo's header states, before anything is decoded.
+
+    Args:
+        data: the photo, as it is encoded.
+        formats: Pillow's names of the formats that are taken; those that it lacks here are passed over.
+
+    Raises:
+        TooLargePhotoError: so many pixels that Pillow takes it for a bomb.
+        UnreadablePhotoError: not an image of these formats.
+    """
+    register_formats()
+    try:
+        known = [name for name in formats if name in Image.OPEN]
+        with _decoder_warnings, Image.open(io.BytesIO(data), formats=known) as image:
+            return image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large() from error
+    except MemoryError:
+        raise UnreadablePhotoError("not enough memory to read it") from None
+    except Exception as error:  # a damaged header raises anything from OSError to struct.error
+        raise UnreadablePhotoError(f"not an image that can be read; taken are {', '.join(formats)}") from error
 
 
 def decode(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:

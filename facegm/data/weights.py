@@ -44,6 +44,19 @@ def read_weights(path: Path) -> Weights:
         raise FacegmError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 
+def read_tensor(path: Path, name: str) -> Tensor | None:
+    """Read one tensor into the CPU's memory; None where the file has none of the name.
+
+    Raises:
+        FacegmError: the file is damaged or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise FacegmError(f"{path}: damaged or not a safetensors file ({error})") from error
+
+
 def read_description(path: Path) -> str | None:
     """Read the description of weights (JSON) without them; None in a file of another program.
 

@@ -23,6 +23,23 @@ class MatchThreshold:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistanceHistogram:
+    """How the distances of the measured pairs are spread."""
+
+    edges: tuple[float, ...]
+    """Of the bins, ascending from 0 to 2: one more than there are bins."""
+    same: tuple[int, ...]
+    """Pairs of one person in each bin."""
+    different: tuple[int, ...]
+    """Pairs of different people in each bin."""
+
+    def __post_init__(self) -> None:
+        bins = len(self.edges) - 1
+        if bins < 1 or len(self.same) != bins or len(self.different) != bins or [*self.edges] != sorted(self.edges):
+            raise ValueError(f"histogram of {len(self.edges)} edges, {len(self.same)} and {len(self.different)} counts")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """How the L2 distance (not squared) of normalised embeddings tells people apart, on the pairs of one set."""
 
@@ -43,6 +60,8 @@ class Calibration:
     """Expected calibration error of the probability, out of fold."""
     thresholds: tuple[MatchThreshold, ...]
     """Of the false-match rates that the set has pairs enough for."""
+    histogram: DistanceHistogram | None = None
+    """Of the distances; None where an earlier facegm calibrated the embedder."""
 
     def probability(self, distance: float, *, prior: float = 0.5) -> float:
         """Probability that a pair is of one person.
@@ -90,7 +109,9 @@ class Calibration:
             MatchThreshold(**found | {"interval": (found["interval"][0], found["interval"][1])})
             for found in description["thresholds"]
         ]
-        calibration = cls(**{**description, "thresholds": tuple(thresholds)})
+        found = description.get("histogram")
+        histogram = None if found is None else DistanceHistogram(**{name: tuple(row) for name, row in found.items()})
+        calibration = cls(**{**description, "thresholds": tuple(thresholds), "histogram": histogram})
         if not isfinite(calibration.offset) or not isfinite(calibration.slope):
             raise ValueError(f"calibration {calibration.offset} + {calibration.slope} * distance")
         return calibration

@@ -18,6 +18,7 @@ from facegm.align.detector import FaceDetector
 from facegm.align.face import FACE_SIZE, TEMPLATE, center_crop
 from facegm.align.finder import FaceFinder, batches, decoded_ahead
 from facegm.align.found_face import Face
+from facegm.align.networks import Runtime
 from facegm.data.ahead import done_ahead
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.data.progress import Progress
@@ -27,7 +28,8 @@ from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy
 from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
 from facegm.embedding.device import chosen_device
 from facegm.embedding.engine import Engines, best_batch
-from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration
+from facegm.embedding.likelihood import ClassLikelihood, with_likelihood
+from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration, read_likelihood
 from facegm.embedding.network import embed_crops
 from facegm.embedding.photo_faces import PhotoFaces, find_faces
 from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, aligned_chip, open_photo, opened
@@ -56,29 +58,58 @@ class FaceEmbedder:
     """
 
     def __init__(
-        self, network: FaceNetwork, preprocessing: Preprocessing, calibration: Calibration | None = None
+        self,
+        network: FaceNetwork,
+        preprocessing: Preprocessing,
+        calibration: Calibration | None = None,
+        likelihood: ClassLikelihood | None = None,
+        *,
+        detector: Runtime | None = None,
+        expected: int | None = None,
     ) -> None:
-        self._network, self._preprocessing, self._calibration = network, preprocessing, calibration
+        self._network, self._preprocessing = network, preprocessing
+        self._calibration, self._likelihood = calibration, likelihood
+        self._detector, self._expected = detector, expected
         self._contract: EmbeddingContract | None = None
         self._begin()
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "auto") -> "FaceEmbedder":
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        detector: Runtime | None = None,
+        expected: int | None = None,
+        false_alarm_rate: float | None = None,
+    ) -> "FaceEmbedder":
         """Load an exported embedder.
 
         Args:
             path: an `embedder.safetensors`, or the folder of a finished run.
             device: where networks run; "auto" takes a GPU where torch sees one, else the CPU, and logs which and why.
+            false_alarm_rate: at which `Face.is_abnormal` is said; None for 0.01, or of a small calibration set the
+                smallest rate that it has a threshold for.
+            detector: what computes the detector; None for the device.
+            expected: faces that are going to be embedded, which decides what embeds them from the first on; None to
+                decide when many have come.
 
         Raises:
-            FacegmError: no such model, a damaged file, faces aligned in another way than this version does, or a device
-                that is not here.
+            FacegmError: no such model, a damaged file, faces aligned in another way than this version does, a device
+                that is not here, or a false-alarm rate that was not measured.
         """
         chosen, file = chosen_device(device), embedder_file(Path(path))
         network, preprocessing, alignment = load_embedder(file)
         if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
             raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
-        return cls(network.to(chosen), preprocessing, read_calibration(file))
+        return cls(
+            network.to(chosen),
+            preprocessing,
+            read_calibration(file),
+            read_likelihood(file, false_alarm_rate),
+            detector=detector,
+            expected=expected,
+        )
 
     @property
     def dim(self) -> int:
@@ -105,6 +136,11 @@ class FaceEmbedder:
     def calibration(self) -> Calibration | None:
         """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
         return self._calibration
+
+    @property
+    def likelihood(self) -> ClassLikelihood | None:
+        """How likely faces are under the classes of the training; None where the embedder carries no class means."""
+        return self._likelihood
 
     @property
     def is_mirrored(self) -> bool:
@@ -142,7 +178,14 @@ class FaceEmbedder:
         faces = found.faces if policy == "all" else (found.faces[chosen_face(found.faces, policy)],)
         return self._embedded(faces)
 
-    def find_batch(self, photos: Iterable[PhotoLike], *, color: Color | None = None) -> Iterator[PhotoFaces]:
+    def find_batch(
+        self,
+        photos: Iterable[PhotoLike],
+        *,
+        color: Color | None = None,
+        policy: FacePolicy | Literal["all"] = "all",
+        max_faces: int | None = None,
+    ) -> Iterator[PhotoFaces]:
         """Find, align and embed the faces of photos, which go through the networks together.
 
         Photos are taken as they are needed, so that there may be any number of them; a thread decodes the next ones in
@@ -151,14 +194,17 @@ class FaceEmbedder:
         Args:
             photos: see `PhotoLike`; or one array [photos, height, width, channels].
             color: order of the channels, where photos are arrays of them.
+            policy: all faces, or which of several.
+            max_faces: of a photo with more faces none is embedded, and the reason said; None for no bound.
 
         Yields:
-            What each photo shows, in their order; of one that cannot be read, the reason.
+            What each photo shows, in their order; of one that cannot be read, or under a policy has no face or too
+            many, the reason.
 
         Raises:
             TypeError: one photo in place of several.
         """
-        return self._found(opened(photos, color))
+        return self._found(opened(photos, color), policy, max_faces)
 
     @overload
     def embed(
@@ -332,23 +378,31 @@ class FaceEmbedder:
     def _device(self) -> torch.device:
         return next(self._network.parameters()).device
 
-    def _found(self, photos: Iterator[OpenedPhoto]) -> Iterator[PhotoFaces]:
+    def _found(
+        self, photos: Iterator[OpenedPhoto], policy: FacePolicy | Literal["all"], max_faces: int | None
+    ) -> Iterator[PhotoFaces]:
         for batch in decoded_ahead(batches(photos)):
             found = find_faces(self._finder.get(), batch)
             del batch  # large photos must not live on while the next ones are decoded
+            if max_faces is not None:
+                found = [photo.at_most(max_faces) for photo in found]
+            if policy != "all":
+                found = [photo.chosen(policy) for photo in found]
             embedded = iter(self._embedded([face for photo in found for face in photo.faces]))
             for photo in found:
                 yield replace(photo, faces=tuple(islice(embedded, len(photo.faces))))
 
     def _embedded(self, faces: Sequence[Face]) -> list[Face]:
-        """The same faces with their embeddings."""
+        """The same faces with their embeddings, and with their likelihoods where there are any."""
         if not faces:
             return []
-        embeddings, norms = _unit(self.embed_aligned([face.chip for face in faces]))
-        return [
+        raw = self.embed_aligned([face.chip for face in faces])
+        embeddings, norms = _unit(raw)
+        embedded = [
             replace(face, embedding=embedding, norm=float(norm))
             for face, embedding, norm in zip(faces, embeddings, norms, strict=True)
         ]
+        return with_likelihood(embedded, raw, self._likelihood, is_mirrored=self.is_mirrored)
 
     def _require_difference(self, chip: UInt8[np.ndarray, "128 128 3"]) -> None:
         """Raise FacegmError where a face and its negative are embedded alike."""
@@ -362,12 +416,14 @@ class FaceEmbedder:
     def _begin(self) -> None:
         network, device = self._network, self._device
         is_on_gpu, gpu = device.type == "cuda", device.index or 0
+        detector: Runtime = self._detector or ("cuda" if is_on_gpu else "cpu")
+        expected = self._expected
 
         def finder() -> FaceFinder:
-            return FaceFinder(FaceDetector("cuda" if is_on_gpu else "cpu", gpu=gpu))
+            return FaceFinder(FaceDetector(detector, gpu=gpu))
 
         self._finder = OncePerProcess(finder, is_on_gpu=is_on_gpu)
-        self._engines = OncePerProcess(lambda: Engines(network), is_on_gpu=is_on_gpu)
+        self._engines = OncePerProcess(lambda: Engines(network, expected), is_on_gpu=is_on_gpu)
 
     def __getstate__(self) -> dict[str, Any]:
         """The network as bytes: multiprocessing would put tensors into shared memory, which containers lack."""

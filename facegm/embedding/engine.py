@@ -48,10 +48,15 @@ def engine_class(network: FaceNetwork, faces: int) -> type[TorchEngine] | type[O
 
 
 class Engines:
-    """The engines of one network, which threads may share."""
+    """The engines of one network, which threads may share.
 
-    def __init__(self, network: FaceNetwork) -> None:
-        self._network, self._lock = network, Lock()
+    Args:
+        network: on its device.
+        expected: faces that are going to be embedded, all of them by one engine then; None where that is not known.
+    """
+
+    def __init__(self, network: FaceNetwork, expected: int | None = None) -> None:
+        self._network, self._expected, self._lock = network, expected, Lock()
         self._engine: Engine | None = None
         self._faces = 0
 
@@ -59,7 +64,7 @@ class Engines:
         """What embeds so many more faces; once many were embedded, also a few."""
         with self._lock:
             self._faces += faces
-            fastest = engine_class(self._network, self._faces)
+            fastest = engine_class(self._network, self._faces if self._expected is None else self._expected)
             if not isinstance(self._engine, fastest):
                 self._engine = fastest(self._network)
             return self._engine

@@ -1,15 +1,25 @@
 """The exported embedder: a safetensors file whose metadata says how faces must be prepared for it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
-from facegm.data.weights import digest_of, read_description, read_weights, write_weights
+from facegm.data.weights import digest_of, read_description, read_tensor, read_weights, write_weights
 from facegm.embedding.calibration import Calibration
+from facegm.embedding.likelihood import (
+    ClassLikelihood,
+    LikelihoodThreshold,
+    thresholds_from_json,
+    thresholds_to_json,
+    usual_false_alarm_rate,
+)
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_face_network, network_class
@@ -17,15 +27,18 @@ from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_fac
 FORMAT = 1
 MODEL_FILE = "embedder.safetensors"
 """Name of the exported embedder in a run folder."""
+_MEANS = "likelihood.means"
+"""Name of the tensor of class means, beside those of the network."""
 
 
 def embedder_file(model: Path) -> Path:
     """The file of a model, which may be named by its run folder.
 
     Raises:
-        FacegmError: the folder has none.
+        FacegmError: there is no such file, or the folder has none.
     """
     if not model.is_dir():
+        _require(model)
         return model
     if not (model / MODEL_FILE).is_file():
         raise FacegmError(f"{model}: no {MODEL_FILE} here; is it a run folder, and is the run at its end?")
@@ -33,7 +46,7 @@ def embedder_file(model: Path) -> Path:
 
 
 def weights_digest(model: Path) -> str:
-    """SHA-256 of a model's weights, whatever else its file says of it; see `facegm.data.weights.digest_of`.
+    """SHA-256 of a model's network, whatever else its file holds; see `facegm.data.weights.digest_of`.
 
     Args:
         model: run folder or embedder file.
@@ -41,7 +54,8 @@ def weights_digest(model: Path) -> str:
     Raises:
         FacegmError: the file is missing or damaged.
     """
-    return digest_of(read_weights(embedder_file(model)).tensors)
+    tensors = read_weights(embedder_file(model)).tensors
+    return digest_of({name: tensor for name, tensor in tensors.items() if name != _MEANS})
 
 
 def save_embedder(
@@ -50,6 +64,7 @@ def save_embedder(
     model: FaceModelConfig,
     preprocessing: Preprocessing,
     alignment: dict[str, Any],
+    means: Float[Tensor, "identities dim"] | None = None,
 ) -> None:
     """Export a trained network with all that is needed to use it on a photo.
 
@@ -59,6 +74,7 @@ def save_embedder(
         model: which it is, and its shape.
         preprocessing: from aligned faces to its input.
         alignment: how the faces it was trained with were found and aligned: the settings of their store.
+        means: of the training identities under the GM loss; None where there are none.
     """
     description = {
         "format": FORMAT,
@@ -68,7 +84,7 @@ def save_embedder(
         "pixels": {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE},
         "alignment": alignment,
     }
-    write_weights(path, network.state_dict(), description)
+    write_weights(path, network.state_dict() | ({} if means is None else {_MEANS: means}), description)
 
 
 def load_embedder(path: Path) -> tuple[FaceNetwork, Preprocessing, dict[str, Any]]:
@@ -80,11 +96,12 @@ def load_embedder(path: Path) -> tuple[FaceNetwork, Preprocessing, dict[str, Any
     Raises:
         FacegmError: no such file, not an embedder of this program, or made for other pixels or another network.
     """
-    if not path.is_file():
-        raise FacegmError(f"{path}: no such model file; `facegm train` writes one at the end of a run")
+    _require(path)
     tensors, metadata = read_weights(path)
     if metadata is None:
         raise FacegmError(f"{path}: a safetensors file, but not a facegm embedder")
+    unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    means = tensors.pop(_MEANS, None)
     try:
         description = json.loads(metadata)
         name = ARCHITECTURES.get(description["architecture"])
@@ -96,29 +113,35 @@ def load_embedder(path: Path) -> tuple[FaceNetwork, Preprocessing, dict[str, Any
         model = FaceModelConfig(**description["model"] | {"name": name})  # before there were names it had none
         network = build_face_network(model, preprocessing.crop_size)
         network.load_state_dict(tensors)
+        if means is not None and (means.ndim != 2 or not len(means) or means.shape[1] != network.embedding_dim):
+            raise ValueError(f"class means of shape {[*means.shape]} to embeddings of {network.embedding_dim}")
         alignment = dict(description["alignment"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FacegmError(f"{path}: this facegm cannot use the embedder ({error})") from error
-    unsound = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if unsound:
         raise FacegmError(f"{path}: weights that are not finite in {', '.join(unsound[:3])}")
     return network.eval(), preprocessing, alignment
 
 
-def write_calibration(path: Path, calibration: Calibration) -> None:
+def write_calibration(
+    path: Path, calibration: Calibration, likelihood_thresholds: Sequence[LikelihoodThreshold] = ()
+) -> None:
     """Put a calibration into an exported embedder, in place of one that it has; its weights stay as they are.
 
     Args:
         path: the file, which is replaced at once or not at all.
         calibration: measured with that very embedder.
+        likelihood_thresholds: measured with it too, where it carries class means.
 
     Raises:
         FacegmError: no such file, or not an embedder of this program.
     """
     load_embedder(path)
     tensors, metadata = read_weights(path)
-    description = json.loads(metadata or "")
-    write_weights(path, tensors, description | {"calibration": calibration.to_json()})
+    description = json.loads(metadata or "") | {"calibration": calibration.to_json()}
+    if _MEANS in tensors:
+        description["likelihood"] = {"thresholds": thresholds_to_json(likelihood_thresholds)}
+    write_weights(path, tensors, description)
 
 
 def read_calibration(path: Path) -> Calibration | None:
@@ -133,3 +156,40 @@ def read_calibration(path: Path) -> Calibration | None:
         return None if found is None else Calibration.from_json(found)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FacegmError(f"{path}: this facegm cannot use the embedder's calibration ({error})") from error
+
+
+def read_likelihood(path: Path, false_alarm_rate: float | None = None) -> ClassLikelihood | None:
+    """The likelihood that an exported embedder carries; None where it has no class means.
+
+    So it is of other losses than the GM loss, of very many identities, and of earlier versions of facegm.
+
+    Args:
+        path: the embedder's file.
+        false_alarm_rate: at which it is to judge faces; None for the usual one, see `usual_false_alarm_rate`.
+
+    Raises:
+        FacegmError: the file is damaged, not an embedder, or has thresholds that this program cannot use; or the rate
+            is none that was measured.
+    """
+    means, metadata = read_tensor(path, _MEANS), read_description(path)
+    try:
+        thresholds = thresholds_from_json(json.loads(metadata or "").get("likelihood", {}).get("thresholds", []))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise FacegmError(f"{path}: this facegm cannot use the embedder's likelihood ({error})") from error
+    if means is None:
+        if false_alarm_rate is not None:
+            raise FacegmError(
+                f"{path}: carries no class means, by which a face is abnormal at a false-alarm rate; leave the rate "
+                "out, or take an embedder that was trained with the GM loss"
+            )
+        return None
+    rate = usual_false_alarm_rate(thresholds) if false_alarm_rate is None else false_alarm_rate
+    likelihood = ClassLikelihood(means=means.float().numpy(), thresholds=thresholds, false_alarm_rate=rate)
+    if rate is not None:
+        likelihood.threshold_at(rate)
+    return likelihood
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise FacegmError(f"{path}: no such model file; `facegm train` writes one at the end of a run")

@@ -1,10 +1,11 @@
 """Photos to the faces in them, before any is embedded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from facegm.align.finder import FaceFinder, Trouble
 from facegm.align.found_face import Face
+from facegm.embedding.comparison import FacePolicy, chosen_face
 from facegm.embedding.photos import OpenedPhoto
 from facegm.embedding.reasons import Reason, RefusedPhotoError
 
@@ -23,6 +24,22 @@ class PhotoFaces:
     """Why the photo could not be looked at; None where it was."""
     message: str = ""
     """The same in words, with what to do."""
+
+    def chosen(self, policy: FacePolicy) -> "PhotoFaces":
+        """The same with that face alone that a policy means, or the reason why there is none."""
+        if self.reason is not None:
+            return self
+        try:
+            return replace(self, faces=(self.faces[chosen_face(self.faces, policy)],))
+        except RefusedPhotoError as error:
+            return replace(self, faces=(), reason=error.reason, message=str(error))
+
+    def at_most(self, max_faces: int) -> "PhotoFaces":
+        """The same; of a photo with more faces than so many none of them, and the reason."""
+        if len(self.faces) <= max_faces:
+            return self
+        message = f"{len(self.faces)} faces, of which at most {max_faces} are looked at; cut the photo"
+        return replace(self, faces=(), reason=Reason.TOO_MANY_FACES, message=message)
 
     def require_readable(self) -> None:
         """Raise RefusedPhotoError where the photo could not be looked at."""

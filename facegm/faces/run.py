@@ -8,6 +8,7 @@ from facegm.align.prealigned import open_aligned_faces
 from facegm.data.draws import DrawPlan
 from facegm.data.samples import Samples
 from facegm.embedding.model_file import MODEL_FILE, save_embedder
+from facegm.faces.class_means import carried_means
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.projector import Projector
 from facegm.faces.samples import LabelledFaces
@@ -65,7 +66,8 @@ def face_setup(
 
     def export(task: Task[FaceNetwork], is_best: bool) -> Path:
         file = run / (BEST_FILE if is_best else MODEL_FILE)
-        save_embedder(file, task.network, config.model, config.preprocessing, faces.alignment)
+        means = carried_means(task, run)
+        save_embedder(file, task.network, config.model, config.preprocessing, faces.alignment, means)
         return file
 
     return TrainingSetup(

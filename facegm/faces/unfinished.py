@@ -4,6 +4,7 @@ from pathlib import Path
 
 from facegm.embedding.model_file import MODEL_FILE, save_embedder
 from facegm.errors import FacegmError
+from facegm.faces.class_means import checkpoint_means
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import open_training_faces
 from facegm.models.face_network import build_face_network
@@ -44,5 +45,6 @@ def export_newest(run: Path, config: FaceRunConfig) -> Path:
         )
     except RuntimeError as error:
         raise FacegmError(f"{run}: the checkpoint's network is not the configuration's ({error})") from error
-    save_embedder(file, network, config.model, config.preprocessing, open_training_faces(config).alignment)
+    means, alignment = checkpoint_means(weights), open_training_faces(config).alignment
+    save_embedder(file, network, config.model, config.preprocessing, alignment, means)
     return file

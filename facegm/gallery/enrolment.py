@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from facegm.embedding.reasons import Reason
-from facegm.gallery.file import GalleryFile
 from facegm.gallery.rules import IDENTICAL, Match, strict_refusal
+from facegm.gallery.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,16 +45,16 @@ def already_enrolled(name: str, sample_id: int) -> Enrolment:
 
 
 class Enrolling:
-    """Enrols some samples within one transaction; each is judged against those before it as well.
+    """Enrols some samples together; each is judged against those before it as well.
 
     Args:
-        file: the gallery's, within a transaction.
+        store: the gallery's, within `writing`.
         strict: refuse what may well show somebody else, see `strict_refusal`.
         threshold: distance below which two photos count as one person's; None where that is not known.
     """
 
-    def __init__(self, file: GalleryFile, *, strict: bool, threshold: float | None) -> None:
-        self._file, self._strict, self._threshold = file, strict, threshold
+    def __init__(self, store: Store, *, strict: bool, threshold: float | None) -> None:
+        self._store, self._strict, self._threshold = store, strict, threshold
         self._added: list[tuple[str, int, Float32[np.ndarray, " dim"]]] = []
 
     def enroll(self, sample: NewSample, nearest: Sequence[Match]) -> Enrolment:
@@ -65,8 +65,8 @@ class Enrolling:
             nearest: the two nearest people of those that were there before all of the samples; where enrolment is not
                 strict they are not asked for.
         """
-        there = self._file.samples(sample.name)
-        distances = _distances(self._file.embeddings_of(sample.name), sample.embedding)
+        there = self._store.samples(sample.name)
+        distances = _distances(self._store.embeddings_of(sample.name), sample.embedding)
         for known, distance in zip(there, distances, strict=True):
             if distance <= IDENTICAL or (sample.digest is not None and known.digest == sample.digest):
                 return already_enrolled(sample.name, known.id)
@@ -75,7 +75,7 @@ class Enrolling:
             refusal = strict_refusal(sample.name, own, self._nearest_other(sample, nearest), self._threshold)
             if refusal is not None:
                 return Enrolment(name=sample.name, sample_id=None, reason=Reason.NEARER_TO_ANOTHER, message=refusal)
-        added = self._file.add(sample.name, sample.embedding, source=sample.source, digest=sample.digest)
+        added = self._store.add(sample.name, sample.embedding, source=sample.source, digest=sample.digest)
         self._added.append((sample.name, added, sample.embedding))
         return Enrolment(name=sample.name, sample_id=added, reason=None)
 

@@ -11,18 +11,19 @@ from jaxtyping import Float, Float32
 
 from facegm.embedding.contract import EmbeddingContract
 from facegm.errors import FacegmError, UsageError
+from facegm.gallery.engines import IndexName, open_store, search_of
 from facegm.gallery.enrolment import Enrolling, Enrolment, NewSample
-from facegm.gallery.file import GalleryFile, Sample, is_unit_length
-from facegm.gallery.index import ExactIndex, Index
-from facegm.gallery.people_search import PeopleSearch
+from facegm.gallery.file import Sample, is_unit_length
+from facegm.gallery.recall import Recall
 from facegm.gallery.rules import Match, person_name
+from facegm.gallery.store import Search, Store
 
 
 class Gallery:
-    """People and their samples in one file, and an index of the embeddings in memory.
+    """People and their samples in one file with an index in memory, or in a cluster; see `facegm.gallery.engines`.
 
-    The index is made when it is first needed, and follows whatever this and other processes change in the file. Threads
-    may share a gallery; a process that forks opens it anew. A context manager.
+    An index in memory is made when it is first needed, and follows whatever this and other processes change in the
+    file. Threads may share a gallery; a process that forks opens it anew. A context manager.
 
     Example:
         >>> gallery = Gallery.create("people.gallery", embedder.contract)  # doctest: +SKIP
@@ -30,31 +31,37 @@ class Gallery:
         >>> gallery.search(embedder.embed(["who.jpg"]), k=3)  # doctest: +SKIP
     """
 
-    def __init__(self, file: GalleryFile, index: Index | None) -> None:
-        self._file, self._lock = file, RLock()
-        self._search = PeopleSearch(file, ExactIndex(file.contract.dim) if index is None else index)
+    def __init__(self, store: Store, search: Search) -> None:
+        self._store, self._search, self._lock = store, search, RLock()
 
     @classmethod
     def open(
-        cls, path: str | Path, contract: EmbeddingContract | None = None, *, index: Index | None = None
+        cls, address: str | Path, contract: EmbeddingContract | None = None, *, index: IndexName = "exact"
     ) -> "Gallery":
         """Open a gallery that is there.
 
         Args:
-            path: its file.
+            address: its file, or `milvus+http://host:19530/collection`.
             contract: whose embeddings are to be enrolled and searched for; None to take what is there, unasked.
-            index: what finds the nearest embeddings; None for an exact search in memory. It is brought into step with
-                the file by the samples' ids.
+            index: what finds the nearest embeddings of a file; a cluster searches by itself.
 
         Raises:
             FacegmError: no such gallery, a damaged one, or one of another model's embeddings.
         """
-        return cls(GalleryFile(Path(path), contract), index)
+        return cls._of(open_store(address, contract), index)
 
     @classmethod
-    def create(cls, path: str | Path, contract: EmbeddingContract, *, index: Index | None = None) -> "Gallery":
+    def create(cls, address: str | Path, contract: EmbeddingContract, *, index: IndexName = "exact") -> "Gallery":
         """Open a gallery, and make it first where it is missing; see `open`."""
-        return cls(GalleryFile(Path(path), contract, is_created=True), index)
+        return cls._of(open_store(address, contract, is_created=True), index)
+
+    @classmethod
+    def _of(cls, store: Store, index: IndexName) -> "Gallery":
+        try:
+            return cls(store, search_of(store, index))
+        except BaseException:
+            store.close()
+            raise
 
     def __enter__(self) -> "Gallery":
         return self
@@ -64,17 +71,23 @@ class Gallery:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        self._store.close()
 
     @property
     def contract(self) -> EmbeddingContract:
         """Whose embeddings it holds."""
-        return self._file.contract
+        return self._store.contract
 
     @property
     def uuid(self) -> str:
         """Tells it from every other gallery; ids of samples mean something in one gallery alone."""
-        return self._file.uuid
+        return self._store.uuid
+
+    @property
+    def recall(self) -> Recall | None:
+        """What an approximate index finds of what an exact one would; None where the search is exact."""
+        with self._lock:
+            return self._search.recall
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -84,12 +97,12 @@ class Gallery:
     def people(self) -> dict[str, int]:
         """How many samples each person has, by name, in the names' order."""
         with self._lock:
-            return self._file.people()
+            return self._store.people()
 
     def samples(self, name: str) -> list[Sample]:
         """A person's samples, in the order of their enrolment; none of a person who is not there."""
         with self._lock:
-            return self._file.samples(name)
+            return self._store.samples(name)
 
     def enroll(
         self,
@@ -140,16 +153,19 @@ class Gallery:
             return []
         names = [person_name(sample.name) for sample in samples]
         vectors = self._checked(np.stack([sample.embedding for sample in samples]))
-        with self._lock, self._file.writing():
-            nearest = self._search.nearest(vectors, 2) if strict else repeat([], len(samples))
-            enrolling = Enrolling(self._file, strict=strict, threshold=threshold)
-            return [
-                enrolling.enroll(replace(sample, name=name, embedding=vector), found)
-                for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
-            ]
+        with self._lock:
+            if strict:
+                self._search.catch_up()  # before anybody has to wait for the end of the writing
+            with self._store.writing():
+                nearest = self._search.nearest(vectors, 2) if strict else repeat([], len(samples))
+                enrolling = Enrolling(self._store, strict=strict, threshold=threshold)
+                return [
+                    enrolling.enroll(replace(sample, name=name, embedding=vector), found)
+                    for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
+                ]
 
-    def enroll_gallery(self, path: str | Path) -> list[Enrolment]:
-        """Enrol everybody of another gallery's file; people of one name become one.
+    def enroll_gallery(self, address: str | Path) -> list[Enrolment]:
+        """Enrol everybody of another gallery; people of one name become one.
 
         They were judged when they were enrolled there, and are not judged again. What a person has already is not
         enrolled twice.
@@ -157,7 +173,7 @@ class Gallery:
         Raises:
             FacegmError: no such gallery, a damaged one, or one of another model's embeddings: then none is enrolled.
         """
-        other = GalleryFile(Path(path), self.contract)
+        other = open_store(address, self.contract)
         samples = [
             NewSample(name=name, embedding=embedding, source=sample.source, digest=sample.digest)
             for name in other.people()
@@ -191,11 +207,11 @@ class Gallery:
         Raises:
             UnknownPersonError: there is no such person or sample.
         """
-        with self._lock, self._file.writing():
+        with self._lock, self._store.writing():
             if isinstance(who, str):
-                self._file.remove_person(person_name(who))
+                self._store.remove_person(person_name(who))
             else:
-                self._file.remove_sample(who)
+                self._store.remove_sample(who)
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name.
@@ -204,8 +220,8 @@ class Gallery:
             UnknownPersonError: there is no such person.
             FacegmError: somebody has the new name already.
         """
-        with self._lock, self._file.writing():
-            self._file.rename(person_name(old), person_name(new))
+        with self._lock, self._store.writing():
+            self._store.rename(person_name(old), person_name(new))
 
     def merge(self, name: str, into: str) -> None:
         """Give all samples of a person to another one, who is the same.
@@ -213,8 +229,8 @@ class Gallery:
         Raises:
             UnknownPersonError: one of the two is not there.
         """
-        with self._lock, self._file.writing():
-            self._file.merge(person_name(name), person_name(into))
+        with self._lock, self._store.writing():
+            self._store.merge(person_name(name), person_name(into))
 
     def _checked(self, embeddings: Float[np.ndarray, "samples dim"]) -> Float32[np.ndarray, "samples dim"]:
         vectors = np.asarray(embeddings, np.float32)

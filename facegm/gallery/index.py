@@ -14,6 +14,9 @@ BLOCK = 4096
 class Index(Protocol):
     """Finds the nearest of vectors that have ids. All vectors have unit L2 norm, and one length."""
 
+    is_exact: bool
+    """Whether it finds the nearest ones without fail; it may cease to be so as vectors come."""
+
     def ids(self) -> Int64[np.ndarray, " vectors"]:
         """The ids of all vectors that are held, in any order; a gallery adds and removes what differs from its own."""
 
@@ -42,6 +45,8 @@ class ExactIndex:
     Args:
         dim: length of a vector.
     """
+
+    is_exact = True
 
     def __init__(self, dim: int) -> None:
         self._vectors = np.empty((0, dim), np.float32)

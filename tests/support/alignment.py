@@ -7,17 +7,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from forks import forks
 
 if TYPE_CHECKING:  # slow to import
     import numpy as np
 
-    from facegm.align.config import AlignConfig
-    from facegm.align.local_engine import Groups
-    from facegm.align.networks import Runtime
-    from facegm.align.worker import Result
+    from facegm.align.photo_job import Groups, PhotoJob
+
+Outcome = TypeVar("Outcome")
 
 
 class Alignment:
@@ -98,19 +97,17 @@ def _align(arguments: list[str], folder: Path, batch: int | None, killing: bytes
     sys.exit(main(["align", *arguments]))
 
 
-class InThisProcess:
-    """Stands in for `facegm.align.engines.LocalWorker`: aligns in the thread that would wait for a process."""
+class InThisProcess(Generic[Outcome]):
+    """Stands in for `facegm.align.engines.LocalWorker`: works in the thread that would wait for a process."""
 
-    def __init__(self, _: object, config: "AlignConfig", runtime: "Runtime", gpu: int) -> None:
-        self._options = config, runtime, gpu
+    def __init__(self, _: object, job: "PhotoJob[Outcome]", gpu: int) -> None:
+        self._job, self._gpu = job, gpu
 
     def wait_until_ready(self) -> None:
-        from facegm.align.worker import Aligner
+        self._processor = self._job.begin(self._gpu)
 
-        self._aligner = Aligner(*self._options)
-
-    def align(self, groups: "Groups") -> "Iterator[list[Result]]":
-        return self._aligner.align(groups)
+    def process(self, groups: "Groups") -> "Iterator[list[Outcome]]":
+        return self._processor.process(groups)
 
     def check(self) -> None: ...
 

@@ -1,0 +1,1 @@
+"""The server: an embedder and a gallery over HTTP, for many clients at once, and the page on it."""
