@@ -233,7 +233,7 @@ def test_verbs_and_options_are_these() -> None:
         (["serve"], 2, "required: model"),
         (["serve", "missing.safetensors", "--port", "0"], 1, "missing.safetensors: no such model file"),
         (["serve", "empty", "--port", "0", "--keep", "kept"], 1, "empty: no embedder.safetensors here"),
-        (["serve", "empty", "--port", "70000"], 1, "127.0.0.1 port 70000"),
+        (["serve", "empty", "--port", "70000"], 2, "--port 70000: at most 65535"),
         (["serve", "empty", "--host", "nowhere.invalid"], 1, "nowhere.invalid port 8000"),
         (["serve", "empty", "--max-requests", "0"], 2, "--max-requests: 0, must be a whole number, at least 1"),
         (["serve", "empty", "--max-pixels", "100000000"], 2, "--max-pixels 100000000: no more than 89,478,485"),

@@ -102,6 +102,20 @@ def test_a_bad_photo_loses_nothing(embedder: FaceEmbedder, tmp_path: Path) -> No
     np.testing.assert_allclose(found[0].faces[0].embedding, alone.embedding, atol=1e-5)  # type: ignore[arg-type]
 
 
+def test_of_a_photo_with_too_many_faces_none_is_embedded(
+    embedder: FaceEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[int] = []
+    embed = FaceEmbedder.embed_aligned
+    monkeypatch.setattr(
+        FaceEmbedder, "embed_aligned", lambda self, chips: (embedded.append(len(chips)), embed(self, chips))[1]
+    )
+    found = [*embedder.find_batch([group(), portrait()], color="rgb", max_faces=2)]
+    assert [(len(photo.faces), photo.reason) for photo in found] == [(0, "too-many-faces"), (1, None)]
+    assert (found[0].size, sum(embedded)) == ((640, 240), 1)
+    assert [len(photo.faces) for photo in embedder.find_batch([group()], color="rgb", max_faces=3)] == [3]
+
+
 def test_photos_stream_through_in_bounded_memory(embedder: FaceEmbedder) -> None:
     taken = 0
 

@@ -193,7 +193,7 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
 
 def test_a_failure_of_the_server_is_told_without_its_inside(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(SquaresEmbedder):
-        def find_batch(self, _: Any) -> Any:
+        def find_batch(self, photos: Any, **_: Any) -> Any:  # noqa: ARG002
             raise RuntimeError("secret")
 
     with TestClient(application(Broken())) as client:

@@ -70,7 +70,8 @@ def test_ten_thousand_malformed_requests_leave_memory_where_it_was(
     save_model(tmp_path / "embedder.safetensors")
     gallery = tmp_path / "people.gallery"
     with serving_process(tmp_path / "embedder.safetensors", "--gallery", gallery) as (process, port):
-        threading.Thread(target=process.stdout.read, daemon=True).start()  # type: ignore[union-attr]
+        assert process.stdout is not None
+        threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it can write on
         send_malformed(port, 400, seed=0)
         before = resident_mib(process.pid)
         with ThreadPoolExecutor(CLIENTS) as clients:

@@ -92,7 +92,7 @@ def test_enrolment_is_strict_unless_it_is_told_not_to_be(client: TestClient) -> 
     ("photo", "data", "expected"),
     [
         (squares(), {}, (422, "no-face")),
-        (squares(RED, GREEN), {}, (422, "several-faces")),
+        (squares(RED, GREEN), {"policy": "only"}, (422, "several-faces")),
         (b"text", {}, (422, "unreadable")),
         (squares(RED), {"strict": "perhaps"}, (400, "bad-request")),
     ],
@@ -105,7 +105,7 @@ def test_photos_that_enrol_nobody(
 
 
 def test_which_face_of_several_is_said_in_the_call(client: TestClient) -> None:
-    assert enroll(client, "Ann", squares(RED, GREEN), policy="largest-central").status_code == 200
+    assert enroll(client, "Ann", squares(RED, GREEN)).status_code == 200
     only = client.post("/v1/search", files={"photo": squares(RED, GREEN)}, data={"policy": "only"})
     assert error_of(only) == (422, "several-faces")
 

@@ -184,6 +184,7 @@ class FaceEmbedder:
         *,
         color: Color | None = None,
         policy: FacePolicy | Literal["all"] = "all",
+        max_faces: int | None = None,
     ) -> Iterator[PhotoFaces]:
         """Find, align and embed the faces of photos, which go through the networks together.
 
@@ -194,6 +195,7 @@ class FaceEmbedder:
             photos: see `PhotoLike`; or one array [photos, height, width, channels].
             color: order of the channels, where photos are arrays of them.
             policy: all faces, or which of several.
+            max_faces: of a photo with more faces none is embedded, and the reason said; None for no bound.
 
         Yields:
             What each photo shows, in their order; of one that cannot be read, or under a policy has no face or too
@@ -202,7 +204,7 @@ class FaceEmbedder:
         Raises:
             TypeError: one photo in place of several.
         """
-        return self._found(opened(photos, color), policy)
+        return self._found(opened(photos, color), policy, max_faces)
 
     @overload
     def embed(
@@ -376,10 +378,14 @@ class FaceEmbedder:
     def _device(self) -> torch.device:
         return next(self._network.parameters()).device
 
-    def _found(self, photos: Iterator[OpenedPhoto], policy: FacePolicy | Literal["all"]) -> Iterator[PhotoFaces]:
+    def _found(
+        self, photos: Iterator[OpenedPhoto], policy: FacePolicy | Literal["all"], max_faces: int | None
+    ) -> Iterator[PhotoFaces]:
         for batch in decoded_ahead(batches(photos)):
             found = find_faces(self._finder.get(), batch)
             del batch  # large photos must not live on while the next ones are decoded
+            if max_faces is not None:
+                found = [photo.at_most(max_faces) for photo in found]
             if policy != "all":
                 found = [photo.chosen(policy) for photo in found]
             embedded = iter(self._embedded([face for photo in found for face in photo.faces]))

@@ -34,6 +34,13 @@ class PhotoFaces:
         except RefusedPhotoError as error:
             return replace(self, faces=(), reason=error.reason, message=str(error))
 
+    def at_most(self, max_faces: int) -> "PhotoFaces":
+        """The same; of a photo with more faces than so many none of them, and the reason."""
+        if len(self.faces) <= max_faces:
+            return self
+        message = f"{len(self.faces)} faces, of which at most {max_faces} are looked at; cut the photo"
+        return replace(self, faces=(), reason=Reason.TOO_MANY_FACES, message=message)
+
     def require_readable(self) -> None:
         """Raise RefusedPhotoError where the photo could not be looked at."""
         if self.reason is not None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
 
@@ -60,7 +61,7 @@ def opened(photos: Iterable[PhotoLike], color: Color | None) -> Iterator[OpenedP
         raise TypeError("a tensor, where this takes a list of photos; give photos.permute(0, 2, 3, 1).cpu().numpy()")
     if color is not None and color not in get_args(Color):
         raise UsageError(f"color {color!r}: take one of {', '.join(get_args(Color))}")
-    return (_open(number, photo, color) for number, photo in enumerate(photos))
+    return map(_open, count(), photos, repeat(color))  # which does not hold on to a photo
 
 
 def open_photo(photo: PhotoLike, color: Color | None) -> OpenedPhoto:

@@ -16,6 +16,8 @@ class Reason(str, Enum):
     """No face was found."""
     SEVERAL_FACES = "several-faces"
     """More than one face, where there must be one."""
+    TOO_MANY_FACES = "too-many-faces"
+    """More faces than are looked at."""
     FACE_TOO_SMALL = "face-too-small"
     LOW_PROBABILITY = "low-probability"
     """The detector is not sure that it is a face."""

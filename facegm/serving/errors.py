@@ -22,7 +22,7 @@ STATUSES: dict[str, tuple[int, str]] = {
     "too-small": (422, "the photo is smaller than the smallest face that is looked for"),
     Reason.NO_FACE.value: (422, "no face was found in the photo"),
     Reason.SEVERAL_FACES.value: (422, "the photo shows several faces, and the policy takes only one"),
-    "too-many-faces": (422, "the photo shows more faces than the server takes"),
+    Reason.TOO_MANY_FACES.value: (422, "the photo shows more faces than the server takes"),
     Reason.FACE_TOO_SMALL.value: (422, "the face has too few pixels to be enrolled"),
     Reason.LOW_PROBABILITY.value: (422, "the detector is not sure enough that this is a face"),
     Reason.ABNORMAL.value: (422, "the face is unlike those that the model knows"),
@@ -34,7 +34,7 @@ STATUSES: dict[str, tuple[int, str]] = {
 """Of each code the HTTP status, and what it means."""
 OF_ALL = ("bad-request", "unauthorized", "foreign-site", "too-slow", "headers-too-large", "internal", "busy", "timeout")
 """The codes that any request can have."""
-OF_PHOTOS = (Reason.TOO_LARGE.value, Reason.UNREADABLE.value, "too-small", "too-many-faces")
+OF_PHOTOS = (Reason.TOO_LARGE.value, Reason.UNREADABLE.value, "too-small", Reason.TOO_MANY_FACES.value)
 """Those that any request with photos can have."""
 RETRY_SECONDS = 1
 """After which a client may come again that found the server busy."""

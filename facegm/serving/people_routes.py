@@ -46,7 +46,7 @@ def people_routes(service: FaceService) -> APIRouter:
     async def enroll(
         name: Name,
         photo: Photo,
-        policy: Policy = "only",
+        policy: Policy = "largest-central",
         strict: Annotated[
             bool, Form(description="refuse a face that may well be another person's of the gallery")
         ] = True,

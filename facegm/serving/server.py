@@ -10,10 +10,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from facegm.data.machine import cores
-from facegm.errors import FacegmError
+from facegm.errors import FacegmError, UsageError
 from facegm.serving.protocol import HEAD_BYTES, Protocol
 
 logger = logging.getLogger(__name__)
+MAX_PORT = 65535
 LAST_SECONDS = 5
 """That a request in progress has more than its time limit, when the server is to end."""
 
@@ -32,12 +33,15 @@ def bind(host: str, port: int) -> socket.socket:
         port: 0 for any that is free.
 
     Raises:
+        UsageError: a port beyond 65535.
         FacegmError: the address is taken, or is none of this machine's.
     """
+    if port > MAX_PORT:
+        raise UsageError(f"--port {port}: at most {MAX_PORT}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise FacegmError(f"{host} port {port}: {error}; choose another by --host and --port") from error
 
 

@@ -53,11 +53,6 @@ class FaceService:
         found = await self._batcher.find(photo, pixels)
         if found.reason is not None:
             raise RequestError(found.reason.value, f"{field}: {found.message}")
-        if len(found.faces) > self.limits.max_faces:
-            raise RequestError(
-                "too-many-faces",
-                f"{field}: {len(found.faces)} faces, at most {self.limits.max_faces} are taken; cut the photo",
-            )
         return found
 
     async def look_at_two(self, a: tuple[UploadFile, str], b: tuple[UploadFile, str]) -> tuple[PhotoFaces, PhotoFaces]:
@@ -99,4 +94,4 @@ class FaceService:
         self._look([file.getvalue()])
 
     def _look(self, photos: Sequence[bytes]) -> Sequence[PhotoFaces]:
-        return list(self.embedder.find_batch(photos))
+        return list(self.embedder.find_batch(photos, max_faces=self.limits.max_faces))

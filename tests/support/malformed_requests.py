@@ -130,9 +130,14 @@ def gif_bomb() -> bytes:
     return b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x80\x00\x00" + bytes(6) + b";"
 
 
+def _one_of(random: Random, ways: Sequence[Callable[[], bytes]]) -> bytes:
+    return random.choice(ways)()
+
+
 def _no_photo(random: Random) -> bytes:
     photo = encoded(64, 64)
-    return random.choice(
+    return _one_of(
+        random,
         [
             lambda: b"",
             lambda: b"hello",
@@ -149,8 +154,8 @@ def _no_photo(random: Random) -> bytes:
             lambda: encoded(random.randint(1, 19), 64),
             lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n",
             lambda: b"\x00" * random.randint(1, 5000),
-        ]
-    )()
+        ],
+    )
 
 
 def _photo(random: Random) -> bytes:
@@ -203,7 +208,8 @@ def _damaged_form(random: Random) -> bytes:
 
 def _wrong_fields(random: Random) -> bytes:
     photo = encoded(64, 64)
-    return random.choice(
+    return _one_of(
+        random,
         [
             lambda: form("/v1/detect", []),
             lambda: form("/v1/detect", [Part("image", photo)]),
@@ -222,8 +228,8 @@ def _wrong_fields(random: Random) -> bytes:
             lambda: form("/v1/search", [_value("policy", random), Part("photo", photo)]),
             lambda: form("/v1/detect", [Part(f"field{number}", b"1", None) for number in range(1100)]),
             lambda: form("/v1/detect", [Part("note", bytes(2**20 + 1), None), Part("photo", photo)]),
-        ]
-    )()
+        ],
+    )
 
 
 def _value(name: str, random: Random) -> Part:
@@ -257,7 +263,8 @@ def _wrong_person(random: Random) -> bytes:
 
 
 def _wrong_address(random: Random) -> bytes:
-    return random.choice(
+    return _one_of(
+        random,
         [
             lambda: request("/v1/nothing", method="GET"),
             lambda: request("/" + quote(random.randbytes(random.randint(1, 500))), method="GET"),
@@ -265,12 +272,13 @@ def _wrong_address(random: Random) -> bytes:
             lambda: request("/page/..%2f..%2fserver.py", method="GET"),
             lambda: request("/page/%00", method="GET"),
             lambda: request("/v1/people", b"{}"),
-        ]
-    )()
+        ],
+    )
 
 
 def _no_http(random: Random) -> bytes:
-    return random.choice(
+    return _one_of(
+        random,
         [
             lambda: b"\r\n".join([b"GET / HTTP/1.1", b"X: " + b"y" * random.randint(70_000, 300_000), b"", b""]),
             lambda: b"GET /" + b"x" * random.randint(70_000, 300_000) + b" HTTP/1.1\r\n\r\n",
@@ -285,8 +293,8 @@ def _no_http(random: Random) -> bytes:
             lambda: b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n",
             lambda: b"GET / HTTP/1.1\r\nHost: localhost\r\nX\x00Y: 1\r\n\r\n",
             lambda: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + random.randbytes(200) + b"\r\n\r\n",
-        ]
-    )()
+        ],
+    )
 
 
 KINDS: Mapping[str, Callable[[Random], bytes]] = {

@@ -24,8 +24,9 @@ from facegm.data.decoding import decode_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.calibration import Calibration, MatchThreshold
-from facegm.embedding.embedder import FaceEmbedder, PhotoFaces
+from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import save_embedder
+from facegm.embedding.photo_faces import PhotoFaces
 from facegm.embedding.reasons import Reason
 from facegm.gallery.gallery import Gallery
 from facegm.models.face_network import FaceModelConfig, build_face_network
@@ -68,11 +69,13 @@ class SquaresEmbedder(FaceEmbedder):
         """It waits for that before it looks at photos."""
         self.gate.set()
 
-    def find_batch(self, photos: Sequence[bytes]) -> list[PhotoFaces]:  # type: ignore[override]
+    def find_batch(  # type: ignore[override]
+        self, photos: Sequence[bytes], *, max_faces: int
+    ) -> list[PhotoFaces]:
         """See `FaceEmbedder`."""
         self.batches.append(len(photos))
         self.gate.wait(20)
-        return [self._squares(photo) for photo in photos]
+        return [self._squares(photo).at_most(max_faces) for photo in photos]
 
     def _squares(self, photo: bytes) -> PhotoFaces:
         try:
