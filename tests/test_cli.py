@@ -46,6 +46,7 @@ OPTIONS = {
         "--output",
     },
     "detect": {"--detector", "--false-alarms", "--data", "--output"},
+    "export": {"--output", "--preprocessing", "--license", "--json"},
     "embed": {
         "--model",
         "--output",
@@ -244,6 +245,19 @@ def test_verbs_and_options_are_these() -> None:
         (["verify", "empty", "--bin", "lfw.bin"], 1, "lfw.bin: cannot be read"),
         (["verify", "empty", "--photos", "empty", "--pairs", "p.txt"], 1, "p.txt: cannot be read"),
         (["verify-lfw", "empty", "--lfw", "empty"], 1, "empty: no pairs.txt here or in the folder above"),
+        (["export", "empty", "--output", "model.pt"], 2, "--output: model.pt, must be a file that ends in .onnx"),
+        (["export", "a.onnx", "--output", "b.onnx"], 2, "a.onnx: an ONNX model already; say how faces are prepared"),
+        (
+            ["export", "empty", "--output", "b.onnx", "--preprocessing", "insightface"],
+            2,
+            "--preprocessing: empty says itself how faces are prepared for it",
+        ),
+        (["export", "empty", "--output", "b.onnx"], 1, "empty: no embedder.safetensors here"),
+        (
+            ["export", "a.onnx", "--output", "b.onnx", "--preprocessing", "insightface"],
+            1,
+            "a.onnx: no such model file",
+        ),
         (["serve"], 2, "required: model"),
         (["serve", "missing.safetensors", "--port", "0"], 1, "missing.safetensors: no such model file"),
         (["serve", "empty", "--port", "0", "--keep", "kept"], 1, "empty: no embedder.safetensors here"),
