@@ -6,7 +6,7 @@ that was interrupted or shared among machines must not differ from one that was 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
@@ -99,7 +99,9 @@ class Aligner:
         _, jpeg = cv2.imencode(".jpg", np.full((6000, 8000), 128, np.uint8))
         pixels = decode_photo(jpeg.tobytes())
         if self._finder is not None:
-            self._finder.find([pixels], [1])
+            [found] = self._finder.find([pixels], [1])
+            if isinstance(found, Trouble):
+                raise RuntimeError(found.reason)
 
     def _align_batch(self, batch: list[_Decoded]) -> Iterator[Result]:
         if self._finder is not None:

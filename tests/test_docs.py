@@ -14,7 +14,7 @@ from verb_parsers import complaint, options_of
 
 from facegm.cli import VERBS, main
 
-KINDS = {"bash", "csv", "python"}
+KINDS = {"bash", "csv", "nginx", "python"}
 """What a fence may say that it holds."""
 NOT_RUN: dict[str, int] = {}
 """How many blocks of a page are marked `no-run`; each is a decision."""
@@ -22,6 +22,8 @@ CHEAP = {"inspect", "match", "embed", "enroll", "search", "export"}
 """Verbs that take seconds on a few photos: their commands are not just read, but run."""
 MOST_LINES = 200
 NOTEBOOK = MANUAL / "first_steps.ipynb"
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 
 @pytest.fixture(scope="module")

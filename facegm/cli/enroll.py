@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.options import add_device, add_json, print_json, whole_number
+from facegm.cli.options import add_device, add_gallery, add_json, print_json, whole_number
 from facegm.data.names import printable
 from facegm.errors import FacegmError
 
@@ -25,7 +25,7 @@ def parser() -> ArgumentParser:
         help="folder tree person/photo.jpg, or whatever else `facegm align` takes; with --name photos, or folders of "
         "them, of one person",
     )
-    options.add_argument("--gallery", type=Path, required=True, help="the gallery's file, which is made where missing")
+    add_gallery(options, required=True, what="the gallery, which is made where missing")
     options.add_argument("--model", type=Path, required=True, help="run folder, embedder.safetensors or model.onnx")
     options.add_argument("--name", help="whom all photos show (default: the folder of each says it)")
     options.add_argument(
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
 
     source = named_photos(options.photos, options.name, identity_level=options.identity_level)
     embedder = FaceEmbedder.load(options.model, device=options.device)
-    with Gallery.create(options.gallery, embedder.contract) as gallery:
+    with Gallery.create(options.gallery, embedder.contract, index=options.index) as gallery:
         strict = not options.no_strict
         outcomes = list(enroll_photos(source.photos, gallery, embedder, policy=options.policy, strict=strict))
         people = gallery.people
@@ -73,10 +73,10 @@ def run(arguments: Sequence[str]) -> None:
     if options.json:
         numbers |= {"refused": len(refused)}
         photos = [outcome.to_json() for outcome in outcomes]
-        print_json({"gallery": str(options.gallery), **numbers, "photos": photos, "remarks": source.remarks})
+        print_json({"gallery": options.gallery, **numbers, "photos": photos, "remarks": source.remarks})
     else:
         print(
-            f"{printable(str(options.gallery))}: {enrolled:,} photos enrolled, {already:,} there already, "
+            f"{printable(options.gallery)}: {enrolled:,} photos enrolled, {already:,} there already, "
             f"{len(refused):,} refused; now {numbers['people']:,} people, {numbers['samples']:,} samples"
         )
         for outcome in refused:

@@ -3,10 +3,9 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facegm.cli.options import add_json, print_json, whole_number
+from facegm.cli.options import GALLERY_ADDRESS, add_json, print_json, whole_number
 from facegm.data.names import printable
 from facegm.errors import FacegmError
 
@@ -21,7 +20,7 @@ def parser() -> ArgumentParser:
         description="List and change the people of a gallery. What is said to be done is on the disk.",
         allow_abbrev=False,
     )
-    options.add_argument("gallery", type=Path, help="file that `facegm enroll` made")
+    options.add_argument("gallery", help=f"what `facegm enroll` made: {GALLERY_ADDRESS}")
     actions = options.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="name all people and how many samples each has, or the samples of one")
     listing.add_argument("name", nargs="?", help="whose samples")
@@ -36,7 +35,7 @@ def parser() -> ArgumentParser:
     merging.add_argument("name")
     merging.add_argument("into")
     adding = actions.add_parser("add", help="enrol everybody of another gallery; people of one name become one")
-    adding.add_argument("other", type=Path, help="its file, which stays as it is")
+    adding.add_argument("other", help=f"which stays as it is: {GALLERY_ADDRESS}")
     for action in (listing, removal, renaming, merging, adding):
         add_json(action)
     return options
@@ -51,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
         if options.action == "list":
             listed = _listed(gallery, options.name)
             if options.json:
-                print_json({"gallery": str(options.gallery), **listed})
+                print_json({"gallery": options.gallery, **listed})
             else:
                 print("\n".join(_lines(listed)))
             return
@@ -59,7 +58,7 @@ def run(arguments: Sequence[str]) -> None:
         people = gallery.people
     if options.json:
         counts = {"people": len(people), "samples": sum(people.values())}
-        print_json({"gallery": str(options.gallery), "done": done, **counts})
+        print_json({"gallery": options.gallery, "done": done, **counts})
     else:
         print(f"{done}; now {len(people):,} people, {sum(people.values()):,} samples")
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from facegm.data.machine import default_workers
 
+GALLERY_ADDRESS = "a file, or milvus+http://HOST:19530/COLLECTION"
+"""What `facegm.gallery.engines` takes for a gallery, in a command's help."""
+
 
 def add_workers(options: ArgumentParser) -> None:
     """Add `--workers` to a command that aligns."""
@@ -26,6 +29,18 @@ def add_device(options: ArgumentParser) -> None:
         choices=("auto", "cpu", "cuda", "mps"),
         default="auto",
         help="where the network runs (default: a GPU where there is one)",
+    )
+
+
+def add_gallery(options: ArgumentParser, *, required: bool, what: str) -> None:
+    """Add `--gallery`, an address as `facegm.gallery.engines` has it, and `--index`."""
+    options.add_argument("--gallery", required=required, metavar="ADDRESS", help=f"{what}: {GALLERY_ADDRESS}")
+    options.add_argument(
+        "--index",
+        choices=("exact", "faiss-flat", "faiss-sq8"),
+        default="exact",
+        help="what searches a gallery that is a file: numpy (default) or, for many faces, FAISS; faiss-sq8 takes a "
+        "quarter of the memory and says how much it fails to find. A cluster searches by itself",
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facegm.cli.options import add_device, add_json, print_json, real_number, whole_number
+from facegm.cli.options import add_device, add_gallery, add_json, print_json, real_number, whole_number
 from facegm.data.names import printable
 from facegm.errors import FacegmError
 
@@ -22,7 +22,7 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     options.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="a photo")
-    options.add_argument("--gallery", type=Path, required=True, help="file that `facegm enroll` made")
+    add_gallery(options, required=True, what="the gallery that `facegm enroll` made")
     options.add_argument("--model", type=Path, required=True, help="the model that enrolled: run folder or its file")
     options.add_argument(
         "--k", type=whole_number(minimum=1), default=5, help="people named for each face (default: %(default)s)"
@@ -76,10 +76,10 @@ def run(arguments: Sequence[str]) -> None:
         prior=options.prior,
     )
     embedder = FaceEmbedder.load(options.model, device=options.device)
-    with Gallery.open(options.gallery, embedder.contract) as gallery:
+    with Gallery.open(options.gallery, embedder.contract, index=options.index) as gallery:
         found = list(search_photos(options.photos, gallery, embedder, config))
     if options.json:
-        print_json({"gallery": str(options.gallery), "photos": [photo.to_json() for photo in found]})
+        print_json({"gallery": options.gallery, "photos": [photo.to_json() for photo in found]})
     else:
         for photo in found:
             print(f"{printable(photo.photo)}: {photo.reason or _counted(len(photo.faces))}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from facegm.cli.options import add_device, whole_number
+from facegm.cli.options import add_device, add_gallery, whole_number
 from facegm.errors import FacegmError, UsageError
 from facegm.serving.limits import Limits
 
@@ -31,9 +31,7 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     options.add_argument("model", type=Path, help="run folder, embedder.safetensors, or an ONNX model")
-    options.add_argument(
-        "--gallery", help="the gallery's file, or its address in a Milvus cluster; it is made where it is missing"
-    )
+    add_gallery(options, required=False, what="the people who are enrolled; made where it is missing")
     options.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine alone)")
     options.add_argument(
         "--port", type=whole_number(minimum=0), default=8000, help="0 for any that is free (default: %(default)s)"
@@ -61,6 +59,7 @@ def run(arguments: Sequence[str]) -> None:
     start(
         options.model,
         gallery=options.gallery,
+        index=options.index,
         host=options.host,
         port=options.port,
         keep=options.keep,

@@ -50,10 +50,8 @@ class Match:
 
     @property
     def verdict(self) -> str:
-        """In words."""
-        if self.comparison.same is None:
-            return f"distance {self.comparison.distance:.4f}, no verdict"
-        return "the same person" if self.comparison.same else "different people"
+        """In words: whether the distance is below the threshold, which is as strict as its false-match rate wants."""
+        return {True: "match", False: "no match", None: "no verdict"}[self.comparison.same]
 
     @property
     def false_match_rate(self) -> float | None:
@@ -71,18 +69,22 @@ class Match:
                 "verify --calibrate`, or give --threshold"
             )
         else:
-            yield f"distance {found.distance:.4f}, from 0 to 2; one person's below {found.threshold:.4f}"
+            yield f"distance {found.distance:.4f}, from 0 to 2; a match is below {found.threshold:.4f}"
         if self.calibration is not None and self.false_match_rate is not None:
             yield (
-                f"at this threshold {self.false_match_rate:g} of pairs of different people were taken for one, of "
-                f"{self.calibration.different:,} pairs of {self.calibration.measured_on}"
+                f"at this threshold {self.false_match_rate:g} of the pairs of different people match, as measured on "
+                f"{self.calibration.different:,} of {self.calibration.measured_on}"
             )
         if found.probability is not None:
-            yield f"probability that it is one person: {found.probability:.4f}, where {self.prior:g} of pairs are"
+            strict = found.same is False and found.probability > 0.5
+            yield (
+                f"probability that it is one person: {found.probability:.4f}, where {self.prior:g} of pairs are"
+                + ("; more likely than not, and not sure enough for this threshold" if strict else "")
+            )
         for photo in (self.a, self.b):
-            others = f" of {len(photo.faces)}, number {photo.chosen}," if len(photo.faces) > 1 else ""
+            others = f" {photo.chosen} of {len(photo.faces)}, counted from 0," if len(photo.faces) > 1 else ""
             box = ", ".join(f"{side:.0f}" for side in photo.face.box)
-            yield f"{photo.path}: face{others} at {box}, probability {photo.face.probability:.3f}"
+            yield f"{photo.path}: face{others} at {box}, detected with probability {photo.face.probability:.3f}"
             if photo.face.is_abnormal:
                 yield f"{photo.path}: unlike the faces that the model was trained on; distrust the verdict"
 

@@ -89,11 +89,13 @@ class FaceService:
         return self._gallery
 
     def warm_up(self) -> None:
-        """Have the embedder make ready whatever it puts off until its first photo."""
+        """Have the embedder make ready whatever it puts off until its first photo, and the gallery its index."""
         file = io.BytesIO()
         Image.new("RGB", (64, 64)).save(file, "PNG")
         file.seek(0)
         self._look([file])
+        if self._gallery is not None:
+            self._gallery.warm_up()
 
     def _look(self, photos: Sequence[BinaryIO]) -> Sequence[PhotoFaces]:
         return list(self.embedder.find_batch(photos, max_faces=self.limits.max_faces))

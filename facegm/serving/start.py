@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from facegm.embedding.embedder import FaceEmbedder
+from facegm.gallery.engines import IndexName
 from facegm.gallery.gallery import Gallery
 from facegm.serving.app import create_app
 from facegm.serving.limits import Limits
@@ -19,6 +20,7 @@ def start(
     model: Path,
     *,
     gallery: str | None,
+    index: IndexName,
     host: str,
     port: int,
     keep: Path | None,
@@ -30,7 +32,8 @@ def start(
 
     Args:
         model: whatever `FaceEmbedder.load` takes.
-        gallery: address of a gallery, which is made where it is missing; None: nobody can be enrolled.
+        gallery: address of the people who are enrolled, made where it is missing; None: nobody can be enrolled.
+        index: what searches a gallery that is a file.
         host: name or number of the interface to serve at.
         port: 0 for any that is free.
         keep: folder that the photos are kept in; None: no photo is kept.
@@ -46,7 +49,7 @@ def start(
         embedder = FaceEmbedder.load(model, device=device)
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if gallery is None else Gallery.create(gallery, embedder.contract) as people:
+        with nullcontext() if gallery is None else Gallery.create(gallery, embedder.contract, index=index) as people:
             service = FaceService(embedder, people, limits, keep)
             service.warm_up()
             address, found = listener.getsockname()[:2]
