@@ -8,7 +8,7 @@ SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml'
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0
 PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 
-.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-embed-photos bench-gallery bench-gather bench-inspect bench-serve bench-store bench-train bench-verify install clean
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-embed-photos bench-gallery bench-gather bench-inspect bench-serve bench-shared-embedder bench-store bench-train bench-verify install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -70,6 +70,9 @@ bench-inspect: install  ## the inspection of half a million photos, on one threa
 
 bench-serve: install  ## the server under 32 clients, with batching and without; MODEL=... (an untrained one)
 	$(BIN)/python benchmarks/bench_serve.py $(MODEL)
+
+bench-shared-embedder: install  ## eight threads on one embedder: same results, no growth of memory; MODEL=... (random weights)
+	$(BIN)/python benchmarks/bench_shared_embedder.py $(MODEL)
 
 bench-store: install  ## opening a store of ten million photos
 	$(BIN)/python benchmarks/bench_store.py

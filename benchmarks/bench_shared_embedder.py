@@ -1,11 +1,11 @@
 """One embedder that eight threads share, on photos of LFW: the same results as one thread, and no growth of memory.
 
-    bench_shared_embedder.py MODEL [PHOTOS] [ROUNDS]   1,000 photos, evenly drawn, and 10 rounds
+    bench_shared_embedder.py [MODEL]   a run folder; without one, a MobileFaceNet with random weights
 
-In each round every thread takes an eighth of the photos through `find_batch`; they are compared with what one thread
-finds in the same eighths: the faces' chips, which must be the same to the last bit, and the largest difference of a
-coordinate of their embeddings. Memory is what the process holds at the end of a round. torch computes on one thread for
-each of the eight.
+In each of ten rounds, on 1,000 photos that are evenly drawn, every thread takes an eighth of them through `find_batch`.
+They are compared with what one thread finds in the same eighths: the faces' chips, which must be the same to the last
+bit, and the largest difference of a coordinate of their embeddings. Memory is what the process holds at the end of a
+round. torch computes on one thread for each of the eight.
 """
 
 import gc
@@ -25,10 +25,13 @@ from jaxtyping import Float
 from peak_memory import resident_bytes
 
 from facegm import FaceEmbedder
+from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.source import find_photos
+from facegm.models.face_network import FaceModelConfig, build_face_network
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-THREADS = 8
+PREPROCESSING = Preprocessing(face_size=64, crop_size=60)
+PHOTOS, ROUNDS, THREADS = 1000, 10, 8
 
 
 class Found(NamedTuple):
@@ -40,17 +43,16 @@ class Found(NamedTuple):
 
 
 def main() -> None:
-    model, number, rounds = Path(sys.argv[1]), *map(int, (sys.argv[2:] + ["1000", "10"][len(sys.argv[2:]) :])[:2])
     torch.set_num_threads(1)
     photos = find_photos(DATA / "lfw" / "lfw-deepfunneled").photos
-    paths = [photos[place].path for place in np.linspace(0, len(photos) - 1, number).round().astype(int)]
+    paths = [photos[place].path for place in np.linspace(0, len(photos) - 1, PHOTOS).round().astype(int)]
     shares = [paths[thread::THREADS] for thread in range(THREADS)]
-    embedder = FaceEmbedder.load(model, device="cpu", expected=number)
+    embedder = embedder_of(sys.argv[1:])
     begun = time.perf_counter()
     alone = [find(embedder, share) for share in shares]
     faces = sum(len(found.embeddings) for found in alone)
-    rows = [row("one thread", number, faces, 0, time.perf_counter() - begun)]
-    for turn in range(1, rounds + 1):
+    rows = [row("one thread", faces, 0, time.perf_counter() - begun)]
+    for turn in range(1, ROUNDS + 1):
         begun = time.perf_counter()
         with ThreadPoolExecutor(THREADS) as threads:
             together = [*threads.map(lambda share: find(embedder, share), shares)]
@@ -59,7 +61,7 @@ def main() -> None:
             assert found.chips == expected.chips, "threads have found other faces"
         error = max(np.abs(found.embeddings - one.embeddings).max() for found, one in zip(together, alone, strict=True))
         del together
-        rows.append(row(f"{THREADS} threads", number, faces, turn, seconds) | {"error": f"{error:.1e}"})
+        rows.append(row(f"{THREADS} threads", faces, turn, seconds) | {"error": f"{error:.1e}"})
         print(rows[-1], flush=True)
     write_results("shared_embedder", rows)
 
@@ -73,11 +75,20 @@ def find(embedder: FaceEmbedder, paths: Sequence[str]) -> Found:
     return Found(chips, np.array(embeddings))
 
 
-def row(way: str, photos: int, faces: int, turn: int, seconds: float) -> dict[str, object]:
+def embedder_of(arguments: Sequence[str]) -> FaceEmbedder:
+    """That of a run, or one of random weights; by the same engine from the first photo on."""
+    if arguments:
+        return FaceEmbedder.load(arguments[0], device="cpu", expected=PHOTOS)
+    torch.manual_seed(0)
+    network = build_face_network(FaceModelConfig(name="mobilefacenet"), PREPROCESSING.crop_size).eval()
+    return FaceEmbedder(network, PREPROCESSING, expected=PHOTOS)
+
+
+def row(way: str, faces: int, turn: int, seconds: float) -> dict[str, object]:
     """A line of the results."""
     gc.collect()
     resident = round(resident_bytes() / 2**20)
-    return {"way": way, "photos": photos, "faces": faces, "round": turn, "seconds": round(seconds, 1), "MiB": resident}
+    return {"way": way, "photos": PHOTOS, "faces": faces, "round": turn, "seconds": round(seconds, 1), "MiB": resident}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from facegm.align.face import TEMPLATE, resize_aligned, similarity_transform, wa
 from facegm.align.finder import BATCH
 from facegm.embedding import device
 from facegm.embedding.comparison import FacePolicy
+from facegm.embedding.photos import PhotoLike
 from facegm.embedding.reasons import Reason, RefusedPhotoError
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.errors import FacegmError, UsageError
 
 
@@ -91,8 +93,8 @@ def test_the_public_names_are_there() -> None:
 
 def test_a_bad_photo_loses_nothing(embedder: FaceEmbedder, tmp_path: Path) -> None:
     (tmp_path / "torn.jpg").write_bytes(b"torn")
-    given = [portrait(), tmp_path / "torn.jpg", blank(), 3.5, group(), tmp_path / "missing.jpg"]
-    found = [*embedder.find_batch(given, color="rgb")]  # type: ignore[list-item]
+    given: list[Any] = [portrait(), tmp_path / "torn.jpg", blank(), 3.5, group(), tmp_path / "missing.jpg"]
+    found = [*embedder.find_batch(given, color="rgb")]
     assert [len(photo.faces) for photo in found] == [1, 0, 0, 0, 3, 0]
     assert [photo.reason for photo in found] == [None, "unreadable", None, "unreadable", None, "unreadable"]
     assert [photo.name for photo in found][1::2] == [str(given[1]), "photo 3", str(given[5])]
@@ -107,9 +109,12 @@ def test_of_a_photo_with_too_many_faces_none_is_embedded(
 ) -> None:
     embedded: list[int] = []
     embed = FaceEmbedder.embed_aligned
-    monkeypatch.setattr(
-        FaceEmbedder, "embed_aligned", lambda self, chips: (embedded.append(len(chips)), embed(self, chips))[1]
-    )
+
+    def counted(embedder: FaceEmbedder, chips: Sequence[np.ndarray]) -> np.ndarray:
+        embedded.append(len(chips))
+        return embed(embedder, chips)
+
+    monkeypatch.setattr(FaceEmbedder, "embed_aligned", counted)
     found = [*embedder.find_batch([group(), portrait()], color="rgb", max_faces=2)]
     assert [(len(photo.faces), photo.reason) for photo in found] == [(0, "too-many-faces"), (1, None)]
     assert (found[0].size, sum(embedded)) == ((640, 240), 1)
@@ -171,7 +176,7 @@ def test_one_array_of_photos_is_as_many_photos(embedder: FaceEmbedder) -> None:
 def test_photos_without_a_face_are_skipped_with_a_mask(
     embedder: FaceEmbedder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given = [blank(), portrait(), b"torn", portrait(200, 200)]
+    given: list[PhotoLike] = [blank(), portrait(), b"torn", portrait(200, 200)]
     with caplog.at_level("INFO"):
         embeddings, is_found = embedder.embed(given, color="rgb", on_missing="skip")
     assert is_found.tolist() == [False, True, False, True]
@@ -282,7 +287,7 @@ def test_aligned_faces_of_another_size_are_brought_to_the_template(embedder: Fac
     found, expected = embedder.embed_aligned([small]), embedder.embed_aligned([resize_aligned(small)])
     np.testing.assert_array_equal(found, expected)
     with pytest.raises(FacegmError, match="face 1: array of float64"):
-        embedder.embed_aligned([small, small / 255.0])  # type: ignore[list-item]
+        embedder.embed_aligned([small, small / 255.0])
 
 
 # ------------------------------------------------------------------------------------------------- contract, device
@@ -293,7 +298,7 @@ def test_the_contract_is_of_weights_and_preprocessing() -> None:
     assert contract == small_embedder().contract
     assert contract.dim == DIM
     other_weights = small_embedder(small_network(seed=1)).contract
-    other_view = FaceEmbedder(small_network(), replace(PREPROCESSING, mirror=False)).contract
+    other_view = FaceEmbedder(TrainedNetwork(small_network(), replace(PREPROCESSING, mirror=False))).contract
     assert other_weights == replace(contract, weights=other_weights.weights) != contract
     assert other_view == replace(contract, preprocessing=other_view.preprocessing) != contract
 

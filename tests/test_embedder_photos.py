@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from facegm.embedding import photos as photos_module
-from facegm.embedding.photos import Color, OpenedPhoto, aligned_chip, open_photo, opened
+from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, aligned_chip, open_photo, opened
 from facegm.embedding.reasons import Reason
 from facegm.errors import FacegmError, UsageError
 
@@ -53,7 +53,15 @@ def test_files_and_pictures_give_the_pixels_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(png(NOISE))
     with path.open("rb") as file, Image.open(path) as picture:
-        kinds = [path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), file, picture, NOISE]
+        kinds: list[PhotoLike] = [
+            path,
+            str(path),
+            path.read_bytes(),
+            io.BytesIO(path.read_bytes()),
+            file,
+            picture,
+            NOISE,
+        ]
         found = [*opened(kinds, "rgb")]
     for photo in found:
         np.testing.assert_array_equal(pixels_of(photo), NOISE)
@@ -162,7 +170,7 @@ def test_a_single_photo_is_not_taken_for_several(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match="put a single one in brackets"):
             opened(photo, "rgb")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"tensor.*permute"):
-        opened(torch.zeros(2, 3, 9, 9), "rgb")  # type: ignore[arg-type]
+        opened(torch.zeros(2, 3, 9, 9), "rgb")
 
 
 def test_whatever_a_file_raises_is_its_photos_alone() -> None:

@@ -14,6 +14,7 @@ from facegm.embedding.embed_source import PhotosToEmbed, StoreToEmbed
 from facegm.embedding.face_file import SUFFIXES, count_faces, read_description, write_faces
 from facegm.embedding.face_parts import FaceParts
 from facegm.embedding.face_table import schema
+from facegm.embedding.likelihood import thresholds_to_json
 from facegm.errors import UsageError
 from facegm.store.format import is_store
 
@@ -79,6 +80,7 @@ def embed_photos(source: Path, model: Path, output: Path, config: EmbedConfig) -
         "format": FORMAT,
         "contract": embedder.contract.to_json(),
         "model": embedder.describe(),
+        "false_alarms": None if embedder.likelihood is None else thresholds_to_json(embedder.likelihood.thresholds),
         "source": str(source.resolve()),
         **found.settings,
     }

@@ -88,10 +88,12 @@ class FaceService:
         return self._gallery
 
     def warm_up(self) -> None:
-        """Have the embedder make ready whatever it puts off until its first photo."""
+        """Have the embedder make ready whatever it puts off until its first photo, and the gallery its index."""
         file = io.BytesIO()
         Image.new("RGB", (64, 64)).save(file, "PNG")
         self._look([file.getvalue()])
+        if self._gallery is not None:
+            self._gallery.warm_up()
 
     def _look(self, photos: Sequence[bytes]) -> Sequence[PhotoFaces]:
         return list(self.embedder.find_batch(photos, max_faces=self.limits.max_faces))

@@ -63,4 +63,4 @@ def _in_a_fork(work: Callable[[], object]) -> None:
 
 def embedding_of(embedder: FaceEmbedder, photo: Path) -> np.ndarray:
     """By an embedder that was sent here."""
-    return embedder.embed([photo])[0]
+    return np.asarray(embedder.embed([photo])[0])

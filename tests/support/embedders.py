@@ -11,6 +11,7 @@ from facegm import FaceEmbedder
 from facegm.align.face import TEMPLATE
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import save_embedder
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, build_face_network
 
@@ -28,7 +29,7 @@ def small_network(seed: int = 0) -> FaceNetwork:
 
 def small_embedder(network: FaceNetwork | None = None) -> FaceEmbedder:
     """Of such a network."""
-    return FaceEmbedder(network or small_network(), PREPROCESSING)
+    return FaceEmbedder(TrainedNetwork(network or small_network(), PREPROCESSING))
 
 
 def save_small_embedder(path: Path, seed: int = 0) -> Path:
