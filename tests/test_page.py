@@ -1,4 +1,4 @@
-"""The server's page in a real browser: photos compared, people enrolled, found and removed, by keyboard and by phone."""
+"""The server's page in a real browser: photos compared, people enrolled, found and removed; by keyboard, on a phone."""
 
 import base64
 import json
@@ -47,18 +47,20 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 def page(browser: Browser, tmp_path: Path) -> Iterator[Browser]:
     """The page of a server with a gallery; whatever is said in its console, or asked for elsewhere, is an error."""
     embedder = CalibratedSquares(MEASURED)
-    with Gallery.create(tmp_path / "people.gallery", embedder.contract) as gallery:
-        with served(application(embedder, gallery=gallery, is_local=True)) as port:
-            browser.said.clear()
-            browser.requested.clear()
-            browser.resize(1280, 900)
-            browser.go(f"http://127.0.0.1:{port}/")
-            browser.wait("!document.getElementById('people').matches(':empty')")
-            yield browser
-            browser.value("1")  # so that all events have come
-            assert browser.said == []
-            own = ("data:", f"http://127.0.0.1:{port}/", f"blob:http://127.0.0.1:{port}/")
-            assert [address for address in browser.requested if not address.startswith(own)] == []
+    with (
+        Gallery.create(tmp_path / "people.gallery", embedder.contract) as gallery,
+        served(application(embedder, gallery=gallery, is_local=True)) as port,
+    ):
+        browser.said.clear()
+        browser.requested.clear()
+        browser.resize(1280, 900)
+        browser.go(f"http://127.0.0.1:{port}/")
+        browser.wait("!document.getElementById('people').matches(':empty')")
+        yield browser
+        browser.value("1")  # so that all events have come
+        assert browser.said == []
+        own = ("data:", f"http://127.0.0.1:{port}/", f"blob:http://127.0.0.1:{port}/")
+        assert [address for address in browser.requested if not address.startswith(own)] == []
 
 
 def text_of(page: Browser, name: str) -> str:
