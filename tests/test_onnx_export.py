@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -17,6 +18,7 @@ from torch import nn
 
 from facegm import FaceEmbedder
 from facegm.align.face import TEMPLATE
+from facegm.data.decoding import decode_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding import export, onnx_graph
 from facegm.embedding.export import export_embedder
@@ -158,7 +160,22 @@ def test_a_wrong_export_is_not_left_behind(
         assert file.read_bytes() == b"an older one"
 
 
-def test_real_training_faces_are_few_and_drawn_ones_are_added(embedder: Path) -> None:
+def test_five_hundred_real_faces_are_embedded_alike(embedder: Path, shared_data: Path, tmp_path: Path) -> None:
+    """By torch, and by ONNX Runtime one and 32 at a time: cosine distances within 0.0001."""
+    photos = sorted((shared_data / "celeba291").rglob("*.jpg"))[::12][:500]
+    some = [cv2.resize(decode_photo(photo.read_bytes()), (128, 128)) for photo in photos]
+    agreement = export_embedder(embedder, tmp_path / "model.onnx", faces=some)
+    assert agreement.faces == len(photos) == 500
+    network, preprocessing, _ = load_embedder(embedder)
+    exact = embed_faces(network.double(), preprocessing, np.stack(some))
+    found = FaceEmbedder.load(tmp_path / "model.onnx", device="cpu").embed_aligned(some).astype(np.float64)
+    cosines = (found * exact).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(exact, axis=1)
+    assert max(1 - cosines.min(), abs(agreement.cosine_distance)) < 1e-4
+    centred = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    assert np.median(1 - centred @ centred.T) > 1e-3, "faces differ"
+
+
+def test_drawn_faces_are_the_same_in_each_call() -> None:
     drawn = export.drawn_faces(3)
     assert [face.shape for face in drawn] == [(128, 128, 3)] * 3
     assert all(np.array_equal(a, b) for a, b in zip(drawn, export.drawn_faces(3), strict=True))

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+import torch
 from calibrations import CALIBRATION
 from onnx import TensorProto, helper
 from onnx_models import outside_embeddings, write_outside_model
 
 from facegm import FaceEmbedder
-from facegm.embedding import onnx_network
 from facegm.embedding.export import describe_outside_model
 from facegm.embedding.model_file import read_calibration, weights_digest, write_calibration
 from facegm.embedding.onnx_file import OnnxFile
@@ -272,9 +272,9 @@ def test_a_device_that_the_runtime_lacks_is_not_replaced_in_silence(tmp_path: Pa
     write_outside_model(tmp_path / "outside.onnx")
     file = OnnxFile.read(tmp_path / "outside.onnx")
     with pytest.raises(FacegmError, match=r"has no cuda:1 here: .*onnxruntime-gpu"):
-        OnnxEngine(file, onnx_network.torch.device("cuda:1"))
+        OnnxEngine(file, torch.device("cuda:1"))
     with pytest.raises(FacegmError, match="has no mps here"):
-        OnnxEngine(file, onnx_network.torch.device("mps"))
+        OnnxEngine(file, torch.device("mps"))
 
 
 def test_auto_takes_the_cpu_where_the_runtime_has_no_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -88,4 +88,4 @@ def outside_embeddings(weights: np.ndarray, pixels: np.ndarray, dim: int = 12) -
     matrix = weights[8 * 3 * PATCH**2 :].astype(np.float64).reshape(dim, 8, side, side)
     squares = pixels.astype(np.float64).reshape(faces, side, PATCH, side, PATCH, 3)
     maps = np.maximum(np.einsum("naybxc,kcyx->nkab", squares, kernel), 0)
-    return np.einsum("nkab,dkab->nd", maps, matrix)
+    return np.asarray(np.einsum("nkab,dkab->nd", maps, matrix))

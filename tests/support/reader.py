@@ -5,6 +5,7 @@ from shutil import copyfile, copytree
 
 import numpy as np
 from face_runs import small_config, write_pairs
+from onnx_models import write_outside_model
 
 from facegm.demo.photos import write_photos
 from facegm.embedding.calibration import Calibration, MatchThreshold
@@ -62,8 +63,9 @@ def furnish(folder: Path, store: Path) -> None:
 
 
 def _write_embeddings(folder: Path) -> None:
-    """Pairs of the store's people, and embeddings of theirs as another program may have made them."""
+    """Pairs of the store's people, and embeddings of theirs, and a network, as another program may have made them."""
     write_pairs(folder / "pairs.txt")
+    write_outside_model(folder / "theirs.onnx")
     names = [f"person_{person}/person_{person}_{photo:04d}.jpg" for person in range(6) for photo in range(1, 9)]
     embeddings = np.random.default_rng(0).normal(size=(len(names), 16))
     np.savez(folder / "theirs.npz", paths=names, embeddings=embeddings)

@@ -28,6 +28,7 @@ from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import save_embedder
 from facegm.embedding.photo_faces import PhotoFaces
 from facegm.embedding.reasons import Reason
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.gallery.gallery import Gallery
 from facegm.models.face_network import FaceModelConfig, build_face_network
 from facegm.serving.app import create_app
@@ -62,7 +63,7 @@ class SquaresEmbedder(FaceEmbedder):
     def __init__(self) -> None:
         torch.manual_seed(0)
         network = build_face_network(FaceModelConfig(width=0.1, embedding_dim=3), 48)
-        super().__init__(network, Preprocessing(face_size=64, crop_size=48), CALIBRATION)
+        super().__init__(TrainedNetwork(network, Preprocessing(face_size=64, crop_size=48)), CALIBRATION)
         self.batches: list[int] = []
         """Photos that it was given together."""
         self.gate = threading.Event()
