@@ -53,8 +53,8 @@ def furnish(folder: Path, store: Path) -> None:
             copyfile(photo, folder / f"{person.lower()}-{number}.jpg")
         copyfile(photos / "1.jpg", folder / f"{person.lower()}.jpg")
     copytree(folder / "photos", folder / "people")
-    for name, photo in {"a": "ann-1", "b": "ann-2", "who": "ann-3"}.items():
-        copyfile(folder / f"{photo}.jpg", folder / f"{name}.jpg")
+    for name, source in {"a": "ann-1", "b": "ann-2", "who": "ann-3"}.items():
+        copyfile(folder / f"{source}.jpg", folder / f"{name}.jpg")
     copytree(store, folder / "stores" / "casia")
     train_run(small_config(folder / "stores" / "casia", epochs=1.0), run)
     write_calibration(run / MODEL_FILE, CALIBRATION)
