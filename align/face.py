@@ -183,8 +183,12 @@ def center_crop(photo: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray,
     return _warp(photo, np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]]))
 
 
-def resize_aligned(face: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarray, "128 128 3"]:
-    """Bring a face that lies on the usual template, such as insightface's 112x112 pixels, to this one's size.
+def resize_aligned(face: UInt8[np.ndarray, "side side 3"], size: int = FACE_SIZE) -> UInt8[np.ndarray, "size size 3"]:
+    """Bring a face that lies on the usual template, such as insightface's 112x112 pixels, to another size.
+
+    Args:
+        face: RGB, 0 to 255.
+        size: side in pixels; by default that of this template.
 
     Raises:
         ValueError: it is not square.
@@ -192,20 +196,21 @@ def resize_aligned(face: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarray, 
     height, width = face.shape[:2]
     if height != width:
         raise ValueError(f"{width}x{height} pixels; a face that is aligned already is square, as 112x112")
-    if height == FACE_SIZE:
+    if height == size:
         return face
     # The template of another size is this one's, multiplied: pixel 0 stays where it is.
-    scale = FACE_SIZE / height
+    scale = size / height
     # The outermost pixels lie up to half a pixel outside: no black may be mixed in there.
-    return _warp(face, np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]]), outside=cv2.BORDER_REPLICATE)
+    return _warp(face, np.array([[scale, 0.0, 0.0], [0.0, scale, 0.0]]), size, outside=cv2.BORDER_REPLICATE)
 
 
 def _warp(
     photo: UInt8[np.ndarray, "height width 3"],
     transform: Float[np.ndarray, "2 3"],
+    size: int = FACE_SIZE,
     *,
     outside: int = cv2.BORDER_CONSTANT,
-) -> UInt8[np.ndarray, "128 128 3"]:
+) -> UInt8[np.ndarray, "size size 3"]:
     """Warp with bilinear sampling, after area-averaging large photos so that shrinking does not alias."""
     shrink = int(1 / np.hypot(transform[0, 0], transform[1, 0]))
     if shrink > 1:
@@ -216,8 +221,7 @@ def _warp(
         transform = np.column_stack(
             [transform[:, :2] * factors, transform[:, 2] + transform[:, :2] @ ((factors - 1) / 2)]
         )
-    size = (FACE_SIZE, FACE_SIZE)
-    return np.asarray(cv2.warpAffine(photo, transform, size, flags=cv2.INTER_LINEAR, borderMode=outside))
+    return np.asarray(cv2.warpAffine(photo, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=outside))
 
 
 def alignment_residual(landmarks: Float[np.ndarray, "5 2"]) -> float:

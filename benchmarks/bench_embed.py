@@ -21,6 +21,7 @@ from facegm.data.preprocessing import Preprocessing, network_input
 from facegm.embedding import engine
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.openvino_engine import OpenVinoEngine
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.eval.sets.named_faces import NamedFaces
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, build_face_network
@@ -68,7 +69,7 @@ def plain(network: FaceNetwork, store: FaceStore) -> np.ndarray:
 
 def of_engine(network: FaceNetwork, store: FaceStore, *, least: int) -> Callable[[], np.ndarray]:
     """The embedder, which takes to OpenVINO from `least` faces on; made at the first call, which is not measured."""
-    embedder = FaceEmbedder(network, PREPROCESSING)
+    embedder = FaceEmbedder(TrainedNetwork(network, PREPROCESSING))
 
     def embed() -> np.ndarray:
         engine.WORTH_A_TRANSLATION = least

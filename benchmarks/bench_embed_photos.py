@@ -32,9 +32,8 @@ from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.source import find_photos
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_run import embed_photos
-from facegm.embedding.engine import TorchEngine
-from facegm.embedding.model_file import load_embedder, save_embedder
-from facegm.embedding.network import embed_crops
+from facegm.embedding.embedder import FaceEmbedder, normalised
+from facegm.embedding.model_file import save_embedder
 from facegm.eval.sets.embedding_files import read_embeddings
 from facegm.models.face_network import FaceModelConfig, build_face_network
 
@@ -120,17 +119,13 @@ STORE = "facegm align, then embed the store"
 
 
 def one_at_a_time(model: Path, paths: list[Path]) -> Embeddings:
-    """Embed photos as one writes it down."""
-    network, preprocessing, _ = load_embedder(model)
-    detector, engine, found = FaceDetector(), TorchEngine(network), {}
+    """Embed photos as `FaceEmbedder.embed([photo])` did, one after the other."""
+    embedder, detector, found = FaceEmbedder.load(model, device="cpu", expected=1), FaceDetector(), {}
     for path in paths:
         photo = read_photo(path)
-        face = align_face(photo, detector.detect(photo), crop_when_missing=False).image
-        if face is None:
-            continue
-        crops = preprocessing.middle_crops([face])
-        embedding = embed_crops(engine, crops, mirror=preprocessing.mirror, device=torch.device("cpu"))[0]
-        found[str(path)] = embedding / np.linalg.norm(embedding)
+        chip = align_face(photo, detector.detect(photo), crop_when_missing=False).image
+        if chip is not None:
+            [found[str(path)]] = normalised(embedder.embed_aligned([chip]))
     return found
 
 

@@ -17,6 +17,7 @@ def verify_lfw(
     *,
     pairs_file: Path | None = None,
     workers: int | None = None,
+    is_to_calibrate: bool = False,
     note: str = "",
 ) -> VerificationReport:
     """Verify all pairs of an LFW-like set with an exported embedder, and write `report.json` and `report.html`.
@@ -27,13 +28,15 @@ def verify_lfw(
         output: folder of the report, of the embeddings and, where `lfw` holds photos, of their aligned faces.
         pairs_file: the protocol file; None for `pairs.txt` in the photos' folder or in the one above.
         workers: worker processes of the alignment; None for as many as the machine has room for.
+        is_to_calibrate: whether to write into the embedder what its distances mean on this set.
         note: one line that the report shows beside the numbers.
 
     Raises:
         FacegmError: model, photos or pairs are missing or unusable, the pairs have one fold alone, or a photo of theirs
             cannot be read.
     """
-    report = verify_faces(model, read_set(pairs_file or find_pairs(lfw)), lfw, output, workers=workers, note=note)
+    chosen = read_set(pairs_file or find_pairs(lfw))
+    report = verify_faces(model, chosen, lfw, output, workers=workers, is_to_calibrate=is_to_calibrate, note=note)
     assert report is not None
     return report
 

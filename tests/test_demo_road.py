@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from stores import NamedFaces
 
+from facegm import FaceEmbedder
 from facegm.cli import main
 
 
@@ -17,8 +19,12 @@ def test_demo_learns_to_verify_people_it_has_not_seen(tmp_path: Path, capsys: py
     numbers = json.loads((folder / "report" / "report.json").read_text())
     assert numbers["pairs"]["count"] == 2000
     assert numbers["variants"][0]["accuracy"] > numbers["baseline"]["accuracy"] + 0.1
-    trained = {line.split("/")[0] for line in (folder / "store" / "manifest.jsonl").read_text().splitlines()}
+    trained = {record.identity for record in NamedFaces(folder / "store").records.values()}
     held_out = {path.name for path in (folder / "photos" / "held-out").iterdir() if path.is_dir()}
-    assert len(held_out) == 50
-    assert not any(name in line for name in held_out for line in trained)
+    assert (len(trained), len(held_out)) == (150, 50)
+    assert not trained & held_out
+    calibration = FaceEmbedder.load(folder / "run").calibration
+    assert calibration is not None
+    assert (calibration.same, calibration.different) == (1000, 1000)
+    assert f"facegm serve {folder / 'run'} --gallery" in shown
     assert main(["demo", "--output", str(tmp_path)]) == 0, "walked again, it finds everything done"

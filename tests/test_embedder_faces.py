@@ -24,6 +24,7 @@ from facegm.embedding import device
 from facegm.embedding.comparison import FacePolicy
 from facegm.embedding.photos import PhotoLike
 from facegm.embedding.reasons import Reason, RefusedPhotoError
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.errors import FacegmError, UsageError
 
 
@@ -315,7 +316,7 @@ def test_the_contract_is_of_weights_and_preprocessing() -> None:
     assert contract == small_embedder().contract
     assert contract.dim == DIM
     other_weights = small_embedder(small_network(seed=1)).contract
-    other_view = FaceEmbedder(small_network(), replace(PREPROCESSING, mirror=False)).contract
+    other_view = FaceEmbedder(TrainedNetwork(small_network(), replace(PREPROCESSING, mirror=False))).contract
     assert other_weights == replace(contract, weights=other_weights.weights) != contract
     assert other_view == replace(contract, preprocessing=other_view.preprocessing) != contract
 

@@ -11,6 +11,7 @@ from facegm.data.preprocessing import Preprocessing
 from facegm.embedding import engine
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.openvino_engine import OpenVinoEngine
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, FaceModelName, build_face_network
 
@@ -53,7 +54,7 @@ def test_embeddings_are_those_of_the_plain_network(
     monkeypatch.setattr(engine, "PIXELS", 5 * SIDE**2)
     preprocessing = Preprocessing(face_size=64, crop_size=SIDE, mirror=mirror)
     network, some = trained(name), faces(12)
-    embedder = FaceEmbedder(network, preprocessing)
+    embedder = FaceEmbedder(TrainedNetwork(network, preprocessing))
     found = embedder.embed_aligned(list(some))
     assert isinstance(embedder._engines.get().engine(0), OpenVinoEngine) == is_many
     exact = embed_faces(network.double(), preprocessing, some)
@@ -67,7 +68,7 @@ def test_bfloat16_is_taken_where_the_processor_has_it(name: FaceModelName, monke
     network, some = trained(name), faces(4)
     exact = embed_faces(network, PREPROCESSING, some)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
-    found = FaceEmbedder(network, PREPROCESSING).embed_aligned(list(some))
+    found = FaceEmbedder(TrainedNetwork(network, PREPROCESSING)).embed_aligned(list(some))
     assert found.dtype == np.float32
     assert 1e-4 < relative_error(found, exact) < 0.03
 
@@ -75,8 +76,8 @@ def test_bfloat16_is_taken_where_the_processor_has_it(name: FaceModelName, monke
 def test_the_embedder_leaves_the_network_as_it_is() -> None:
     network = trained("mobilefacenet")
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    described = FaceEmbedder(network, PREPROCESSING).describe()
-    embedder = FaceEmbedder(network, PREPROCESSING)
+    described = FaceEmbedder(TrainedNetwork(network, PREPROCESSING)).describe()
+    embedder = FaceEmbedder(TrainedNetwork(network, PREPROCESSING))
     embedder.embed_aligned(list(faces(2)))
     assert embedder.describe() == described
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -90,7 +91,7 @@ def test_a_face_that_cannot_be_read_stops_with_its_own_error() -> None:
             raise OSError("no such face")
 
     with pytest.raises(OSError, match="no such face"):
-        FaceEmbedder(trained("resnet27"), PREPROCESSING).embed_aligned(Broken(faces(3)))
+        FaceEmbedder(TrainedNetwork(trained("resnet27"), PREPROCESSING)).embed_aligned(Broken(faces(3)))
 
 
 def test_a_network_without_a_translation_says_so() -> None:

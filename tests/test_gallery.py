@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.reasons import Reason
 from facegm.errors import FacegmError
+from facegm.gallery import file as file_module
 from facegm.gallery.enrolment import NewSample
-from facegm.gallery.file import UnknownPersonError
+from facegm.gallery.file import GalleryFile, UnknownPersonError
 from facegm.gallery.gallery import Gallery
+from facegm.gallery.index import ExactIndex
+from facegm.gallery.people_search import PeopleSearch
 
 NAMES = st.sampled_from(["Ann", "Bob", "Cy", "Dee"])
 STEPS = st.lists(
@@ -60,10 +63,12 @@ def assert_equals_model(gallery: Gallery, model: Model, seed: int) -> None:
 def test_any_sequence_of_changes_leaves_what_a_dictionary_holds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any, Any]], seed: int
 ) -> None:
-    """Two open galleries of one file: one is changed, the other sees it."""
+    """Two open galleries of one file: one is changed, the other sees it, and its index as well."""
     folder = tmp_path_factory.mktemp("gallery")
     gallery, model = new_gallery(folder), Model()
-    other = Gallery.open(folder / "people.gallery")
+    index = ExactIndex(DIM)
+    file = GalleryFile(folder / "people.gallery", CONTRACT)
+    other = Gallery(file, PeopleSearch(file, index))
     for number, (step, who, what) in enumerate(steps):
         if step == "enroll":
             vectors = drawn(seed + number, what)
@@ -91,6 +96,8 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_holds(
             with pytest.raises(UnknownPersonError):
                 gallery.merge(who, what) if step == "merge" else gallery.remove(who)
         assert_equals_model(other if number % 2 else gallery, model, seed)
+        if number % 2:
+            assert sorted(index.ids().tolist()) == sorted(key for samples in model.values() for key in samples)
     gallery.close()
     other.close()
     assert [file.name for file in folder.iterdir()] == ["people.gallery"], "one file"
@@ -254,15 +261,20 @@ def test_what_is_no_gallery_is_refused(tmp_path: Path) -> None:
             opened(path, CONTRACT)
 
 
-def test_damage_is_noticed(tmp_path: Path) -> None:
-    """Of an embedding in the file: SQLite itself has no checksums."""
+def test_damage_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an embedding in the file: SQLite itself has no checksums. Asked again and again, the index does not grow."""
+    monkeypatch.setattr(file_module, "ROWS", 2)
     with new_gallery(tmp_path) as gallery:
-        gallery.enroll("Ann", drawn(0))
+        gallery.enroll("Ann", drawn(0, 6), strict=False)
     path = tmp_path / "people.gallery"
-    content, embedding = path.read_bytes(), drawn(0)[0].astype("<f4").tobytes()
+    content, embedding = path.read_bytes(), drawn(0, 6)[4].astype("<f4").tobytes()
     path.write_bytes(content.replace(embedding, embedding[:12] + b"\xff\xff\xff\xff" + embedding[16:]))
-    with Gallery.open(path) as gallery, pytest.raises(FacegmError, match=r"people\.gallery: damaged embeddings"):
-        gallery.search(drawn(1))
+    file, index = GalleryFile(path, CONTRACT), ExactIndex(DIM)
+    with Gallery(file, PeopleSearch(file, index)) as gallery:
+        for _ in range(3):
+            with pytest.raises(FacegmError, match=r"people\.gallery: damaged embeddings"):
+                gallery.search(drawn(1))
+    assert index.ids().tolist() == [1, 2, 3, 4]
 
 
 def test_what_is_removed_is_gone_from_the_file(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def rng() -> Generator:
 
 def unit_vectors(rng: Generator, count: int) -> np.ndarray:
     vectors = rng.normal(size=(count, DIM)) * np.linspace(1, 3, DIM)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def naive_search(ids: np.ndarray, vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

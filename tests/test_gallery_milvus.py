@@ -6,6 +6,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from galleries import CONTRACT, DIM, at_distance, drawn, new_gallery
 from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.reasons import Reason
 from facegm.errors import FacegmError, UsageError
-from facegm.gallery import milvus_store
+from facegm.gallery import milvus_collection, milvus_store
+from facegm.gallery.enrolment import NewSample
 from facegm.gallery.file import UnknownPersonError
 from facegm.gallery.gallery import Gallery
 
@@ -66,7 +68,8 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_holds(
     address: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two open galleries of one collection: one is changed, the other sees it at once; rows are read in many parts."""
-    monkeypatch.setattr(milvus_store, "ROWS", 3)
+    for module in (milvus_collection, milvus_store):
+        monkeypatch.setattr(module, "ROWS", 3)
     ids = itertools.count(2**53 - 99)
     monkeypatch.setattr(secrets, "randbits", lambda _: next(ids))  # ascending, as the model has them
     address += str(seed)
@@ -179,20 +182,54 @@ def test_what_is_no_gallery_is_refused(database: str, address: str) -> None:
     client.close()
 
 
-def test_the_collection_is_read_with_strong_consistency(database: str, address: str) -> None:
+def test_a_cluster_is_asked_for_strong_consistency(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a sample that was acknowledged is found some seconds later; milvus-lite has no such delay to notice."""
+    asked, create = [], pymilvus.MilvusClient.create_collection
+
+    def observed(*arguments: Any, **options: Any) -> None:
+        asked.append(options["consistency_level"])
+        create(*arguments, **options)
+
+    monkeypatch.setattr(pymilvus.MilvusClient, "create_collection", observed)
     Gallery.create(address, CONTRACT).close()
-    client = pymilvus.MilvusClient(database)
-    assert client.describe_collection(address.rpartition("/")[2])["consistency_level_name"] == "Strong"
-    client.close()
+    assert asked == ["Strong"]
 
 
-def test_an_id_that_is_taken_is_drawn_again(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = iter([7, 7, 7, 2**53 - 1])
+@pytest.mark.parametrize("drawn_ids", [[7, 2**53 - 1, 8, 7], [7, 2**53 - 1, 8, 8]])
+def test_an_id_is_never_given_twice(address: str, drawn_ids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = iter(drawn_ids)
     monkeypatch.setattr(secrets, "randbits", lambda _: next(ids))
-    with Gallery.create(address, CONTRACT) as gallery:
+    with Gallery.create(f"{address}{drawn_ids[-1]}", CONTRACT) as gallery:
         outcomes = gallery.enroll("Ann", drawn(0, 2), strict=False)
         assert [outcome.sample_id for outcome in outcomes] == [7, 2**53 - 1]
+        with pytest.raises(FacegmError, match="try again"):
+            gallery.enroll("Bob", drawn(1, 2), strict=False)
         assert gallery.people == {"Ann": 2}
+
+
+def test_samples_of_one_call_are_judged_against_each_other_and_sent_together(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, bob = drawn(0)[0], drawn(1)[0]
+    near_bob = at_distance(0.1, bob, ann)
+    named = [("Ann", ann), ("Bob", bob), ("Ann", ann), ("Ann", near_bob), ("Bob", near_bob)]
+    samples = [NewSample(name=name, embedding=vector) for name, vector in named]
+    with Gallery.create(address, CONTRACT) as gallery:
+        with monkeypatch.context() as broken:
+            broken.setattr(pymilvus.MilvusClient, "insert", lambda *_: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                gallery.enroll_all(samples)
+        assert gallery.people == {}
+        outcomes = gallery.enroll_all(samples)
+        assert [outcome.reason for outcome in outcomes] == [
+            None,
+            None,
+            Reason.ALREADY_ENROLLED,
+            Reason.NEARER_TO_ANOTHER,
+            None,
+        ]
+        assert outcomes[2].sample_id == outcomes[0].sample_id
+        assert gallery.people == {"Ann": 1, "Bob": 2}
 
 
 def test_an_index_is_chosen_for_files_alone(address: str) -> None:

@@ -257,7 +257,7 @@ def test_calibrating_takes_each_face_that_was_found_once(small_store: Path, tmp_
 def found_faces(chips: np.ndarray) -> list[Face]:
     """As if they were found in photos."""
     quality = FaceQuality(residual=0, profile=0, sharpness=0, contrast=0)
-    placed = {"box": np.zeros(4), "landmarks": np.zeros((5, 2)), "probability": 1.0, "quality": quality}
+    placed: dict[str, Any] = {"box": np.zeros(4), "landmarks": np.zeros((5, 2)), "probability": 1.0, "quality": quality}
     return [Face(chip=chip, **placed) for chip in chips]
 
 

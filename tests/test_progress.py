@@ -88,3 +88,11 @@ def test_what_shall_not_be_shown_is_not(
         clock.now += 100
         progress.update(5)
     assert (terminal.getvalue(), caplog.messages) == ("", [])
+
+
+def test_where_nothing_is_shown_no_bar_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects workers from the semaphore of tqdm, of which Python complains when they are killed."""
+    monkeypatch.setattr(sys, "stderr", _Terminal())
+    monkeypatch.setattr("facegm.data.progress.tqdm", None)
+    with Progress("embed", 10, "faces", is_shown=False) as progress:
+        progress.update(10)

@@ -29,6 +29,7 @@ from facegm.adversarial.result import Attacked, distortion, largest_change
 from facegm.adversarial.subject import UNIT_RANGE, Images
 from facegm.classification.prediction import full_precision
 from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.eval.scores import NO_PCA, Variant
 from facegm.eval.verify_lfw import find_pairs
 from facegm.faces.config import FaceRunConfig
@@ -147,7 +148,7 @@ def attack_faces(
     pairs_file = pairs_file or find_pairs(lfw)
     named = inputs_in_files(outside, store.size, images)
     face = load_face_subject(run, config, faces, store.size, default_device())
-    embedder = FaceEmbedder(face.task.network, config.preprocessing)
+    embedder = FaceEmbedder(TrainedNetwork(face.task.network, config.preprocessing))
     pairs = open_face_pairs(embedder, store, pairs_file, variant=variant, false_accept_rate=false_accept_rate)
     attacked = [pairs.attacked(goal, max(1, images // len(GOALS))) for goal in GOALS]
     for some in attacked:

@@ -26,6 +26,7 @@ VERBS = {
     "search": "say whom of a gallery the faces of photos are like",
     "gallery": "list, remove, rename and merge the people of a gallery",
     "quality": "try a face network's likelihood and other scores as the quality of faces, and write a report",
+    "export": "write a face network as an ONNX file, or describe one of another program, with a model card",
     "compare": "compare training recipes by verified runs, with seeds as replicates",
     "identify": "look for people in a gallery, by a model or by ready embeddings, and write a report",
     "serve": "find, compare, enrol and search faces over HTTP, with a page on it",

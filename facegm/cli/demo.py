@@ -1,5 +1,7 @@
 """`facegm demo`: the whole road on synthetic identities."""
 
+import shlex
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +25,15 @@ def parser() -> ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Walk the road, and print the report's summary."""
+    """Walk the road, and print the report's summary and how to try the model."""
     options = parser().parse_args(arguments)
-    from facegm.demo.road import walk
+    from facegm.demo.road import HELD_OUT, RUN, walk
 
-    report, file = walk(options.output / f"seed-{options.seed}", seed=options.seed)
+    folder = options.output / f"seed-{options.seed}"
+    report, file = walk(folder, seed=options.seed)
     print(report.summary())
     print(f"report: {file}")
+    program = sys.argv[0] if Path(sys.argv[0]).stem == "facegm" else "facegm"
+    serve = shlex.join([program, "serve", str(folder / RUN), "--gallery", str(folder / "people.gallery")])
+    print(f"try the model on a page: {serve}")
+    print(f"then open http://127.0.0.1:8000/ and drop two photos there, such as those in {folder / HELD_OUT}")

@@ -22,8 +22,8 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "subject",
         type=Path,
-        help="run folder or embedder.safetensors; or ready embeddings, a .npz, .npy or .parquet file, of images whose "
-        "folder says who is on them",
+        help="run folder, embedder.safetensors or model.onnx; or ready embeddings, a .npz, .npy or .parquet file, of "
+        "images whose folder says who is on them",
     )
     options.add_argument("--photos", type=Path, help="store of aligned faces that a model is to embed")
     options.add_argument(

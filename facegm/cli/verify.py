@@ -27,7 +27,7 @@ def parser() -> ArgumentParser:
         "the output folder, so that other pairs of the same faces are scored at once.",
         allow_abbrev=False,
     )
-    options.add_argument("model", type=Path, nargs="?", help="run folder or embedder.safetensors")
+    options.add_argument("model", type=Path, nargs="?", help="run folder, embedder.safetensors or model.onnx")
     options.add_argument("--photos", type=Path, help="folder of photos, or a store that `facegm align` made of them")
     options.add_argument(
         "--bin", type=Path, help="in place of --photos: a set with its pairs as insightface packs them, such as lfw.bin"
@@ -117,6 +117,7 @@ def verify(options: Namespace, chosen: "SetToVerify", faces: "Path | PackedSet",
         faces: folder of photos, store, or packed set.
         output: folder of the report.
     """
+    from facegm.embedding.onnx_file import is_onnx
     from facegm.eval.reports.report import PAGE_FILE
     from facegm.eval.verify import verify_faces
     from facegm.training.distributed import join_processes
@@ -133,7 +134,10 @@ def verify(options: Namespace, chosen: "SetToVerify", faces: "Path | PackedSet",
             chosen,
             faces,
             output,
-            device=chosen_device(options.device, processes.device),
+            # ONNX Runtime chooses among devices of its own.
+            device="auto"
+            if options.device == "auto" and is_onnx(model)
+            else chosen_device(options.device, processes.device),
             workers=options.workers,
             processes=processes,
             others=options.plda,

@@ -16,7 +16,7 @@ def parser() -> ArgumentParser:
         "embeddings, PCA and threshold from nine folds, accuracy on the tenth.",
         allow_abbrev=False,
     )
-    options.add_argument("model", type=Path, help="run folder or embedder.safetensors")
+    options.add_argument("model", type=Path, help="run folder, embedder.safetensors or model.onnx")
     options.add_argument(
         "--lfw",
         type=Path,

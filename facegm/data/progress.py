@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -43,14 +44,9 @@ class Progress:
         self._begun = self._said = clock()
         has_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._is_logged = is_shown and not has_terminal
-        self._bar = tqdm(
-            desc=name,
-            total=total,
-            initial=done,
-            unit=" " + unit,
-            delay=_BAR_DELAY,
-            disable=not (is_shown and has_terminal),
-        )
+        self._bar: tqdm[NoReturn] | None = None
+        if is_shown and has_terminal:  # tqdm makes a semaphore, and a worker that is killed would leave it behind
+            self._bar = tqdm(desc=name, total=total, initial=done, unit=" " + unit, delay=_BAR_DELAY)
 
     def __enter__(self) -> "Progress":
         return self
@@ -58,12 +54,14 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def update(self, count: int) -> None:
         """Say that so much more is done."""
         self._done += count
-        self._bar.update(count)
+        if self._bar is not None:
+            self._bar.update(count)
         now = self._clock()
         if self._is_logged and now - self._said >= LOG_INTERVAL:
             self._said = now

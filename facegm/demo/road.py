@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 TRAINING_IDENTITIES, HELD_OUT_IDENTITIES, PHOTOS_PER_IDENTITY = 150, 50, 12
 FOLDS, PAIRS_PER_CLASS = 10, 100
+HELD_OUT, RUN = Path("photos", "held-out"), "run"
+"""Where in the demo's folder the photos of people lie whom the model has not seen, and its run."""
 NOTE = (
     f"These are synthetic identities: {HELD_OUT_IDENTITIES} warped and recoloured variations of bundled portraits, "
     "kept out of training. The numbers show that the road works, and say nothing about real faces."
@@ -34,7 +36,7 @@ def walk(folder: Path, *, seed: int) -> tuple[VerificationReport, Path]:
     Returns:
         The report of the held-out identities, and its HTML file.
     """
-    training, held_out = folder / "photos" / "training", folder / "photos" / "held-out"
+    training, held_out = folder / "photos" / "training", folder / HELD_OUT
     people = range(TRAINING_IDENTITIES + HELD_OUT_IDENTITIES)
     new, known = people[:TRAINING_IDENTITIES], people[TRAINING_IDENTITIES:]
     logger.info(f"1/4 photos of {len(people)} synthetic identities, {PHOTOS_PER_IDENTITY} each")
@@ -50,7 +52,7 @@ def walk(folder: Path, *, seed: int) -> tuple[VerificationReport, Path]:
     )
 
     logger.info("2/4 align the training identities")
-    store, run = folder / "store", folder / "run"
+    store, run = folder / "store", folder / RUN
     align_photos(training, store, AlignConfig())
 
     logger.info("3/4 train")
@@ -59,7 +61,7 @@ def walk(folder: Path, *, seed: int) -> tuple[VerificationReport, Path]:
     )
     train_run(config, run)
 
-    logger.info("4/4 align and verify the held-out identities")
+    logger.info("4/4 align and verify the held-out identities, and calibrate the model by them")
     output = folder / "report"
-    report = verify_lfw(run, held_out, output, note=NOTE)
+    report = verify_lfw(run, held_out, output, is_to_calibrate=True, note=NOTE)
     return report, output / "report.html"

@@ -18,8 +18,8 @@ from facegm.data.readers.source import Stamp, find_photos, photo_stamp
 from facegm.embedding.device import chosen_device
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_job import EmbedJob, Rows
-from facegm.embedding.embedder import FaceEmbedder
-from facegm.embedding.face_table import stored_row
+from facegm.embedding.embedder import FaceEmbedder, normalised
+from facegm.embedding.face_table import Row, stored_row
 from facegm.store.reader import FaceStore
 
 STORE_BATCH = 256
@@ -126,12 +126,24 @@ class StoreToEmbed:
         """
         spans = [range(start, min(start + STORE_BATCH, len(self))) for start in range(done, len(self), STORE_BATCH)]
         for read in done_ahead([partial(self._read, span) for span in spans]):
-            faces = [face for face in read.faces if face is not None]
-            embedded = iter(self.embedder.embed_aligned(faces) if faces else ())
+            numbers = self._numbers([face for face in read.faces if face is not None])
             yield [
-                [stored_row(record, None if face is None else next(embedded))]
+                [stored_row(record, None if face is None else next(numbers))]
                 for record, face in zip(read.records, read.faces, strict=True)
             ]
+
+    def _numbers(self, faces: Sequence[UInt8[np.ndarray, "size size 3"]]) -> Iterator[Row]:
+        """What stands of faces in their rows, by column."""
+        if not faces:
+            return
+        raw, likelihood = self.embedder.embed_aligned(faces), self.embedder.likelihood
+        judged = None if likelihood is None else likelihood.judge(raw, is_mirrored=self.embedder.is_mirrored)
+        for number, (embedding, norm) in enumerate(zip(normalised(raw), np.linalg.norm(raw, axis=1), strict=True)):
+            row: dict[str, Any] = {"norm": float(norm), "embedding": embedding}
+            if judged is not None:
+                row["likelihood"] = float(judged.likelihood[number])
+                row["is_abnormal"] = None if judged.is_abnormal is None else bool(judged.is_abnormal[number])
+            yield row
 
     def _read(self, span: range) -> "_Read":
         records = self._table.slice(span.start, len(span)).to_pylist()

@@ -3,8 +3,7 @@
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,28 +14,29 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from facegm.align.detector import FaceDetector
-from facegm.align.face import FACE_SIZE, TEMPLATE, center_crop
+from facegm.align.face import center_crop
 from facegm.align.finder import FaceFinder, batches, decoded_ahead, is_alone
 from facegm.align.found_face import Face
 from facegm.align.networks import Runtime
 from facegm.data.ahead import done_ahead, done_together
-from facegm.data.preprocessing import PIXEL_CENTER, PIXEL_SCALE, Preprocessing
 from facegm.data.progress import Progress
-from facegm.data.weights import digest_of
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy, chosen_face, compared
-from facegm.embedding.contract import EmbeddingContract, preprocessing_digest
+from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.device import chosen_device
-from facegm.embedding.engine import Engines, best_batch
+from facegm.embedding.embedding_network import EmbeddingNetwork, Engines
 from facegm.embedding.likelihood import ClassLikelihood, with_likelihood
-from facegm.embedding.model_file import embedder_file, load_embedder, read_calibration, read_likelihood
-from facegm.embedding.network import embed_crops
+from facegm.embedding.model_file import embedder_file, read_calibration, read_likelihood
+from facegm.embedding.onnx_file import OnnxFile, is_onnx
+from facegm.embedding.onnx_model import load_onnx
+from facegm.embedding.onnx_network import onnx_device
+from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
 from facegm.embedding.photo_faces import PhotoFaces, find_faces
 from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, aligned_chip, open_photo, opened
 from facegm.embedding.processes import OncePerProcess, compute_alone
 from facegm.embedding.reasons import RefusedPhotoError
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.errors import FacegmError, UsageError
-from facegm.models.face_base import FaceNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -62,18 +62,15 @@ class FaceEmbedder:
 
     def __init__(
         self,
-        network: FaceNetwork,
-        preprocessing: Preprocessing,
+        network: EmbeddingNetwork,
         calibration: Calibration | None = None,
         likelihood: ClassLikelihood | None = None,
         *,
         detector: Runtime | None = None,
         expected: int | None = None,
     ) -> None:
-        self._network, self._preprocessing = network, preprocessing
-        self._calibration, self._likelihood = calibration, likelihood
+        self._network, self._calibration, self._likelihood = network, calibration, likelihood
         self._detector, self._expected = detector, expected
-        self._contract: EmbeddingContract | None = None
         self._begin()
 
     @classmethod
@@ -82,15 +79,17 @@ class FaceEmbedder:
         path: str | Path,
         *,
         device: str | torch.device = "auto",
+        preprocessing: OnnxPreprocessing | str | None = None,
         detector: Runtime | None = None,
         expected: int | None = None,
         false_alarm_rate: float | None = None,
     ) -> "FaceEmbedder":
-        """Load an exported embedder.
+        """Load an exported embedder, or any model that makes embeddings of faces.
 
         Args:
-            path: an `embedder.safetensors`, or the folder of a finished run.
+            path: an `embedder.safetensors`, the folder of a finished run, or an ONNX model.
             device: where networks run; "auto" takes a GPU where torch sees one, else the CPU, and logs which and why.
+            preprocessing: of an ONNX model that does not describe itself: `"insightface"`, or settings.
             false_alarm_rate: at which `Face.is_abnormal` is said; None for 0.01, or of a small calibration set the
                 smallest rate that it has a threshold for.
             detector: what computes the detector; None for the device.
@@ -101,13 +100,17 @@ class FaceEmbedder:
             FacegmError: no such model, a damaged file, faces aligned in another way than this version does, a device
                 that is not here, or a false-alarm rate that was not measured.
         """
-        chosen, file = chosen_device(device), embedder_file(Path(path))
-        network, preprocessing, alignment = load_embedder(file)
-        if alignment.get("size") != FACE_SIZE or alignment.get("template") != TEMPLATE.tolist():
-            raise FacegmError(f"{file}: trained on faces of another alignment template than this facegm's")
+        file = embedder_file(Path(path))
+        if is_onnx(file):
+            network: EmbeddingNetwork = load_onnx(
+                OnnxFile.read(file), preprocessing=preprocessing, device=onnx_device(device)
+            )
+        elif preprocessing is not None:
+            raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
+        else:
+            network = TrainedNetwork.load(file, chosen_device(device))
         return cls(
-            network.to(chosen),
-            preprocessing,
+            network,
             read_calibration(file),
             read_likelihood(file, false_alarm_rate),
             detector=detector,
@@ -117,23 +120,12 @@ class FaceEmbedder:
     @property
     def dim(self) -> int:
         """Length of an embedding."""
-        return self._network.embedding_dim
+        return self._network.dim
 
     @property
     def contract(self) -> EmbeddingContract:
-        """Whose embeddings may be compared with this embedder's; made of the weights when it is first asked for."""
-        if self._contract is None:
-            prepared = {
-                "preprocessing": asdict(self._preprocessing),
-                "pixels": {"color": "RGB", "center": PIXEL_CENTER, "scale": PIXEL_SCALE},
-                "alignment": {"size": FACE_SIZE, "template": TEMPLATE.tolist()},
-            }
-            self._contract = EmbeddingContract(
-                weights=digest_of(self._network.state_dict()),
-                preprocessing=preprocessing_digest(prepared),
-                dim=self.dim,
-            )
-        return self._contract
+        """Whose embeddings may be compared with this embedder's."""
+        return self._network.contract
 
     @property
     def calibration(self) -> Calibration | None:
@@ -148,16 +140,11 @@ class FaceEmbedder:
     @property
     def is_mirrored(self) -> bool:
         """Whether an embedding is that of the face plus that of its mirror image."""
-        return self._preprocessing.mirror
+        return self._network.is_mirrored
 
     def describe(self) -> str:
         """One line on the network and how it sees faces, for reports."""
-        parameters = sum(parameter.numel() for parameter in self._network.parameters())
-        p = self._preprocessing
-        return (
-            f"{self._network.label}, {parameters:,} parameters, {self.dim} dimensions, {p.crop_size}x{p.crop_size} "
-            f"pixels of {p.face_size}x{p.face_size}, mirror: {'sum' if p.mirror else 'none'}"
-        )
+        return self._network.describe()
 
     def find(
         self, photo: PhotoLike, *, color: Color | None = None, policy: FacePolicy | Literal["all"] = "all"
@@ -273,29 +260,30 @@ class FaceEmbedder:
         Raises:
             FacegmError: a face of another type or shape, which is named by its number.
         """
-        engine, size = self._engines.get().engine(len(faces)), best_batch(self._network)
+        engine, size = self._engines.get().engine(len(faces)), self._network.batch_size
         parts = [range(start, min(start + size, len(faces))) for start in range(0, len(faces), size)]
         embeddings = np.empty((len(faces), self.dim), np.float32)
 
         def crops(part: range) -> UInt8[np.ndarray, "batch crop crop 3"]:
-            return self._preprocessing.middle_crops(aligned_chip(faces[number], number) for number in part)
+            return self._network.crops(aligned_chip(faces[number], number) for number in part)
 
         with Progress("embed", len(faces), "faces", is_shown=progress) as shown:
             for part, batch in zip(parts, done_ahead([partial(crops, part) for part in parts]), strict=True):
-                embeddings[part.start : part.stop] = embed_crops(
-                    engine, batch, mirror=self._preprocessing.mirror, device=self._device
-                )
+                embeddings[part.start : part.stop] = self._network.embed(engine, batch, mirror=self.is_mirrored)
                 shown.update(len(part))
         return embeddings
 
     def embed_sides(
         self, faces: UInt8[np.ndarray, "faces side side 3"]
     ) -> tuple[Float[np.ndarray, "faces dim"], Float[np.ndarray, "faces dim"]]:
-        """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised."""
-        engine, crops = self._engines.get().engine(len(faces)), self._preprocessing.middle_crops(faces)
+        """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised.
+
+        Raises:
+            FacegmError: an exported ONNX model, which adds up both itself.
+        """
+        engine, crops = self._engines.get().engine(len(faces)), self._network.crops(faces)
         face, mirrored = (
-            embed_crops(engine, side, mirror=False, device=self._device)
-            for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
+            self._network.embed(engine, side, mirror=False) for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
         )
         return face, mirrored
 
@@ -370,16 +358,12 @@ class FaceEmbedder:
             distance, self._calibration, threshold=threshold, false_match_rate=false_match_rate, prior=prior
         )
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self._network.parameters()).device
-
     def _in_batches(self, work: Callable[[list[OpenedPhoto]], Value], photos: Iterator[OpenedPhoto]) -> Iterator[Value]:
         """What work gives for photos that go through the networks together; on a CPU, on as many threads as torch has.
 
         Its own threads are of little use to small networks: batches side by side, on one each, are done sooner.
         """
-        threads = min(torch.get_num_threads(), MAX_BATCHES) if self._device.type == "cpu" else 1
+        threads = min(torch.get_num_threads(), MAX_BATCHES) if self._network.device.type == "cpu" else 1
         decoded = decoded_ahead(batches(photos))
         return done_together(work, decoded, threads=threads, is_alone=is_alone, begin=compute_alone)
 
@@ -429,7 +413,7 @@ class FaceEmbedder:
             )
 
     def _begin(self) -> None:
-        network, device = self._network, self._device
+        network, device = self._network, self._network.device
         is_on_gpu, gpu = device.type == "cuda", device.index or 0
         detector: Runtime = self._detector or ("cuda" if is_on_gpu else "cpu")
         expected = self._expected
@@ -442,9 +426,9 @@ class FaceEmbedder:
 
     def __getstate__(self) -> dict[str, Any]:
         """The network as bytes: multiprocessing would put tensors into shared memory, which containers lack."""
-        network = deepcopy(self._network).cpu() if self._device.type != "cpu" else self._network
         state = {name: value for name, value in self.__dict__.items() if name not in ("_finder", "_engines")}
-        return state | {"_network": pickle.dumps(network), "device": str(self._device)}
+        network = self._network.to(torch.device("cpu"))
+        return state | {"_network": pickle.dumps(network), "device": str(self._network.device)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         device = chosen_device(state.pop("device"))

@@ -1,6 +1,5 @@
 """What computes a network's embeddings: by the device, and by how many faces there are."""
 
-from threading import Lock
 from typing import Protocol
 
 import torch
@@ -45,29 +44,6 @@ def engine_class(network: FaceNetwork, faces: int) -> type[TorchEngine] | type[O
     """What embeds so many faces soonest: OpenVINO on a CPU where it is installed and pays, else torch."""
     on_cpu = next(network.parameters()).device.type == "cpu"
     return OpenVinoEngine if on_cpu and faces >= WORTH_A_TRANSLATION and is_installed() else TorchEngine
-
-
-class Engines:
-    """The engines of one network, which threads may share.
-
-    Args:
-        network: on its device.
-        expected: faces that are going to be embedded, all of them by one engine then; None where that is not known.
-    """
-
-    def __init__(self, network: FaceNetwork, expected: int | None = None) -> None:
-        self._network, self._expected, self._lock = network, expected, Lock()
-        self._engine: Engine | None = None
-        self._faces = 0
-
-    def engine(self, faces: int) -> Engine:
-        """What embeds so many more faces; once many were embedded, also a few."""
-        with self._lock:
-            self._faces += faces
-            fastest = engine_class(self._network, self._faces if self._expected is None else self._expected)
-            if not isinstance(self._engine, fastest):
-                self._engine = fastest(self._network)
-            return self._engine
 
 
 def best_batch(network: FaceNetwork) -> int:

@@ -17,14 +17,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32
 
 from facegm.align.found_face import Face
 from facegm.data.names import escaped
 from facegm.data.readers.photo import Photo
-from facegm.embedding.embedder import normalised
 from facegm.embedding.reasons import Reason
 
 DESCRIPTION = "facegm"
@@ -57,6 +54,11 @@ def schema(dim: int, description: Mapping[str, Any]) -> pa.Schema:
     return pa.schema(columns, {DESCRIPTION: json.dumps(description, sort_keys=True)})
 
 
+def description_of(columns: pa.Schema) -> dict[str, Any]:
+    """The description that a table carries, as JSON has it."""
+    return dict(json.loads(columns.metadata[DESCRIPTION.encode()]))
+
+
 def face_row(photo: Photo, number: int, face: Face) -> Row:
     """The row of a face.
 
@@ -66,7 +68,7 @@ def face_row(photo: Photo, number: int, face: Face) -> Row:
         face: embedded.
     """
     numbers: dict[str, Any] = face.to_json()
-    quality = numbers.pop("quality")
+    quality: dict[str, Any] = numbers.pop("quality")
     landmarks = [coordinate for point in numbers.pop("landmarks") for coordinate in point]
     identity = photo.identity if number == 0 else None
     names = _names(photo.key, identity)
@@ -84,21 +86,20 @@ def missing_row(photo: Photo, reason: Reason, message: str) -> Row:
     return _names(photo.key, photo.identity) | {"reason": reason.value, "message": escaped(message)}
 
 
-def stored_row(record: Mapping[str, Any], raw: Float32[np.ndarray, " dim"] | None) -> Row:
+def stored_row(record: Mapping[str, Any], numbers: Row | None) -> Row:
     """The row of a photo of a store.
 
     Args:
         record: what the store's manifest says of it; see `facegm.store.format.FaceRecord`.
-        raw: the embedding of its face, not normalised; None where it has none.
+        numbers: of its face, by column; None where it has none.
     """
-    columns = ("box", "landmarks", "probability", "residual", "profile", "sharpness", "contrast")
-    row: dict[str, Any] = {"path": record["key"], "identity": record["identity"], "message": record["reason"]}
+    row = {"path": record["key"], "identity": record["identity"], "message": record["reason"]}
     if record["status"] != "aligned":
         row["reason"] = (Reason.UNREADABLE if record["faces"] is None else Reason.NO_FACE).value
-    if raw is None:
+    if numbers is None:
         return row
-    found = {name: record[name] for name in columns}
-    return row | found | {"face": 0, "norm": float(np.linalg.norm(raw)), "embedding": normalised(raw[None])[0]}
+    columns = ("box", "landmarks", "probability", "residual", "profile", "sharpness", "contrast")
+    return row | {name: record[name] for name in columns} | {"face": 0, **numbers}
 
 
 def _names(key: str, identity: str | None) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from facegm.embedding.likelihood import (
     thresholds_to_json,
     usual_false_alarm_rate,
 )
+from facegm.embedding.onnx_file import OnnxFile, is_onnx
+from facegm.embedding.onnx_model import load_onnx, means_from_json, weights_of_onnx
 from facegm.errors import FacegmError
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import ARCHITECTURES, FaceModelConfig, build_face_network, network_class
@@ -48,13 +50,18 @@ def embedder_file(model: Path) -> Path:
 def weights_digest(model: Path) -> str:
     """SHA-256 of a model's network, whatever else its file holds; see `facegm.data.weights.digest_of`.
 
+    That of an exported ONNX model is the network's that it was exported from; of another program's, the graph's.
+
     Args:
-        model: run folder or embedder file.
+        model: run folder, embedder file or ONNX model.
 
     Raises:
         FacegmError: the file is missing or damaged.
     """
-    tensors = read_weights(embedder_file(model)).tensors
+    file = embedder_file(model)
+    if is_onnx(file):
+        return weights_of_onnx(OnnxFile.read(file))
+    tensors = read_weights(file).tensors
     return digest_of({name: tensor for name, tensor in tensors.items() if name != _MEANS})
 
 
@@ -134,13 +141,22 @@ def write_calibration(
         likelihood_thresholds: measured with it too, where it carries class means.
 
     Raises:
-        FacegmError: no such file, or not an embedder of this program.
+        FacegmError: no such file, or not an embedder of this program, or an ONNX model without a description.
     """
+    found = {"calibration": calibration.to_json()}
+    thresholds = {"thresholds": thresholds_to_json(likelihood_thresholds)}
+    if is_onnx(path):
+        file = load_onnx(OnnxFile.read(path)).file
+        description = (file.description or {}) | found
+        if "likelihood" in description:
+            description["likelihood"] |= thresholds
+        file.described(description).write(path)
+        return
     load_embedder(path)
     tensors, metadata = read_weights(path)
-    description = json.loads(metadata or "") | {"calibration": calibration.to_json()}
+    description = json.loads(metadata or "") | found
     if _MEANS in tensors:
-        description["likelihood"] = {"thresholds": thresholds_to_json(likelihood_thresholds)}
+        description["likelihood"] = thresholds
     write_weights(path, tensors, description)
 
 
@@ -150,9 +166,8 @@ def read_calibration(path: Path) -> Calibration | None:
     Raises:
         FacegmError: the file is damaged, not an embedder, or has a calibration that this program cannot use.
     """
-    metadata = read_description(path)
     try:
-        found = json.loads(metadata or "").get("calibration")
+        found = _description(path).get("calibration")
         return None if found is None else Calibration.from_json(found)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FacegmError(f"{path}: this facegm cannot use the embedder's calibration ({error})") from error
@@ -171,9 +186,10 @@ def read_likelihood(path: Path, false_alarm_rate: float | None = None) -> ClassL
         FacegmError: the file is damaged, not an embedder, or has thresholds that this program cannot use; or the rate
             is none that was measured.
     """
-    means, metadata = read_tensor(path, _MEANS), read_description(path)
     try:
-        thresholds = thresholds_from_json(json.loads(metadata or "").get("likelihood", {}).get("thresholds", []))
+        found = _description(path).get("likelihood", {})
+        means = means_from_json(found) if is_onnx(path) else read_tensor(path, _MEANS)
+        thresholds = thresholds_from_json(found.get("thresholds", []))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FacegmError(f"{path}: this facegm cannot use the embedder's likelihood ({error})") from error
     if means is None:
@@ -193,3 +209,15 @@ def read_likelihood(path: Path, false_alarm_rate: float | None = None) -> ClassL
 def _require(path: Path) -> None:
     if not path.is_file():
         raise FacegmError(f"{path}: no such model file; `facegm train` writes one at the end of a run")
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """What the file of an embedder says of it; nothing, of an ONNX model of another program.
+
+    Raises:
+        FacegmError: the file is damaged.
+        TypeError, ValueError: it is another program's.
+    """
+    if is_onnx(path):
+        return OnnxFile.read(path).description or {}
+    return dict(json.loads(read_description(path) or ""))

@@ -9,10 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from facegm.embedding.translation import translate
 from facegm.models.face_base import FaceNetwork
-from facegm.models.face_resnet import ResidualUnit
-from facegm.models.iresnet import IResidualUnit
-from facegm.models.mobilefacenet import Bottleneck
 from facegm.models.quick_network import quick_copy
 
 
@@ -54,52 +52,49 @@ def _translated(network: FaceNetwork) -> Any:
     from openvino import Model, opset1
 
     images = opset1.parameter([-1, 3, network.input_size, network.input_size], np.float32)
-    features = opset1.reshape(_applied(network.trunk, images), [0, -1], special_zero=True)
-    return Model([_applied(network.embedding, features)], [images])
+    return Model([translate(network, images, _Operations())], [images])
 
 
-def _applied(layer: nn.Module, x: Any) -> Any:
-    from openvino import opset1
+class _Operations:
+    """See `facegm.embedding.translation.Operations`: OpenVINO's first set."""
 
-    match layer:
-        case nn.Sequential():
-            for part in layer:
-                x = _applied(part, x)
-            return x
-        case ResidualUnit() | Bottleneck():
-            corrected = _applied(layer.body, x)
-            return opset1.add(x, corrected) if getattr(layer, "is_residual", True) else corrected
-        case IResidualUnit():
-            kept = opset1.strided_slice(x, [0] * 4, [0] * 4, [1, 1, layer.stride, layer.stride], [1] * 4, [1] * 4)
-            return opset1.add(_applied(layer.shortcut, kept), _applied(layer.body, x))
-        case nn.Conv2d():
-            return _convolved(layer, x)
-        case nn.BatchNorm2d():
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            parts = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
-            return opset1.batch_norm_inference(x, *map(_constant, parts), layer.eps)
-        case nn.PReLU():
-            return opset1.prelu(x, _constant(layer.weight))
-        case nn.MaxPool2d():
-            return opset1.max_pool(x, [layer.stride] * 2, [0, 0], [0, 0], [layer.kernel_size] * 2)
-        case nn.Linear():
-            return opset1.add(opset1.matmul(x, _constant(layer.weight), False, True), _constant(layer.bias))
-        case nn.Identity():
-            return x
-    raise TypeError(f"no translation of {type(layer).__name__}")
+    def __init__(self) -> None:
+        from openvino import opset1
 
+        self._set = opset1
 
-def _convolved(layer: nn.Conv2d, x: Any) -> Any:
-    from openvino import opset1
+    def convolve(self, layer: nn.Conv2d, x: Any) -> Any:
+        weight, dilation, padding = layer.weight, list(layer.dilation), [int(side) for side in layer.padding]
+        if layer.groups == 1:
+            x = self._set.convolution(x, _constant(weight), list(layer.stride), padding, padding, dilation)
+        else:
+            grouped = weight.unflatten(0, (layer.groups, -1))
+            x = self._set.group_convolution(x, _constant(grouped), list(layer.stride), padding, padding, dilation)
+        return x if layer.bias is None else self._set.add(x, _constant(layer.bias.reshape(1, -1, 1, 1)))
 
-    weight, dilation, padding = layer.weight, list(layer.dilation), [int(side) for side in layer.padding]
-    if layer.groups == 1:
-        x = opset1.convolution(x, _constant(weight), list(layer.stride), padding, padding, dilation)
-    else:
-        grouped = weight.unflatten(0, (layer.groups, -1))
-        x = opset1.group_convolution(x, _constant(grouped), list(layer.stride), padding, padding, dilation)
-    return x if layer.bias is None else opset1.add(x, _constant(layer.bias.reshape(1, -1, 1, 1)))
+    def normalise(self, layer: nn.BatchNorm2d, x: Any) -> Any:
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        parts = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+        return self._set.batch_norm_inference(x, *map(_constant, parts), layer.eps)
+
+    def prelu(self, layer: nn.PReLU, x: Any) -> Any:
+        return self._set.prelu(x, _constant(layer.weight))
+
+    def max_pool(self, layer: nn.MaxPool2d, x: Any) -> Any:
+        return self._set.max_pool(x, [layer.stride] * 2, [0, 0], [0, 0], [layer.kernel_size] * 2)
+
+    def linear(self, layer: nn.Linear, x: Any) -> Any:
+        return self._set.add(self._set.matmul(x, _constant(layer.weight), False, True), _constant(layer.bias))
+
+    def add(self, a: Any, b: Any) -> Any:
+        return self._set.add(a, b)
+
+    def subsample(self, stride: int, x: Any) -> Any:
+        return self._set.strided_slice(x, [0] * 4, [0] * 4, [1, 1, stride, stride], [1] * 4, [1] * 4)
+
+    def flatten(self, x: Any) -> Any:
+        return self._set.reshape(x, [0, -1], special_zero=True)
 
 
 def _constant(values: Tensor) -> np.ndarray:

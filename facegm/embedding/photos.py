@@ -11,7 +11,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from facegm.align.face import resize_aligned
 from facegm.data.decoding import DecodedPhoto, TooLargePhotoError, decode_image
 from facegm.data.readers.photo import UnreadablePhotoError, read_file
 from facegm.embedding.reasons import Reason, RefusedPhotoError
@@ -144,8 +143,8 @@ def _from_array(photo: np.ndarray, color: Color | None) -> DecodedPhoto:
     return decode_image(Image.fromarray(np.ascontiguousarray(photo)))
 
 
-def aligned_chip(face: Any, number: int) -> UInt8[np.ndarray, "128 128 3"]:
-    """A face that is aligned already, on this version's template.
+def aligned_chip(face: Any, number: int) -> UInt8[np.ndarray, "side side 3"]:
+    """A face that is aligned already, as it is.
 
     Args:
         face: RGB, 0 to 255, of any size.
@@ -166,9 +165,10 @@ def aligned_chip(face: Any, number: int) -> UInt8[np.ndarray, "128 128 3"]:
         raise FacegmError(
             f"face {number}: shape {face.shape}; expected [side, side, 3], RGB: of grey, np.stack([face] * 3, axis=2)"
         )
-    try:
-        return resize_aligned(face)
-    except ValueError as error:
+    height, width, _ = face.shape
+    if height != width:
         raise FacegmError(
-            f"face {number}: {error}; photos are aligned by embed, or by find, whose faces have a chip"
-        ) from error
+            f"face {number}: {width}x{height} pixels; a face that is aligned already is square, as 112x112; photos are "
+            "aligned by embed, or by find, whose faces have a chip"
+        )
+    return face

@@ -1,6 +1,7 @@
 """The embedder of a run that is not at its end."""
 
 from pathlib import Path
+from typing import Any
 
 from facegm.embedding.model_file import MODEL_FILE, save_embedder
 from facegm.errors import FacegmError
@@ -8,7 +9,7 @@ from facegm.faces.class_means import checkpoint_means
 from facegm.faces.config import FaceRunConfig
 from facegm.faces.run import open_training_faces
 from facegm.models.face_network import build_face_network
-from facegm.training.checkpoint import checkpoints, load_newest_checkpoint, weights_of
+from facegm.training.checkpoint import checkpoints, load_checkpoint, load_newest_checkpoint, weights_of
 
 _PART = "network."
 
@@ -34,6 +35,26 @@ def export_newest(run: Path, config: FaceRunConfig) -> Path:
     """
     state = load_newest_checkpoint(run)
     assert state is not None, "a run that is_unfinished"
+    return _export(run, config, state)
+
+
+def export_checkpoint(file: Path, config: FaceRunConfig) -> Path:
+    """Export the network of one checkpoint of a run, likewise.
+
+    Args:
+        file: in the run's folder of checkpoints.
+        config: the run's own.
+
+    Returns:
+        The embedder's file, beside that folder.
+
+    Raises:
+        FacegmError: see `export_newest`.
+    """
+    return _export(file.parent.parent, config, load_checkpoint(file))
+
+
+def _export(run: Path, config: FaceRunConfig, state: dict[str, Any]) -> Path:
     file = run / MODEL_FILE.replace(".", f"-step-{state['step']:08d}.")
     if file.is_file():
         return file

@@ -8,7 +8,8 @@ from facegm.errors import UsageError
 from facegm.gallery.faiss_index import FaissIndex
 from facegm.gallery.file import GalleryFile
 from facegm.gallery.index import ExactIndex, Index
-from facegm.gallery.milvus_store import PREFIX, MilvusStore
+from facegm.gallery.milvus_collection import PREFIX
+from facegm.gallery.milvus_store import MilvusStore
 from facegm.gallery.people_search import PeopleSearch
 from facegm.gallery.store import Search, Store
 
@@ -20,7 +21,7 @@ def open_store(address: str | Path, contract: EmbeddingContract | None, *, is_cr
     """Open what keeps a gallery's people.
 
     Args:
-        address: a file, or a collection of a Milvus cluster; see `facegm.gallery.milvus_store.PREFIX`.
+        address: a file, or a collection of a Milvus cluster; see `facegm.gallery.milvus_collection.PREFIX`.
         contract: whose embeddings it must hold; None for those that it does hold.
         is_created: make it where it is missing, which takes a contract.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -55,7 +56,8 @@ class Enrolling:
 
     def __init__(self, store: Store, *, strict: bool, threshold: float | None) -> None:
         self._store, self._strict, self._threshold = store, strict, threshold
-        self._added: list[tuple[str, int, Float32[np.ndarray, " dim"]]] = []
+        self._own: dict[str, list[_Known]] = {}
+        self._added: list[tuple[str, _Known]] = []
 
     def enroll(self, sample: NewSample, nearest: Sequence[Match]) -> Enrolment:
         """Enrol a sample, or say why not.
@@ -65,30 +67,51 @@ class Enrolling:
             nearest: the two nearest people of those that were there before all of the samples; where enrolment is not
                 strict they are not asked for.
         """
-        there = self._store.samples(sample.name)
-        distances = _distances(self._store.embeddings_of(sample.name), sample.embedding)
-        for known, distance in zip(there, distances, strict=True):
+        own = self._samples_of(sample.name)
+        distances = _distances(own, sample.embedding)
+        for known, distance in zip(own, distances, strict=True):
             if distance <= IDENTICAL or (sample.digest is not None and known.digest == sample.digest):
                 return already_enrolled(sample.name, known.id)
         if self._strict:
-            own = min(distances, default=None)
-            refusal = strict_refusal(sample.name, own, self._nearest_other(sample, nearest), self._threshold)
+            other = self._nearest_other(sample, nearest)
+            refusal = strict_refusal(sample.name, min(distances, default=None), other, self._threshold)
             if refusal is not None:
                 return Enrolment(name=sample.name, sample_id=None, reason=Reason.NEARER_TO_ANOTHER, message=refusal)
         added = self._store.add(sample.name, sample.embedding, source=sample.source, digest=sample.digest)
-        self._added.append((sample.name, added, sample.embedding))
+        own.append(_Known(added, sample.digest, sample.embedding))
+        self._added.append((sample.name, own[-1]))
         return Enrolment(name=sample.name, sample_id=added, reason=None)
+
+    def _samples_of(self, name: str) -> "list[_Known]":
+        if name not in self._own:
+            samples, embeddings = self._store.samples(name), self._store.embeddings_of(name)
+            self._own[name] = [
+                _Known(sample.id, sample.digest, embedding)
+                for sample, embedding in zip(samples, embeddings, strict=True)
+            ]
+        return self._own[name]
 
     def _nearest_other(self, sample: NewSample, nearest: Sequence[Match]) -> Match | None:
         others = [match for match in nearest if match.name != sample.name]
-        for name, sample_id, embedding in self._added:
-            if name != sample.name:
-                distance = _distances(embedding[None], sample.embedding)[0]
-                others.append(Match(name=name, sample_id=sample_id, distance=distance))
+        added = [(name, known) for name, known in self._added if name != sample.name]
+        distances = _distances([known for _, known in added], sample.embedding)
+        others += [
+            Match(name=name, sample_id=known.id, distance=distance)
+            for (name, known), distance in zip(added, distances, strict=True)
+        ]
         return min(others, key=lambda match: match.distance, default=None)
 
 
-def _distances(embeddings: Float32[np.ndarray, "samples dim"], embedding: Float32[np.ndarray, " dim"]) -> list[float]:
+class _Known(NamedTuple):
+    """A sample that is there."""
+
+    id: int
+    digest: str | None
+    embedding: Float32[np.ndarray, " dim"]
+
+
+def _distances(samples: Sequence[_Known], embedding: Float32[np.ndarray, " dim"]) -> list[float]:
     """L2 distances, in float64 as those of the index."""
-    found: list[float] = np.linalg.norm(embeddings.astype(np.float64) - embedding, axis=1).tolist()
+    embeddings = np.array([sample.embedding for sample in samples], np.float64).reshape(-1, len(embedding))
+    found: list[float] = np.linalg.norm(embeddings - embedding, axis=1).tolist()
     return found

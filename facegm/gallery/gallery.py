@@ -83,6 +83,11 @@ class Gallery:
         """Tells it from every other gallery; ids of samples mean something in one gallery alone."""
         return self._store.uuid
 
+    def warm_up(self) -> None:
+        """Make the index now, which else the first search does; of many samples it takes minutes."""
+        with self._lock:
+            self._search.catch_up()
+
     @property
     def recall(self) -> Recall | None:
         """What an approximate index finds of what an exact one would; None where the search is exact."""

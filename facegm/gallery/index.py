@@ -18,7 +18,7 @@ class Index(Protocol):
     """Whether it finds the nearest ones without fail; it may cease to be so as vectors come."""
 
     def ids(self) -> Int64[np.ndarray, " vectors"]:
-        """The ids of all vectors that are held, in any order; a gallery adds and removes what differs from its own."""
+        """The ids of all vectors that are held, in any order."""
 
     def add(self, ids: Int64[np.ndarray, " vectors"], vectors: Float32[np.ndarray, "vectors dim"]) -> None:
         """Hold more vectors; none of the ids is held yet."""

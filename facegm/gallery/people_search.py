@@ -24,27 +24,26 @@ class PeopleSearch:
 
     def __init__(self, file: GalleryFile, index: Index) -> None:
         self._file, self._index = file, index
-        self._extent: Extent | None = None
+        self._extent = Extent(last_id=0, removals=0)
         self.recall: Recall | None = None
 
     def catch_up(self) -> None:
         """Bring the index into step with the file, whoever has changed that."""
-        extent = self._file.extent()
-        if extent == self._extent:
+        extent, before = self._file.extent(), self._extent
+        if extent == before:
             return
-        is_first = self._extent is None
-        last_id, removals = (0, 0) if self._extent is None else (self._extent.last_id, self._extent.removals)
-        held = self._index.ids() if is_first or extent.removals != removals else np.empty(0, np.int64)
-        gone = np.setdiff1d(held, self._file.ids()) if len(held) else held
-        if len(gone):
-            self._index.remove(gone)
-        with Progress("open the gallery", extent.last_id - last_id, "samples", is_shown=is_first) as progress:
-            for ids, embeddings in self._file.embeddings_between(last_id, extent.last_id):
-                is_new = ~np.isin(ids, held)  # unlike what an index that outlives its process has from before
-                if is_new.any():
-                    self._index.add(ids[is_new], embeddings[is_new])
-                progress.update(int(ids[-1]) - last_id)
-                last_id = int(ids[-1])
+        if extent.removals != before.removals:
+            gone = np.setdiff1d(self._index.ids(), self._file.ids())
+            if len(gone):
+                self._index.remove(gone)
+        new = self._file.embeddings_between(before.last_id, extent.last_id)
+        with Progress(
+            "open the gallery", extent.last_id - before.last_id, "samples", is_shown=not before.last_id
+        ) as progress:
+            for ids, embeddings in new:
+                self._index.add(ids, embeddings)
+                progress.update(int(ids[-1]) - self._extent.last_id)
+                self._extent = Extent(last_id=int(ids[-1]), removals=extent.removals)  # should the next be unreadable
         self._extent = extent
         if self.recall is None and not self._index.is_exact:
             self._measure()

@@ -11,6 +11,7 @@ from facegm import FaceEmbedder
 from facegm.align.face import TEMPLATE
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding.model_file import save_embedder
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, build_face_network
 
@@ -28,13 +29,13 @@ def small_network(seed: int = 0) -> FaceNetwork:
 
 def small_embedder(network: FaceNetwork | None = None) -> FaceEmbedder:
     """Of such a network."""
-    return FaceEmbedder(network or small_network(), PREPROCESSING)
+    return FaceEmbedder(TrainedNetwork(network or small_network(), PREPROCESSING))
 
 
-def save_small_embedder(path: Path, seed: int = 0) -> Path:
-    """The file of such an embedder."""
+def save_small_embedder(path: Path, seed: int = 0, *, means: torch.Tensor | None = None) -> Path:
+    """The file of such an embedder; with class means, where they are given."""
     alignment = {"size": 128, "template": TEMPLATE.tolist()}
-    save_embedder(path, small_network(seed), CONFIG, PREPROCESSING, alignment)
+    save_embedder(path, small_network(seed), CONFIG, PREPROCESSING, alignment, means)
     return path
 
 

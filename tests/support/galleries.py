@@ -16,6 +16,8 @@ from facegm.embedding.reasons import Reason
 from facegm.gallery.gallery import Gallery
 
 DIM = 16
+SAMPLES = 8
+"""That a call of `enroll_and_acknowledge` enrols."""
 CONTRACT = EmbeddingContract(weights="aa" * 32, preprocessing="bb" * 32, dim=DIM)
 
 
@@ -42,17 +44,17 @@ def new_gallery(folder: Path) -> Gallery:
 
 
 def enroll_and_acknowledge(path: Path, run: str, calls: int) -> None:
-    """Enrol three samples of a person a call, and write a line to `RUN.txt` beside the gallery after each."""
+    """Enrol some samples of a person a call, and write a line to `RUN.txt` beside the gallery after each."""
     with Gallery.create(path, CONTRACT) as gallery:
         lines = os.open(path.with_name(f"{run}.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for call in range(calls):
-            sources = [f"{run}/{call}/{number}" for number in range(3)]
+            sources = [f"{run}/{call}/{number}" for number in range(SAMPLES)]
             gallery.enroll(f"person {call % 5}", embeddings_of_call(run, call), sources=sources, strict=False)
             os.write(lines, f"{call}\n".encode())
 
 
 def embeddings_of_call(run: str, call: int) -> np.ndarray:
-    return drawn(zlib.crc32(f"{run}/{call}".encode()), 3)
+    return drawn(zlib.crc32(f"{run}/{call}".encode()), SAMPLES)
 
 
 def acknowledged(path: Path, run: str) -> int:
@@ -72,7 +74,7 @@ def calls_found(path: Path, run: str) -> int:
                 found.setdefault(int(call), []).append((int(number), np.frombuffer(embedding, np.float32)))
     database.close()
     for call, samples in found.items():
-        assert [number for number, _ in samples] == [0, 1, 2]
+        assert [number for number, _ in samples] == [*range(SAMPLES)]
         np.testing.assert_array_equal([embedding for _, embedding in samples], embeddings_of_call(run, call))
     assert sorted(found) == list(range(len(found)))
     return len(found)

@@ -5,6 +5,7 @@ from shutil import copyfile, copytree
 
 import numpy as np
 from face_runs import small_config, write_pairs
+from onnx_models import write_outside_model
 
 from facegm.demo.photos import write_photos
 from facegm.embedding.calibration import Calibration, MatchThreshold
@@ -52,8 +53,8 @@ def furnish(folder: Path, store: Path) -> None:
             copyfile(photo, folder / f"{person.lower()}-{number}.jpg")
         copyfile(photos / "1.jpg", folder / f"{person.lower()}.jpg")
     copytree(folder / "photos", folder / "people")
-    for name, photo in {"a": "ann-1", "b": "ann-2", "who": "ann-3"}.items():
-        copyfile(folder / f"{photo}.jpg", folder / f"{name}.jpg")
+    for name, source in {"a": "ann-1", "b": "ann-2", "who": "ann-3"}.items():
+        copyfile(folder / f"{source}.jpg", folder / f"{name}.jpg")
     copytree(store, folder / "stores" / "casia")
     train_run(small_config(folder / "stores" / "casia", epochs=1.0), run)
     write_calibration(run / MODEL_FILE, CALIBRATION)
@@ -62,8 +63,9 @@ def furnish(folder: Path, store: Path) -> None:
 
 
 def _write_embeddings(folder: Path) -> None:
-    """Pairs of the store's people, and embeddings of theirs as another program may have made them."""
+    """Pairs of the store's people, and embeddings of theirs, and a network, as another program may have made them."""
     write_pairs(folder / "pairs.txt")
+    write_outside_model(folder / "theirs.onnx")
     names = [f"person_{person}/person_{person}_{photo:04d}.jpg" for person in range(6) for photo in range(1, 9)]
     embeddings = np.random.default_rng(0).normal(size=(len(names), 16))
     np.savez(folder / "theirs.npz", paths=names, embeddings=embeddings)
