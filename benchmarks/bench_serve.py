@@ -32,7 +32,7 @@ from facegm.models.face_network import FaceModelConfig, build_face_network
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CLIENTS, SECONDS, ROUNDS = 32, 60, 4
-PHOTOS = 512
+PHOTOS = 128
 BOUNDARY = "facegm-bench"
 WAYS = {"batching": 32, "no batching": 1}
 """Photos that a server looks at together."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from malformed_requests import encoded, png_bomb, resized_jpeg
+from malformed_requests import Part, encoded, exchange, form, png_bomb, resized_jpeg
 from PIL import Image
-from serving import BLUE, CALIBRATION, GREEN, RED, SquaresEmbedder, application, squares
+from serving import BLUE, CALIBRATION, GREEN, RED, SquaresEmbedder, application, served, squares
 
 from facegm.data.decoding import MAX_PIXELS
 from facegm.errors import UsageError
@@ -300,3 +300,28 @@ def test_the_log_tells_neither_names_nor_photos(caplog: pytest.LogCaptureFixture
     assert re.fullmatch(r"POST /v1/detect 200 \d+ ms", lines[0])
     assert re.fullmatch(r"GET - 404 \d+ ms", lines[1])
     assert "Ann" not in "".join(lines)
+
+
+def test_requests_that_come_too_slowly_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facegm.serving.protocol.HEAD_SECONDS", 1)
+    whole = form("/v1/detect", [Part("photo", squares(RED))])
+    with served(application(limits=Limits(timeout=1))) as port:
+        assert exchange(port, whole[:-10]).error() == "too-slow"
+        for part in (b"", b"GET /v1/hea"):
+            with pytest.raises(ConnectionError, match="hung up"):
+                exchange(port, part, timeout=15)
+        assert exchange(port, whole).status == 200
+
+
+def test_a_large_photo_waits_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is found as a small one is, and enrolled by the digest of all of it."""
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    noise[:, ::2] = 0
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG", compress_level=0)
+    assert len(file.getvalue()) > 2**20
+    embedder = SquaresEmbedder()
+    with TestClient(application(embedder, limits=Limits(max_faces=10**6))) as client:
+        found = client.post("/v1/detect", files={"photo": file.getvalue()}).json()
+        assert (found["width"], found["height"]) == (700, 700)
+    assert embedder.on_disk == [True]

@@ -12,7 +12,7 @@ from facegm.serving.batching import BATCH_PIXELS, Batcher
 Look = Callable[[Sequence[bytes]], Sequence[bytes]]
 
 
-def run(look: Look, ask: Callable[[Batcher[bytes]], Coroutine[Any, Any, None]], *, max_batch: int = 4) -> None:
+def run(look: Look, ask: Callable[[Batcher[bytes, bytes]], Coroutine[Any, Any, None]], *, max_batch: int = 4) -> None:
     async def both() -> None:
         batcher = Batcher(look, max_batch=max_batch)
         task = asyncio.create_task(batcher.run())
@@ -35,7 +35,7 @@ def test_photos_that_wait_are_looked_at_together_in_order_and_each_gets_its_own_
         batches.append(list(batch))
         return [b"of " + photo for photo in batch]
 
-    async def ask(batcher: Batcher[bytes]) -> None:
+    async def ask(batcher: Batcher[bytes, bytes]) -> None:
         found = await asyncio.gather(*(batcher.find(photo, 100) for photo in photos(10)))
         assert found == [b"of " + photo for photo in photos(10)]
 
@@ -59,7 +59,7 @@ def test_pixels_of_a_batch_are_bounded(pixels: list[int], expected: list[int]) -
         sizes.append(len(batch))
         return batch
 
-    async def ask(batcher: Batcher[bytes]) -> None:
+    async def ask(batcher: Batcher[bytes, bytes]) -> None:
         await asyncio.gather(*(batcher.find(b"", number) for number in pixels))
 
     run(look, ask)
@@ -73,7 +73,7 @@ def test_one_thread_looks_at_photos_and_never_the_event_loops() -> None:
         threads.add(threading.get_ident())
         return batch
 
-    async def ask(batcher: Batcher[bytes]) -> None:
+    async def ask(batcher: Batcher[bytes, bytes]) -> None:
         for _ in range(3):
             await asyncio.gather(*(batcher.find(b"", 1) for _ in range(6)))
         assert threading.get_ident() not in threads
@@ -88,7 +88,7 @@ def test_a_failure_is_that_of_its_own_batch_alone() -> None:
             raise ValueError("odd photo")
         return batch
 
-    async def ask(batcher: Batcher[bytes]) -> None:
+    async def ask(batcher: Batcher[bytes, bytes]) -> None:
         found = await asyncio.gather(*(batcher.find(photo, 1) for photo in photos(6)), return_exceptions=True)
         assert [isinstance(outcome, ValueError) for outcome in found] == [True] * 4 + [False] * 2
 
@@ -96,7 +96,7 @@ def test_a_failure_is_that_of_its_own_batch_alone() -> None:
 
 
 def test_too_few_answers_fail_the_batch_and_do_not_hang() -> None:
-    async def ask(batcher: Batcher[bytes]) -> None:
+    async def ask(batcher: Batcher[bytes, bytes]) -> None:
         found = await asyncio.gather(*(batcher.find(photo, 1) for photo in photos(3)), return_exceptions=True)
         assert isinstance(found[2], ValueError)
 
@@ -112,7 +112,7 @@ def test_what_a_client_has_given_up_is_not_looked_at() -> None:
         release.wait(5)
         return batch
 
-    async def ask(batcher: Batcher[bytes]) -> None:
+    async def ask(batcher: Batcher[bytes, bytes]) -> None:
         first = asyncio.create_task(batcher.find(b"first", 1))
         while not seen:
             await asyncio.sleep(0.001)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -113,11 +113,11 @@ def decode_photo(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     return decode(data)[0]
 
 
-def read_size(data: bytes, formats: Sequence[str]) -> tuple[int, int]:
+def read_size(file: BinaryIO, formats: Sequence[str]) -> tuple[int, int]:
     """Width and height that a photo's header states, before anything is decoded.
 
     Args:
-        data: the photo, as it is encoded.
+        file: the photo's, from its beginning on.
         formats: Pillow's names of the formats that are taken; those that it lacks here are passed over.
 
     Raises:
@@ -127,7 +127,7 @@ def read_size(data: bytes, formats: Sequence[str]) -> tuple[int, int]:
     register_formats()
     try:
         known = [name for name in formats if name in Image.OPEN]
-        with _decoder_warnings, Image.open(io.BytesIO(data), formats=known) as image:
+        with _decoder_warnings, Image.open(file, formats=known) as image:
             return image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error

@@ -2,12 +2,12 @@
 
 import logging
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from facegm.align.detector import FaceDetector
 from facegm.align.face import center_crop
-from facegm.align.finder import FaceFinder, batches, decoded_ahead
+from facegm.align.finder import FaceFinder, batches, decoded_ahead, is_alone
 from facegm.align.found_face import Face
 from facegm.align.networks import Runtime
-from facegm.data.ahead import done_ahead
+from facegm.data.ahead import done_ahead, done_together
 from facegm.data.progress import Progress
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy, chosen_face, compared
@@ -33,13 +33,16 @@ from facegm.embedding.onnx_network import onnx_device
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
 from facegm.embedding.photo_faces import PhotoFaces, find_faces
 from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, aligned_chip, open_photo, opened
-from facegm.embedding.processes import OncePerProcess
+from facegm.embedding.processes import OncePerProcess, compute_alone
 from facegm.embedding.reasons import RefusedPhotoError
 from facegm.embedding.trained_network import TrainedNetwork
 from facegm.errors import FacegmError, UsageError
 
 logger = logging.getLogger(__name__)
 
+MAX_BATCHES = 8
+"""Batches that go through the networks at a time at most, so that memory is bounded."""
+Value = TypeVar("Value")
 OnMissing = Literal["raise", "center-crop", "skip"]
 """What `embed` does where a photo has no face."""
 _NO_FACE = "no face found; on_missing='center-crop' embeds the middle of the photo, 'skip' leaves the photo out"
@@ -191,7 +194,8 @@ class FaceEmbedder:
         Raises:
             TypeError: one photo in place of several.
         """
-        return self._found(opened(photos, color), policy, max_faces)
+        work = partial(self._look_at, policy=policy, max_faces=max_faces)
+        return (photo for batch in self._in_batches(work, opened(photos, color)) for photo in batch)
 
     @overload
     def embed(
@@ -227,27 +231,19 @@ class FaceEmbedder:
         """
         if on_missing not in get_args(OnMissing):
             raise UsageError(f"on_missing {on_missing!r}: take one of {', '.join(get_args(OnMissing))}")
-        parts, is_found, troubles = [np.empty((0, self.dim), np.float32)], list[bool](), list[str]()
-        for batch in decoded_ahead(batches(opened(photos, color))):
-            found = find_faces(self._finder.get(), batch)
-            is_to_crop = on_missing == "center-crop"
-            chips = [_subject(*both, is_to_crop=is_to_crop) for both in zip(batch, found, strict=True)]
-            del batch  # large photos must not live on while the next ones are decoded
-            is_found += [chip is not None for chip in chips]
-            troubles += [
-                f"{photo.name}: {photo.message or _NO_FACE}"
-                for photo, chip in zip(found, chips, strict=True)
-                if chip is None
-            ]
-            if on_missing == "skip" or not troubles:
-                parts.append(_unit(self.embed_aligned([chip for chip in chips if chip is not None]))[0])
-        if on_missing == "skip":
-            if troubles:
-                logger.info(f"{len(troubles)} of {len(is_found)} photos are skipped, the first: {troubles[0]}")
-            return np.concatenate(parts), np.array(is_found, bool)
-        if troubles:
-            raise FacegmError("\n".join(troubles))
-        return np.concatenate(parts)
+        work = partial(self._embed_subjects, is_to_crop=on_missing == "center-crop")
+        parts, troubles = [np.empty((0, self.dim), np.float32)], list[str | None]()
+        for embeddings, troubles_of_batch in self._in_batches(work, opened(photos, color)):
+            parts.append(embeddings)
+            troubles += troubles_of_batch
+        missing = [trouble for trouble in troubles if trouble is not None]
+        if on_missing != "skip":
+            if missing:
+                raise FacegmError("\n".join(missing))
+            return np.concatenate(parts)
+        if missing:
+            logger.info(f"{len(missing)} of {len(troubles)} photos are skipped, the first: {missing[0]}")
+        return np.concatenate(parts), np.array([trouble is None for trouble in troubles], bool)
 
     def embed_aligned(
         self, faces: Sequence[UInt8[np.ndarray, "side side 3"]], *, progress: bool = False
@@ -362,19 +358,38 @@ class FaceEmbedder:
             distance, self._calibration, threshold=threshold, false_match_rate=false_match_rate, prior=prior
         )
 
-    def _found(
-        self, photos: Iterator[OpenedPhoto], policy: FacePolicy | Literal["all"], max_faces: int | None
-    ) -> Iterator[PhotoFaces]:
-        for batch in decoded_ahead(batches(photos)):
-            found = find_faces(self._finder.get(), batch)
-            del batch  # large photos must not live on while the next ones are decoded
-            if max_faces is not None:
-                found = [photo.at_most(max_faces) for photo in found]
-            if policy != "all":
-                found = [photo.chosen(policy) for photo in found]
-            embedded = iter(self._embedded([face for photo in found for face in photo.faces]))
-            for photo in found:
-                yield replace(photo, faces=tuple(islice(embedded, len(photo.faces))))
+    def _in_batches(self, work: Callable[[list[OpenedPhoto]], Value], photos: Iterator[OpenedPhoto]) -> Iterator[Value]:
+        """What work gives for photos that go through the networks together; on a CPU, on as many threads as torch has.
+
+        Its own threads are of little use to small networks: batches side by side, on one each, are done sooner.
+        """
+        threads = min(torch.get_num_threads(), MAX_BATCHES) if self._network.device.type == "cpu" else 1
+        decoded = decoded_ahead(batches(photos))
+        return done_together(work, decoded, threads=threads, is_alone=is_alone, begin=compute_alone)
+
+    def _look_at(
+        self, photos: list[OpenedPhoto], *, policy: FacePolicy | Literal["all"], max_faces: int | None
+    ) -> list[PhotoFaces]:
+        """What photos show that go through the networks together."""
+        found = find_faces(self._finder.get(), photos)
+        if max_faces is not None:
+            found = [photo.at_most(max_faces) for photo in found]
+        if policy != "all":
+            found = [photo.chosen(policy) for photo in found]
+        embedded = iter(self._embedded([face for photo in found for face in photo.faces]))
+        return [replace(photo, faces=tuple(islice(embedded, len(photo.faces)))) for photo in found]
+
+    def _embed_subjects(
+        self, photos: list[OpenedPhoto], *, is_to_crop: bool
+    ) -> tuple[Float32[np.ndarray, "found dim"], list[str | None]]:
+        """Embeddings of the photos that have one, of unit L2 norm; and of each photo why it has none, or None."""
+        found = find_faces(self._finder.get(), photos)
+        chips = [_subject(*both, is_to_crop=is_to_crop) for both in zip(photos, found, strict=True)]
+        embeddings, _ = _unit(self.embed_aligned([chip for chip in chips if chip is not None]))
+        return embeddings, [
+            f"{photo.name}: {photo.message or _NO_FACE}" if chip is None else None
+            for photo, chip in zip(found, chips, strict=True)
+        ]
 
     def _embedded(self, faces: Sequence[Face]) -> list[Face]:
         """The same faces with their embeddings, and with their likelihoods where there are any."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
+Photo = TypeVar("Photo")
 Found = TypeVar("Found")
 WAIT = 0.004
 """Seconds that a photo waits for others to come, where the thread has nothing to do."""
@@ -13,36 +14,36 @@ BATCH_PIXELS = 2**24
 """Pixels that are looked at together at most, so that memory is bounded; a larger photo is looked at alone."""
 
 
-class _Waiting(NamedTuple, Generic[Found]):
-    photo: bytes
+class _Waiting(NamedTuple, Generic[Photo, Found]):
+    photo: Photo
     pixels: int
     found: "asyncio.Future[Found]"
 
 
-class Batcher(Generic[Found]):
+class Batcher(Generic[Photo, Found]):
     """Takes photos one by one and has them looked at in batches, in the order in which they came.
 
     Its queue has no bound of its own: the server bounds the requests in progress.
 
     Args:
-        look: looks at encoded photos and returns what it found in each; called by one thread alone.
+        look: looks at photos and returns what it found in each; called by one thread alone.
         max_batch: photos that it is given at most.
     """
 
-    def __init__(self, look: Callable[[Sequence[bytes]], Sequence[Found]], *, max_batch: int) -> None:
+    def __init__(self, look: Callable[[Sequence[Photo]], Sequence[Found]], *, max_batch: int) -> None:
         self._look, self._max_batch = look, max_batch
-        self._queue: deque[_Waiting[Found]] = deque()
+        self._queue: deque[_Waiting[Photo, Found]] = deque()
         self._has_come = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedder")
 
-    async def find(self, photo: bytes, pixels: int) -> Found:
+    async def find(self, photo: Photo, pixels: int) -> Found:
         """What is found in a photo.
 
         Args:
-            photo: as it is encoded.
+            photo: handed on as it is.
             pixels: that it has when it is decoded.
         """
-        waiting: _Waiting[Found] = _Waiting(photo, pixels, asyncio.get_running_loop().create_future())
+        waiting: _Waiting[Photo, Found] = _Waiting(photo, pixels, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._has_come.set()
         return await waiting.found
@@ -64,12 +65,12 @@ class Batcher(Generic[Found]):
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _next_batch(self) -> list[_Waiting[Found]]:
+    async def _next_batch(self) -> list[_Waiting[Photo, Found]]:
         """Photos that have come and were not given up since; at least one.
 
         While a batch is looked at, others come; only where there were none is it worth to wait for more.
         """
-        batch: list[_Waiting[Found]] = []
+        batch: list[_Waiting[Photo, Found]] = []
         pixels = 0
         while not batch:
             if not self._queue:

@@ -8,6 +8,7 @@ import numpy as np
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from jaxtyping import UInt8
 from PIL import Image
+from starlette.concurrency import run_in_threadpool
 
 from facegm.embedding.comparison import FacePolicy
 from facegm.embedding.photo_faces import PhotoFaces
@@ -53,7 +54,7 @@ def face_routes(service: FaceService) -> APIRouter:
         summary="All faces of a photo; none is a success",
     )
     async def detect(photo: Photo, chips: Chips = False) -> dict[str, Any]:
-        return described(await service.look(photo, "photo"), chips=chips)
+        return await described(await service.look(photo, "photo"), chips=chips)
 
     @router.post(
         "/embed",
@@ -63,7 +64,7 @@ def face_routes(service: FaceService) -> APIRouter:
         summary="All faces of a photo, with their embeddings",
     )
     async def embed(photo: Photo, chips: Chips = False) -> dict[str, Any]:
-        return described(await service.look(photo, "photo"), chips=chips, with_embedding=True)
+        return await described(await service.look(photo, "photo"), chips=chips, with_embedding=True)
 
     @router.post(
         "/verify",
@@ -97,20 +98,20 @@ def face_routes(service: FaceService) -> APIRouter:
             "same": comparison.same,
             "threshold": comparison.threshold,
             "probability": comparison.probability,
-            "a": described(a, chips=chips) | {"chosen": chosen_a},
-            "b": described(b, chips=chips) | {"chosen": chosen_b},
+            "a": await described(a, chips=chips) | {"chosen": chosen_a},
+            "b": await described(b, chips=chips) | {"chosen": chosen_b},
         }
 
     return router
 
 
-def described(photo: PhotoFaces, *, chips: bool, with_embedding: bool = False) -> dict[str, Any]:
+async def described(photo: PhotoFaces, *, chips: bool, with_embedding: bool = False) -> dict[str, Any]:
     """A photo's faces as the interface has them."""
     width, height = photo.size or (0, 0)
-    faces = [
-        face.to_json(with_embedding=with_embedding) | ({"chip": _png(face.chip)} if chips else {})
-        for face in photo.faces
-    ]
+    faces = [face.to_json(with_embedding=with_embedding) for face in photo.faces]
+    if chips:
+        for described_face, face in zip(faces, photo.faces, strict=True):
+            described_face["chip"] = await run_in_threadpool(_png, face.chip)
     return {"width": width, "height": height, "faces": faces}
 
 

@@ -1,6 +1,5 @@
 """The HTTP interface to the gallery: people enrolled, searched for and removed."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +15,7 @@ from facegm.gallery.rules import person_name
 from facegm.serving.answers import EnrolledAnswer, PeopleAnswer, RemovedAnswer, SearchAnswer, documented
 from facegm.serving.errors import OF_PHOTOS, RequestError
 from facegm.serving.face_routes import OF_CHOICE, Photo, Policy, described
+from facegm.serving.photos import digest_of_file
 from facegm.serving.service import FaceService
 
 Done = TypeVar("Done")
@@ -55,8 +55,8 @@ def people_routes(service: FaceService) -> APIRouter:
         found = await service.look(photo, "photo")
         face = found.faces[service.choose(found, policy, "photo")]
         assert face.embedding is not None
-        await photo.seek(0)
-        sample = NewSample(name=normal, embedding=face.embedding, digest=hashlib.sha256(await photo.read()).hexdigest())
+        digest = await run_in_threadpool(digest_of_file, photo.file)
+        sample = NewSample(name=normal, embedding=face.embedding, digest=digest)
         calibration = service.embedder.calibration
         threshold = None if calibration is None else usual_threshold(calibration)
         (enrolment,) = await run_in_threadpool(gallery.enroll_all, [sample], strict=strict, threshold=threshold)
@@ -126,7 +126,7 @@ def people_routes(service: FaceService) -> APIRouter:
             }
             for match in matches
         ]
-        return described(found, chips=False) | {"chosen": chosen, "matches": people}
+        return await described(found, chips=False) | {"chosen": chosen, "matches": people}
 
     return router
 

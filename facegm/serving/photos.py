@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -30,8 +31,8 @@ class Uploads:
     def __init__(self, limits: Limits, keep: Path | None) -> None:
         self._limits, self._keep, self._keeping = limits, keep, Lock()
 
-    async def take(self, upload: UploadFile, field: str) -> tuple[bytes, int]:
-        """The bytes of an upload, and the pixels that it will have.
+    async def take(self, upload: UploadFile, field: str) -> tuple[BinaryIO, int]:
+        """The file of an upload, which may lie on the disk, and the pixels that it will have.
 
         Args:
             upload: of a form.
@@ -45,14 +46,11 @@ class Uploads:
                 Reason.TOO_LARGE.value,
                 f"{field}: {upload.size:,} bytes, at most {self._limits.max_bytes:,} are taken; make the photo smaller",
             )
-        data = await upload.read()
-        return data, await run_in_threadpool(self._measured, data, field)
+        return upload.file, await run_in_threadpool(self._measured, upload.file, field)
 
-    def _measured(self, data: bytes, field: str) -> int:
-        if not data:
-            raise RequestError(Reason.UNREADABLE.value, f"{field}: empty; send the photo's bytes as a file")
+    def _measured(self, file: BinaryIO, field: str) -> int:
         try:
-            width, height = read_size(data, FORMATS)
+            width, height = read_size(file, FORMATS)
         except TooLargePhotoError as error:
             raise RequestError(Reason.TOO_LARGE.value, f"{field}: {error}") from error
         except UnreadablePhotoError as error:
@@ -67,5 +65,16 @@ class Uploads:
             raise RequestError("too-small", f"{field}: {width}x{height} pixels; no face has less than {MINIMUM_FACE}")
         if self._keep is not None:
             with self._keeping:
-                replace_atomically(self._keep / hashlib.sha256(data).hexdigest(), data)
+                replace_atomically(self._keep / digest_of_file(file), file.read())
+        file.seek(0)
         return width * height
+
+
+def digest_of_file(file: BinaryIO) -> str:
+    """SHA-256 of a whole file, in hexadecimal; leaves it at its beginning."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while part := file.read(2**16):
+        digest.update(part)
+    file.seek(0)
+    return digest.hexdigest()

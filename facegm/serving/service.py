@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 from starlette.datastructures import UploadFile
@@ -91,9 +92,10 @@ class FaceService:
         """Have the embedder make ready whatever it puts off until its first photo, and the gallery its index."""
         file = io.BytesIO()
         Image.new("RGB", (64, 64)).save(file, "PNG")
-        self._look([file.getvalue()])
+        file.seek(0)
+        self._look([file])
         if self._gallery is not None:
             self._gallery.warm_up()
 
-    def _look(self, photos: Sequence[bytes]) -> Sequence[PhotoFaces]:
+    def _look(self, photos: Sequence[BinaryIO]) -> Sequence[PhotoFaces]:
         return list(self.embedder.find_batch(photos, max_faces=self.limits.max_faces))

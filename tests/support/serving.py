@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -66,21 +67,24 @@ class SquaresEmbedder(FaceEmbedder):
         super().__init__(TrainedNetwork(network, Preprocessing(face_size=64, crop_size=48)), CALIBRATION)
         self.batches: list[int] = []
         """Photos that it was given together."""
+        self.on_disk: list[bool] = []
+        """Whether each photo lay in a file on the disk."""
         self.gate = threading.Event()
         """It waits for that before it looks at photos."""
         self.gate.set()
 
     def find_batch(  # type: ignore[override]
-        self, photos: Sequence[bytes], *, max_faces: int
+        self, photos: Sequence[BinaryIO], *, max_faces: int
     ) -> list[PhotoFaces]:
         """See `FaceEmbedder`."""
         self.batches.append(len(photos))
+        self.on_disk += [bool(getattr(photo, "_rolled", False)) for photo in photos]
         self.gate.wait(20)
         return [self._squares(photo).at_most(max_faces) for photo in photos]
 
-    def _squares(self, photo: bytes) -> PhotoFaces:
+    def _squares(self, photo: BinaryIO) -> PhotoFaces:
         try:
-            pixels = decode_photo(photo)
+            pixels = decode_photo(photo.read())
         except UnreadablePhotoError as error:
             return PhotoFaces(name="photo", faces=(), size=None, reason=Reason.UNREADABLE, message=str(error))
         _, _, found, _ = cv2.connectedComponentsWithStats((pixels.max(axis=2) > 0).astype(np.uint8))
