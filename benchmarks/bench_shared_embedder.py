@@ -28,6 +28,7 @@ from peak_memory import ENVIRONMENT, resident_bytes
 from facegm import FaceEmbedder
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.source import find_photos
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.models.face_network import FaceModelConfig, build_face_network
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -84,7 +85,7 @@ def embedder_of(arguments: Sequence[str]) -> FaceEmbedder:
         return FaceEmbedder.load(arguments[0], device="cpu", expected=PHOTOS)
     torch.manual_seed(0)
     network = build_face_network(FaceModelConfig(name="mobilefacenet"), PREPROCESSING.crop_size).eval()
-    return FaceEmbedder(network, PREPROCESSING, expected=PHOTOS)
+    return FaceEmbedder(TrainedNetwork(network, PREPROCESSING), expected=PHOTOS)
 
 
 def row(way: str, faces: int, turn: int, seconds: float) -> dict[str, object]:
