@@ -67,7 +67,20 @@ def main() -> None:
 @contextmanager
 def serving(model: Path, batch: int) -> Iterator[tuple[int, int]]:
     """A server, as its port and process number; at the end it must go with exit code 0."""
-    command = [sys.executable, "-P", "-m", "facegm", "serve", str(model), "--port", "0", "--max-batch", str(batch)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "facegm",
+        "serve",
+        str(model),
+        "--port",
+        "0",
+        "--max-batch",
+        str(batch),
+        "--timeout",
+        "120",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = next(int(found[1]) for line in process.stdout if (found := re.search(r"http://[^ ]*:(\d+)", line)))
