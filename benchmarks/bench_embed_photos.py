@@ -50,6 +50,7 @@ if WITHOUT_OPENVINO in os.environ:
     sys.modules["openvino"] = None  # type: ignore[assignment]
 
 Embeddings = dict[str, Float[np.ndarray, " dim"]]
+"""By the names of the photos' files, which in LFW are all different."""
 
 
 def main() -> None:
@@ -108,7 +109,7 @@ class Ways:
         with hidden_openvino(without_openvino):
             embed_photos(source or self._listing, self._model, output, config)
         named = read_embeddings(output)
-        return dict(zip(named.names, named.embeddings, strict=True))
+        return {Path(name).name: embedding for name, embedding in zip(named.names, named.embeddings, strict=True)}
 
     def _through_a_store(self) -> Embeddings:
         store = self._folder / f"store-{next(self._numbers)}"
@@ -126,7 +127,7 @@ def one_at_a_time(model: Path, paths: list[Path]) -> Embeddings:
         photo = read_photo(path)
         chip = align_face(photo, detector.detect(photo), crop_when_missing=False).image
         if chip is not None:
-            [found[str(path)]] = normalised(embedder.embed_aligned([chip]))
+            [found[path.name]] = normalised(embedder.embed_aligned([chip]))
     return found
 
 
