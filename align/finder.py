@@ -147,7 +147,12 @@ def batches(photos: Iterable[DecodedT]) -> Iterator[list[DecodedT]]:
 
 def decoded_ahead(batched: Iterator[list[DecodedT]]) -> Iterator[list[DecodedT]]:
     """Yield batches while a thread decodes the next one, but for those of very large photos."""
-    return made_ahead(batched, is_alone=lambda batch: sum(map(_size, batch)) > ALONE_PIXELS)
+    return made_ahead(batched, is_alone=is_alone)
+
+
+def is_alone(batch: Sequence[Decoded]) -> bool:
+    """Whether a batch is so large that nothing else must be decoded or looked at meanwhile."""
+    return sum(map(_size, batch)) > ALONE_PIXELS
 
 
 def _size(photo: Decoded) -> int:

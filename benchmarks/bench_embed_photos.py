@@ -30,9 +30,10 @@ from facegm.align.pipeline import align_photos
 from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.source import find_photos
+from facegm.embedding.aligned_embedder import normalised
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_run import embed_photos
-from facegm.embedding.embedder import FaceEmbedder, normalised
+from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import save_embedder
 from facegm.eval.sets.embedding_files import read_embeddings
 from facegm.models.face_network import FaceModelConfig, build_face_network

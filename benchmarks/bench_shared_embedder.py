@@ -5,7 +5,8 @@
 In each of ten rounds, on 1,000 photos that are evenly drawn, every thread takes an eighth of them through `find_batch`.
 They are compared with what one thread finds in the same eighths: the faces' chips, which must be the same to the last
 bit, and the largest difference of a coordinate of their embeddings. Memory is what the process holds at the end of a
-round. torch computes on one thread for each of the eight.
+round, where what is freed goes back to the system at once; else the allocator keeps some of it for each thread, which
+grows for some rounds and then no more. torch computes on one thread for each of the eight.
 """
 
 import gc
@@ -22,11 +23,12 @@ import numpy as np
 import torch
 from interleaved import write_results
 from jaxtyping import Float
-from peak_memory import resident_bytes
+from peak_memory import ENVIRONMENT, resident_bytes
 
 from facegm import FaceEmbedder
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.source import find_photos
+from facegm.embedding.trained_network import TrainedNetwork
 from facegm.models.face_network import FaceModelConfig, build_face_network
 
 DATA = Path(os.environ.get("FACEGM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -43,6 +45,8 @@ class Found(NamedTuple):
 
 
 def main() -> None:
+    if not ENVIRONMENT.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], ENVIRONMENT)
     torch.set_num_threads(1)
     photos = find_photos(DATA / "lfw" / "lfw-deepfunneled").photos
     paths = [photos[place].path for place in np.linspace(0, len(photos) - 1, PHOTOS).round().astype(int)]
@@ -81,7 +85,7 @@ def embedder_of(arguments: Sequence[str]) -> FaceEmbedder:
         return FaceEmbedder.load(arguments[0], device="cpu", expected=PHOTOS)
     torch.manual_seed(0)
     network = build_face_network(FaceModelConfig(name="mobilefacenet"), PREPROCESSING.crop_size).eval()
-    return FaceEmbedder(network, PREPROCESSING, expected=PHOTOS)
+    return FaceEmbedder(TrainedNetwork(network, PREPROCESSING), expected=PHOTOS)
 
 
 def row(way: str, faces: int, turn: int, seconds: float) -> dict[str, object]:

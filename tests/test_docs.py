@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import FRONT, MANUAL, PAGES, ROOT, anchors, blocks, commands, links, mentions, name_of
+from documents import FRONT, MANUAL, PAGES, ROOT, Block, anchors, blocks, commands, links, mentions, name_of
 from reader import furnish
 from verb_parsers import complaint, options_of
 
@@ -101,6 +101,19 @@ def test_commands_are_found_wherever_they_stand_in_a_script() -> None:
         "pip install facegm-x\n"
     )
     assert list(commands(script)) == [["demo", "--seed", "3"], ["inspect", "a store"], ["verify-lfw", "$run"]]
+
+
+def test_blocks_mentions_and_links_of_a_page_are_found() -> None:
+    page = (
+        "# A *b* c\nsee [it](x.md#a-b-c), not `[y](y.md)`; `facegm demo --seed 1`, `RAY=1 facegm align`, `make demo`\n"
+        "```python no-run\n[z](z.md)\n```\n![p](p.svg)\n```bash\nfacegm train\n```\n"
+    )
+    assert blocks(page) == [Block(4, "python", False, "[z](z.md)\n"), Block(8, "bash", True, "facegm train\n")]
+    assert list(mentions(page)) == [["demo", "--seed", "1"], ["align"]]
+    assert links(page) == ["x.md#a-b-c", "p.svg"]
+    assert anchors(page) == {"a-b-c"}
+    with pytest.raises(AssertionError, match="begins in line 8 has no end"):
+        blocks(page.removesuffix("```\n"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

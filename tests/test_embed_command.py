@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from alignment import InThisProcess
+from calibrations import CALIBRATION, LIKELIHOOD
+from embedders import HOPPER, save_small_embedder
 from PIL import Image
-from small_embedder import small_embedder
 
 from facegm.align import engines
 from facegm.align.config import AlignConfig
@@ -24,12 +25,10 @@ from facegm.cli import main
 from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import network_input
 from facegm.embedding.face_table import DESCRIPTION
-from facegm.embedding.model_file import load_embedder
+from facegm.embedding.model_file import load_embedder, write_calibration
 from facegm.eval.sets.embedding_files import read_embeddings
 
 pytestmark = pytest.mark.usefixtures("no_disk")
-
-HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +40,10 @@ def workers_in_this_process() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_embedder(tmp_path_factory.mktemp("model") / "embedder.safetensors")
+    means = torch.randn(5, 24, generator=torch.Generator().manual_seed(0))
+    path = save_small_embedder(tmp_path_factory.mktemp("model") / "embedder.safetensors", means=means)
+    write_calibration(path, CALIBRATION, [replace(LIKELIHOOD, threshold=-1e9)])
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,8 @@ def test_every_photo_has_its_rows_and_every_face_the_embedding_of_the_plain_road
             assert top < row["landmarks"][1] < bottom
             assert row["probability"] > 0.9
             assert row["norm"] > 0
+            assert row["likelihood"] < 0
+            assert row["is_abnormal"] is False
     assert not [*embedded.parent.glob("*.parts")]
 
 
@@ -137,8 +141,9 @@ def test_it_is_the_road_through_a_store(embedded: Path, photos: Path, model: Pat
         return
     subjects = [row for row in rows_of(embedded) if row["face"] != 1]
     for one, other in zip(subjects, rows_of(output), strict=True):
-        np.testing.assert_allclose(one["norm"] or 0, other["norm"] or 0, rtol=1e-4)
-        same = one.keys() - {"embedding", "norm", "message"}
+        for name in ("norm", "likelihood"):
+            np.testing.assert_allclose(one[name] or 0, other[name] or 0, rtol=1e-4)
+        same = one.keys() - {"embedding", "norm", "likelihood", "message"}
         assert {name: one[name] for name in same} == {name: other[name] for name in same}
 
 
@@ -196,7 +201,7 @@ def test_what_is_there_already_is_left_and_what_has_changed_is_made_anew(
     assert output.stat().st_ino == before.st_ino
     assert "holds the embeddings of these photos already" in caplog.text
     caplog.clear()
-    other = small_embedder(tmp_path / "other.safetensors", seed=1)
+    other = save_small_embedder(tmp_path / "other.safetensors", seed=1)
     run(*arguments, "--model", other)
     assert output.stat().st_ino != before.st_ino
     os.utime(photos / "grace/1.jpg", ns=(1, 1))

@@ -4,17 +4,15 @@ import os
 import random
 import signal
 import time
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from embedders import HOPPER, save_small_embedder
 from facegm_commands import Command
 from PIL import Image
-from small_embedder import small_embedder
 
-HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 SMALL_STEPS = """
 import multiprocessing
 from facegm.align import engines
@@ -63,7 +61,7 @@ class Embedding:
 
 def kill_and_continue(folder: Path, photos: int, kills: int, seed: int, suffix: str) -> None:
     make_photos(folder / "photos", photos)
-    small_embedder(folder / "model.safetensors")
+    save_small_embedder(folder / "model.safetensors")
     whole, disturbed = Embedding(folder, f"whole{suffix}", 1), Embedding(folder, f"disturbed{suffix}", 2)
     begun = time.monotonic()
     running = whole.begin()
@@ -105,7 +103,7 @@ def test_twenty_kills(tmp_path: Path, suffix: str) -> None:
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     make_photos(tmp_path / "photos", 60)
-    small_embedder(tmp_path / "model.safetensors")
+    save_small_embedder(tmp_path / "model.safetensors")
     embedding = Embedding(tmp_path, "faces.parquet", 1)
     running = embedding.begin()
     running.wait_until(lambda: embedding.recorded() > 0)

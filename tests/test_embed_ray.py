@@ -4,19 +4,16 @@ import importlib.util
 import os
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 from alignment import InThisProcess
+from embedders import HOPPER, save_small_embedder
 from PIL import Image
-from small_embedder import small_embedder
 
 from facegm.align import engines
 from facegm.cli import main
-
-HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 
 
 @pytest.mark.slow
@@ -31,7 +28,7 @@ def test_ray_makes_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             if number % 8 == 0:
                 image = hopper.resize((100 + number % 16, 120 + number % 7))
             image.save(tmp_path / f"photos/{number:03}.png")
-    small_embedder(tmp_path / "model.safetensors")
+    save_small_embedder(tmp_path / "model.safetensors")
     arguments = ["embed", "photos", "--model", "model.safetensors", "--workers", "2"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     subprocess.run(

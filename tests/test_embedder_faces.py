@@ -145,6 +145,24 @@ def test_many_photos_are_embedded_as_each_alone(embedder: FaceEmbedder) -> None:
     assert embedder.embed([]).shape == (0, DIM)
 
 
+def test_batches_side_by_side_find_what_one_after_the_other_does(
+    embedder: FaceEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = [portrait(60 + 7 * (number % 5), 70) if number % 24 == 0 else blank() for number in range(100)]
+    given[50] = b"torn"
+    expected = [*embedder.find_batch(given, color="rgb")]
+    embeddings, is_found = embedder.embed(given, color="rgb", on_missing="skip")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for a, b in zip(embedder.find_batch(given, color="rgb"), expected, strict=True):
+        assert (a.name, a.size, a.reason, len(a.faces)) == (b.name, b.size, b.reason, len(b.faces))
+        for face, other in zip(a.faces, b.faces, strict=True):
+            np.testing.assert_array_equal(face.chip, other.chip)
+    together, is_found_together = embedder.embed(given, color="rgb", on_missing="skip")
+    np.testing.assert_allclose(together, embeddings, atol=1e-6)
+    assert is_found_together.tolist() == is_found.tolist()
+    assert is_found.sum() == 5
+
+
 def test_opencvs_arrays_give_what_their_colours_give(embedder: FaceEmbedder, tmp_path: Path) -> None:
     path = tmp_path / "portrait.png"
     Image.fromarray(portrait()).save(path)

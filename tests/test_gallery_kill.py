@@ -28,7 +28,7 @@ def test_no_acknowledged_sample_is_lost_by_kill_9(kills: int, tmp_path: Path) ->
             assert process.is_alive()
             assert time.monotonic() < end
             time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.02))
+        time.sleep(moments.uniform(0, 0.2))
         process.kill()
         process.join()
         with_journal += path.with_name("people.gallery-journal").exists()

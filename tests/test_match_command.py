@@ -1,32 +1,25 @@
 """Protects `facegm match`: the distance of two photos' faces, the verdict by the model's threshold, the page."""
 
 import json
-from importlib.resources import files
+from dataclasses import replace
 from math import exp
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import CALIBRATION
+from embedders import HOPPER, save_small_embedder
 from pages import Page
 from PIL import Image
-from small_embedder import small_embedder
 
 from facegm import FaceEmbedder
 from facegm.cli import main
-from facegm.embedding.calibration import Calibration, MatchThreshold
+from facegm.embedding.calibration import MatchThreshold
 from facegm.embedding.model_file import write_calibration
 
-HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
-CALIBRATION = Calibration(
-    measured_on="drawn pairs",
-    same=30,
-    different=3000,
-    offset=6.0,
-    slope=-5.0,
-    cllr=0.3,
-    minimum_cllr=0.28,
-    calibration_error=0.01,
+MEASURED = replace(
+    CALIBRATION,
     thresholds=(
         MatchThreshold(false_match_rate=0.1, threshold=1.9, interval=(1.8, 1.95), false_matches=300),
         MatchThreshold(false_match_rate=0.001, threshold=1e-4, interval=(None, 1.0), false_matches=3),
@@ -52,13 +45,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_embedder(tmp_path_factory.mktemp("plain") / "embedder.safetensors")
+    return save_small_embedder(tmp_path_factory.mktemp("plain") / "embedder.safetensors")
 
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = small_embedder(tmp_path_factory.mktemp("calibrated") / "embedder.safetensors")
-    write_calibration(model, CALIBRATION)
+    model = save_small_embedder(tmp_path_factory.mktemp("calibrated") / "embedder.safetensors")
+    write_calibration(model, MEASURED)
     return model
 
 

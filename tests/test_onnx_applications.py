@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from embedders import save_small_embedder
 from fastapi.testclient import TestClient
 from onnx_models import write_outside_model
-from small_embedder import small_embedder
 
 from facegm import FaceEmbedder
 from facegm.cli import main
@@ -73,7 +73,7 @@ def test_galleries_are_kept_apart_by_model_and_shared_with_an_export(
 ) -> None:
     """An exported network is the same model; another program's is not."""
     monkeypatch.setattr(export, "CHECKED", 40)
-    source = small_embedder(tmp_path / "embedder.safetensors")
+    source = save_small_embedder(tmp_path / "embedder.safetensors")
     export_embedder(source, tmp_path / "model.onnx")
     original, exported = (
         FaceEmbedder.load(source, device="cpu"),

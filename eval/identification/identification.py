@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 
 from facegm.data.progress import Progress
-from facegm.embedding.embedder import normalised
+from facegm.embedding.aligned_embedder import normalised
 from facegm.errors import FacegmError
 from facegm.eval.rates import ROUGH, Rate, allowed_errors
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from facegm.embedding.embedder import normalised
+from facegm.embedding.aligned_embedder import normalised
 from facegm.errors import FacegmError
 from facegm.eval.identification.identification import NO_MATE
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, UInt8
 
 from facegm.data.progress import Progress
-from facegm.embedding.embedder import FaceEmbedder, normalised
+from facegm.embedding.aligned_embedder import normalised
+from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.model_file import weights_digest
 from facegm.errors import FacegmError
 from facegm.eval.metrics import best_threshold, threshold_at

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from scipy.special import logsumexp
 from scipy.stats import rankdata
 
-from facegm.embedding.embedder import normalised
+from facegm.embedding.aligned_embedder import normalised
 from facegm.embedding.likelihood import ClassLikelihood, training_scale
 
 LIKELIHOOD, DENSITY = "GM likelihood", "marginal density"

@@ -19,7 +19,9 @@ def parser() -> ArgumentParser:
         "after an interruption, it goes on where it stopped.",
         allow_abbrev=False,
     )
-    options.add_argument("model", type=Path, help="run folder or embedder.safetensors; likelihoods need the GM loss")
+    options.add_argument(
+        "model", type=Path, help="run folder, embedder.safetensors or model.onnx; likelihoods need the GM loss"
+    )
     options.add_argument(
         "--photos",
         type=Path,

@@ -198,7 +198,7 @@ def _source(options: Namespace) -> Path:
     if len(given) != 1:
         raise UsageError("give one of --photos FOLDER, --bin FILE and --embeddings FILE")
     if options.embeddings is None and options.model is None:
-        raise UsageError("give the model: a run folder or an embedder.safetensors")
+        raise UsageError("give the model: a run folder, an embedder.safetensors or a model.onnx")
     if options.embeddings is not None and options.model is not None:
         raise UsageError(f"{options.model}: --embeddings take the place of a model; leave one of them out")
     if options.calibrate and (options.embeddings is not None or options.templates is not None):

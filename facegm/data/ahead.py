@@ -1,9 +1,11 @@
-"""Work that is done in a thread, one piece ahead of whoever makes use of it."""
+"""Work that is done in threads, ahead of whoever makes use of it."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
@@ -37,3 +39,38 @@ def made_ahead(values: Iterator[Value], *, is_alone: Callable[[Value], bool]) ->
             del value
             if waits:
                 coming = thread.submit(next, values, None)
+
+
+def done_together(
+    work: Callable[[Item], Value],
+    items: Iterator[Item],
+    *,
+    threads: int,
+    is_alone: Callable[[Item], bool],
+    begin: Callable[[], None],
+) -> Iterator[Value]:
+    """Yield what work gives for each item, in their order, of as many items at a time as there are threads.
+
+    Args:
+        work: what is done, in any thread.
+        items: taken as threads become free.
+        threads: how many; with one, work is done where its result is asked for.
+        is_alone: whether an item is so large that nothing else must be done meanwhile.
+        begin: what each thread does first.
+    """
+    if threads == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads, initializer=begin) as pool:
+        coming: deque[Future[Value]] = deque()
+        for item in items:
+            alone = is_alone(item)
+            if not alone:
+                coming.append(pool.submit(work, item))
+            while len(coming) > (0 if alone else threads):
+                yield coming.popleft().result()
+            if alone:
+                yield work(item)
+            del item
+        while coming:
+            yield coming.popleft().result()

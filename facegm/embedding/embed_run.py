@@ -13,7 +13,7 @@ from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_source import PhotosToEmbed, StoreToEmbed
 from facegm.embedding.face_file import SUFFIXES, count_faces, read_description, write_faces
 from facegm.embedding.face_parts import FaceParts
-from facegm.embedding.face_table import schema
+from facegm.embedding.face_table import description_of, schema
 from facegm.embedding.likelihood import thresholds_to_json
 from facegm.errors import UsageError
 from facegm.store.format import is_store
@@ -84,13 +84,13 @@ def embed_photos(source: Path, model: Path, output: Path, config: EmbedConfig) -
         "source": str(source.resolve()),
         **found.settings,
     }
+    columns = schema(embedder.dim, description)
     parts_folder = output.with_name(f"{output.name}.parts")
-    if output.exists() and read_description(output) == description:
+    if output.exists() and read_description(output) == description_of(columns):
         logger.info(f"{output}: holds the embeddings of these photos already")
         shutil.rmtree(parts_folder, ignore_errors=True)  # of a run that was killed at its very end
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
-        columns = schema(embedder.dim, description)
         with FaceParts(parts_folder, columns, photos=len(found), group=found.group) as parts:
             with Progress("embed", len(found), "photos", done=parts.done) as progress:
                 for photos in found.rows(parts.done):

@@ -15,10 +15,11 @@ from facegm.align.finder import BATCH
 from facegm.align.networks import Runtime, require_runtime
 from facegm.data.ahead import done_ahead
 from facegm.data.readers.source import Stamp, find_photos, photo_stamp
+from facegm.embedding.aligned_embedder import normalised
 from facegm.embedding.device import chosen_device
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_job import EmbedJob, Rows
-from facegm.embedding.embedder import FaceEmbedder, normalised
+from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.face_table import Row, stored_row
 from facegm.store.reader import FaceStore
 

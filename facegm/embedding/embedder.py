@@ -1,30 +1,28 @@
 """Photos in, faces and their embeddings out."""
 
 import logging
-import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Literal, TypeVar, get_args, overload
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from facegm.align.detector import FaceDetector
 from facegm.align.face import center_crop
-from facegm.align.finder import FaceFinder, batches, decoded_ahead
+from facegm.align.finder import FaceFinder, batches, decoded_ahead, is_alone
 from facegm.align.found_face import Face
 from facegm.align.networks import Runtime
-from facegm.data.ahead import done_ahead
-from facegm.data.progress import Progress
+from facegm.data.ahead import done_together
+from facegm.embedding.aligned_embedder import AlignedFaceEmbedder, with_unit_length
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy, chosen_face, compared
-from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.device import chosen_device
-from facegm.embedding.embedding_network import EmbeddingNetwork, Engines
+from facegm.embedding.embedding_network import EmbeddingNetwork
 from facegm.embedding.likelihood import ClassLikelihood, with_likelihood
 from facegm.embedding.model_file import embedder_file, read_calibration, read_likelihood
 from facegm.embedding.onnx_file import OnnxFile, is_onnx
@@ -32,20 +30,23 @@ from facegm.embedding.onnx_model import load_onnx
 from facegm.embedding.onnx_network import onnx_device
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
 from facegm.embedding.photo_faces import PhotoFaces, find_faces
-from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, aligned_chip, open_photo, opened
-from facegm.embedding.processes import OncePerProcess
+from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, open_photo, opened
+from facegm.embedding.processes import OncePerProcess, compute_alone
 from facegm.embedding.reasons import RefusedPhotoError
 from facegm.embedding.trained_network import TrainedNetwork
 from facegm.errors import FacegmError, UsageError
 
 logger = logging.getLogger(__name__)
 
+MAX_BATCHES = 8
+"""Batches that go through the networks at a time at most, so that memory is bounded."""
+Value = TypeVar("Value")
 OnMissing = Literal["raise", "center-crop", "skip"]
 """What `embed` does where a photo has no face."""
 _NO_FACE = "no face found; on_missing='center-crop' embeds the middle of the photo, 'skip' leaves the photo out"
 
 
-class FaceEmbedder:
+class FaceEmbedder(AlignedFaceEmbedder):
     """Finds, aligns and embeds the faces of photos, as the network was trained to see them.
 
     Threads may share one. A process that was forked, or that a pickled embedder was sent to, goes on with its own
@@ -66,9 +67,8 @@ class FaceEmbedder:
         detector: Runtime | None = None,
         expected: int | None = None,
     ) -> None:
-        self._network, self._calibration, self._likelihood = network, calibration, likelihood
-        self._detector, self._expected = detector, expected
-        self._begin()
+        self._calibration, self._likelihood, self._detector = calibration, likelihood, detector
+        super().__init__(network, expected=expected)
 
     @classmethod
     def load(
@@ -115,16 +115,6 @@ class FaceEmbedder:
         )
 
     @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        return self._network.dim
-
-    @property
-    def contract(self) -> EmbeddingContract:
-        """Whose embeddings may be compared with this embedder's."""
-        return self._network.contract
-
-    @property
     def calibration(self) -> Calibration | None:
         """What distances mean, as measured on a set of pairs; None where the embedder has not been calibrated."""
         return self._calibration
@@ -133,15 +123,6 @@ class FaceEmbedder:
     def likelihood(self) -> ClassLikelihood | None:
         """How likely faces are under the classes of the training; None where the embedder carries no class means."""
         return self._likelihood
-
-    @property
-    def is_mirrored(self) -> bool:
-        """Whether an embedding is that of the face plus that of its mirror image."""
-        return self._network.is_mirrored
-
-    def describe(self) -> str:
-        """One line on the network and how it sees faces, for reports."""
-        return self._network.describe()
 
     def find(
         self, photo: PhotoLike, *, color: Color | None = None, policy: FacePolicy | Literal["all"] = "all"
@@ -191,7 +172,8 @@ class FaceEmbedder:
         Raises:
             TypeError: one photo in place of several.
         """
-        return self._found(opened(photos, color), policy, max_faces)
+        work = partial(self._look_at, policy=policy, max_faces=max_faces)
+        return (photo for batch in self._in_batches(work, opened(photos, color)) for photo in batch)
 
     @overload
     def embed(
@@ -227,69 +209,19 @@ class FaceEmbedder:
         """
         if on_missing not in get_args(OnMissing):
             raise UsageError(f"on_missing {on_missing!r}: take one of {', '.join(get_args(OnMissing))}")
-        parts, is_found, troubles = [np.empty((0, self.dim), np.float32)], list[bool](), list[str]()
-        for batch in decoded_ahead(batches(opened(photos, color))):
-            found = find_faces(self._finder.get(), batch)
-            is_to_crop = on_missing == "center-crop"
-            chips = [_subject(*both, is_to_crop=is_to_crop) for both in zip(batch, found, strict=True)]
-            del batch  # large photos must not live on while the next ones are decoded
-            is_found += [chip is not None for chip in chips]
-            troubles += [
-                f"{photo.name}: {photo.message or _NO_FACE}"
-                for photo, chip in zip(found, chips, strict=True)
-                if chip is None
-            ]
-            if on_missing == "skip" or not troubles:
-                parts.append(_unit(self.embed_aligned([chip for chip in chips if chip is not None]))[0])
-        if on_missing == "skip":
-            if troubles:
-                logger.info(f"{len(troubles)} of {len(is_found)} photos are skipped, the first: {troubles[0]}")
-            return np.concatenate(parts), np.array(is_found, bool)
-        if troubles:
-            raise FacegmError("\n".join(troubles))
-        return np.concatenate(parts)
-
-    def embed_aligned(
-        self, faces: Sequence[UInt8[np.ndarray, "side side 3"]], *, progress: bool = False
-    ) -> Float32[np.ndarray, "faces dim"]:
-        """Embed faces that are aligned already (RGB, 0 to 255); mirror-summed, not normalised.
-
-        The next faces are taken from the sequence, in another thread, while the last ones are embedded, so it may well
-        read them from a disk when they are asked for.
-
-        Args:
-            faces: on the usual five-point template; of other sizes than 128x128, such as 112x112, they are resized.
-            progress: whether to show it.
-
-        Raises:
-            FacegmError: a face of another type or shape, which is named by its number.
-        """
-        engine, size = self._engines.get().engine(len(faces)), self._network.batch_size
-        parts = [range(start, min(start + size, len(faces))) for start in range(0, len(faces), size)]
-        embeddings = np.empty((len(faces), self.dim), np.float32)
-
-        def crops(part: range) -> UInt8[np.ndarray, "batch crop crop 3"]:
-            return self._network.crops(aligned_chip(faces[number], number) for number in part)
-
-        with Progress("embed", len(faces), "faces", is_shown=progress) as shown:
-            for part, batch in zip(parts, done_ahead([partial(crops, part) for part in parts]), strict=True):
-                embeddings[part.start : part.stop] = self._network.embed(engine, batch, mirror=self.is_mirrored)
-                shown.update(len(part))
-        return embeddings
-
-    def embed_sides(
-        self, faces: UInt8[np.ndarray, "faces side side 3"]
-    ) -> tuple[Float[np.ndarray, "faces dim"], Float[np.ndarray, "faces dim"]]:
-        """Embed some aligned faces (RGB, 0 to 255) and their mirror images, apart; not normalised.
-
-        Raises:
-            FacegmError: an exported ONNX model, which adds up both itself.
-        """
-        engine, crops = self._engines.get().engine(len(faces)), self._network.crops(faces)
-        face, mirrored = (
-            self._network.embed(engine, side, mirror=False) for side in (crops, np.ascontiguousarray(crops[:, :, ::-1]))
-        )
-        return face, mirrored
+        work = partial(self._embed_subjects, is_to_crop=on_missing == "center-crop")
+        parts, troubles = [np.empty((0, self.dim), np.float32)], list[str | None]()
+        for embeddings, troubles_of_batch in self._in_batches(work, opened(photos, color)):
+            parts.append(embeddings)
+            troubles += troubles_of_batch
+        missing = [trouble for trouble in troubles if trouble is not None]
+        if on_missing != "skip":
+            if missing:
+                raise FacegmError("\n".join(missing))
+            return np.concatenate(parts)
+        if missing:
+            logger.info(f"{len(missing)} of {len(troubles)} photos are skipped, the first: {missing[0]}")
+        return np.concatenate(parts), np.array([trouble is None for trouble in troubles], bool)
 
     def verify(
         self,
@@ -362,26 +294,45 @@ class FaceEmbedder:
             distance, self._calibration, threshold=threshold, false_match_rate=false_match_rate, prior=prior
         )
 
-    def _found(
-        self, photos: Iterator[OpenedPhoto], policy: FacePolicy | Literal["all"], max_faces: int | None
-    ) -> Iterator[PhotoFaces]:
-        for batch in decoded_ahead(batches(photos)):
-            found = find_faces(self._finder.get(), batch)
-            del batch  # large photos must not live on while the next ones are decoded
-            if max_faces is not None:
-                found = [photo.at_most(max_faces) for photo in found]
-            if policy != "all":
-                found = [photo.chosen(policy) for photo in found]
-            embedded = iter(self._embedded([face for photo in found for face in photo.faces]))
-            for photo in found:
-                yield replace(photo, faces=tuple(islice(embedded, len(photo.faces))))
+    def _in_batches(self, work: Callable[[list[OpenedPhoto]], Value], photos: Iterator[OpenedPhoto]) -> Iterator[Value]:
+        """What work gives for photos that go through the networks together; on a CPU, on as many threads as torch has.
+
+        Its own threads are of little use to small networks: batches side by side, on one each, are done sooner.
+        """
+        threads = min(torch.get_num_threads(), MAX_BATCHES) if self._network.device.type == "cpu" else 1
+        decoded = decoded_ahead(batches(photos))
+        return done_together(work, decoded, threads=threads, is_alone=is_alone, begin=compute_alone)
+
+    def _look_at(
+        self, photos: list[OpenedPhoto], *, policy: FacePolicy | Literal["all"], max_faces: int | None
+    ) -> list[PhotoFaces]:
+        """What photos show that go through the networks together."""
+        found = find_faces(self._finder.get(), photos)
+        if max_faces is not None:
+            found = [photo.at_most(max_faces) for photo in found]
+        if policy != "all":
+            found = [photo.chosen(policy) for photo in found]
+        embedded = iter(self._embedded([face for photo in found for face in photo.faces]))
+        return [replace(photo, faces=tuple(islice(embedded, len(photo.faces)))) for photo in found]
+
+    def _embed_subjects(
+        self, photos: list[OpenedPhoto], *, is_to_crop: bool
+    ) -> tuple[Float32[np.ndarray, "found dim"], list[str | None]]:
+        """Embeddings of the photos that have one, of unit L2 norm; and of each photo why it has none, or None."""
+        found = find_faces(self._finder.get(), photos)
+        chips = [_subject(*both, is_to_crop=is_to_crop) for both in zip(photos, found, strict=True)]
+        embeddings, _ = with_unit_length(self.embed_aligned([chip for chip in chips if chip is not None]))
+        return embeddings, [
+            f"{photo.name}: {photo.message or _NO_FACE}" if chip is None else None
+            for photo, chip in zip(found, chips, strict=True)
+        ]
 
     def _embedded(self, faces: Sequence[Face]) -> list[Face]:
         """The same faces with their embeddings, and with their likelihoods where there are any."""
         if not faces:
             return []
         raw = self.embed_aligned([face.chip for face in faces])
-        embeddings, norms = _unit(raw)
+        embeddings, norms = with_unit_length(raw)
         embedded = [
             replace(face, embedding=embedding, norm=float(norm))
             for face, embedding, norm in zip(faces, embeddings, norms, strict=True)
@@ -390,7 +341,7 @@ class FaceEmbedder:
 
     def _require_difference(self, chip: UInt8[np.ndarray, "128 128 3"]) -> None:
         """Raise FacegmError where a face and its negative are embedded alike."""
-        a, b = _unit(self.embed_aligned([chip, 255 - chip]))[0]
+        a, b = with_unit_length(self.embed_aligned([chip, 255 - chip]))[0]
         if np.linalg.norm(a - b) <= SAME_TO_ROUNDING:
             raise FacegmError(
                 "embeddings: all faces have the same one, so they say nothing about identity; the model is untrained "
@@ -398,34 +349,11 @@ class FaceEmbedder:
             )
 
     def _begin(self) -> None:
-        network, device = self._network, self._network.device
+        super()._begin()
+        device = self._network.device
         is_on_gpu, gpu = device.type == "cuda", device.index or 0
         detector: Runtime = self._detector or ("cuda" if is_on_gpu else "cpu")
-        expected = self._expected
-
-        def finder() -> FaceFinder:
-            return FaceFinder(FaceDetector(detector, gpu=gpu))
-
-        self._finder = OncePerProcess(finder, is_on_gpu=is_on_gpu)
-        self._engines = OncePerProcess(lambda: Engines(network, expected), is_on_gpu=is_on_gpu)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The network as bytes: multiprocessing would put tensors into shared memory, which containers lack."""
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_finder", "_engines")}
-        network = self._network.to(torch.device("cpu"))
-        return state | {"_network": pickle.dumps(network), "device": str(self._network.device)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        device = chosen_device(state.pop("device"))
-        self.__dict__.update(state)
-        self._network = pickle.loads(state["_network"]).to(device)
-        self._begin()
-
-
-def normalised(embeddings: Float[np.ndarray, "photos dim"]) -> Float[np.ndarray, "photos dim"]:
-    """Scale embeddings to unit L2 norm."""
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return np.asarray(embeddings / np.maximum(lengths, np.finfo(np.float32).tiny))
+        self._finder = OncePerProcess(lambda: FaceFinder(FaceDetector(detector, gpu=gpu)), is_on_gpu=is_on_gpu)
 
 
 def _subject(photo: OpenedPhoto, found: PhotoFaces, *, is_to_crop: bool) -> UInt8[np.ndarray, "128 128 3"] | None:
@@ -433,21 +361,3 @@ def _subject(photo: OpenedPhoto, found: PhotoFaces, *, is_to_crop: bool) -> UInt
     if found.faces:
         return found.faces[0].chip
     return center_crop(photo.pixels) if is_to_crop and found.reason is None and photo.pixels is not None else None
-
-
-def _unit(
-    embeddings: Float32[np.ndarray, "faces dim"],
-) -> tuple[Float32[np.ndarray, "faces dim"], Float32[np.ndarray, " faces"]]:
-    """Embeddings scaled to unit L2 norm, and their norms before.
-
-    Raises:
-        FacegmError: some have no direction.
-    """
-    norms = np.linalg.norm(embeddings, axis=1)
-    unusable = np.count_nonzero(~np.isfinite(norms) | (norms == 0))
-    if unusable:
-        raise FacegmError(
-            f"embeddings: zero, NaN or infinity in {unusable} of {len(norms)}, so they say nothing about identity; the "
-            "model is untrained, has collapsed or overflows"
-        )
-    return normalised(embeddings), norms

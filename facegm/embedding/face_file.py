@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facegm.data.files import atomic_file
-from facegm.embedding.face_table import DESCRIPTION
+from facegm.embedding.face_table import DESCRIPTION, description_of
 from facegm.errors import FacegmError
 
 SUFFIXES = (".parquet", ".npz")
@@ -34,10 +34,8 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         if path.suffix.lower() == ".npz":
             with zipfile.ZipFile(path) as archive, archive.open(f"{DESCRIPTION}.npy") as member:
-                text = str(np.lib.format.read_array(member, allow_pickle=False))
-        else:
-            text = pq.read_schema(path).metadata[DESCRIPTION.encode()].decode()
-        return dict(json.loads(text))
+                return dict(json.loads(str(np.lib.format.read_array(member, allow_pickle=False))))
+        return description_of(pq.read_schema(path))
     except Exception as error:  # of damaged files zipfile, NumPy and pyarrow raise anything
         raise FacegmError(f"{path}: exists, and is no file that `facegm embed` made; give another --output") from error
 

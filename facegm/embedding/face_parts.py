@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facegm.data.files import atomic_file, create_atomically
-from facegm.embedding.face_table import DESCRIPTION, Row, to_table
+from facegm.embedding.face_table import Row, description_of, to_table
 from facegm.errors import FacegmError
 
 JOB_FILE = "job.json"
@@ -45,7 +45,7 @@ class FaceParts:
     def __init__(self, folder: Path, columns: pa.Schema, *, photos: int, group: int) -> None:
         self._folder, self._columns, self._photos, self._group = folder, columns, photos, group
         self._waiting: list[Sequence[Row]] = []
-        description = json.loads(columns.metadata[DESCRIPTION.encode()])
+        description = description_of(columns)
         folder.mkdir(exist_ok=True)
         create_atomically(folder / JOB_FILE, (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
         self._lock = (folder / JOB_FILE).open("r+b")

@@ -54,6 +54,11 @@ def schema(dim: int, description: Mapping[str, Any]) -> pa.Schema:
     return pa.schema(columns, {DESCRIPTION: json.dumps(description, sort_keys=True)})
 
 
+def description_of(columns: pa.Schema) -> dict[str, Any]:
+    """The description that a table carries, as JSON has it."""
+    return dict(json.loads(columns.metadata[DESCRIPTION.encode()]))
+
+
 def face_row(photo: Photo, number: int, face: Face) -> Row:
     """The row of a face.
 

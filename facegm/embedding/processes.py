@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import cv2
 import torch
+from threadpoolctl import threadpool_limits
 
 from facegm.errors import FacegmError
 
@@ -52,6 +53,12 @@ class OncePerProcess(Generic[Value]):
         self._process = os.getpid()
 
     _value: Value | None
+
+
+def compute_alone() -> None:
+    """Have what this thread computes be computed by it alone, whatever others do."""
+    torch.get_num_threads()  # which sets this thread's number to that of the process, once
+    threadpool_limits(1, user_api="openmp")  # the calling thread's alone
 
 
 def _compute_on_one_thread() -> None:

@@ -35,7 +35,8 @@ class _Held:
     """What is known and held back while samples are added."""
 
     known: dict[str, list[Row]]
-    """All rows of the people who were asked for, by name, also those that are held back."""
+    """All rows of the people who were asked for, by name, with those that are held back; read once, lest another
+    machine's change come between a person's samples and their embeddings."""
     added: list[Row]
     """The rows that are held back."""
 

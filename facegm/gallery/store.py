@@ -63,4 +63,4 @@ class Search(Protocol):
         """Take notice of all that was changed in the store, by whomever; a search does so by itself."""
 
     def nearest(self, vectors: Float32[np.ndarray, "queries dim"], k: int) -> list[list[Match]]:
-        """The `k` nearest people of each vector, nearest first, each by the nearest sample; fewer where there are."""
+        """The `k` nearest people of each vector, nearest first, each by the nearest sample; or as many as there are."""

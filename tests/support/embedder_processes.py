@@ -22,12 +22,14 @@ def fork_with_an_embedder(model: Path, photo: Path, folder: Path) -> None:
     torch.set_num_threads(THREADS)
     cv2.setNumThreads(THREADS)
     embedder = FaceEmbedder.load(model, device="cpu")
-    np.save(folder / "parent.npy", embedder.embed([photo, photo]))
 
-    def embed() -> None:
-        np.save(folder / "child.npy", embedder.embed([photo, photo]))
+    def embed(name: str) -> None:
+        """In this very thread by `find`, and in others by `embed`."""
+        [face] = embedder.find(photo)
+        np.save(folder / f"{name}.npy", np.stack([np.asarray(face.embedding), *embedder.embed([photo])]))
 
-    _in_a_fork(embed)
+    embed("parent")
+    _in_a_fork(lambda: embed("child"))
 
 
 def fork_while_a_thread_makes(folder: Path) -> None:

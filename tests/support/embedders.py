@@ -32,10 +32,10 @@ def small_embedder(network: FaceNetwork | None = None) -> FaceEmbedder:
     return FaceEmbedder(TrainedNetwork(network or small_network(), PREPROCESSING))
 
 
-def save_small_embedder(path: Path, seed: int = 0) -> Path:
-    """The file of such an embedder."""
+def save_small_embedder(path: Path, seed: int = 0, *, means: torch.Tensor | None = None) -> Path:
+    """The file of such an embedder; with class means, where they are given."""
     alignment = {"size": 128, "template": TEMPLATE.tolist()}
-    save_embedder(path, small_network(seed), CONFIG, PREPROCESSING, alignment)
+    save_embedder(path, small_network(seed), CONFIG, PREPROCESSING, alignment, means)
     return path
 
 
