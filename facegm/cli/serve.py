@@ -54,6 +54,8 @@ def run(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     limits = Limits(**{name: getattr(options, name) for name in LIMITS})
     _require_libraries()
+    # Read when torch is loaded: its threads then sleep, and do not spin, while the server's others want the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from facegm.serving.start import start
 
     start(
