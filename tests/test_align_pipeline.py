@@ -274,7 +274,7 @@ def test_a_second_run_looks_at_unreadable_photos_alone_and_changes_nothing(
     tried: list[str] = []
 
     class TryAgain(nullcontext[None]):
-        def __init__(self, waiting: list[list[Photo]], *_: object) -> None:
+        def __init__(self, waiting: list[list[Photo]], *_: object, **__: object) -> None:
             self._photos = [photo for group in waiting for photo in group]
 
         def __enter__(self) -> Iterator[list[Result]]:  # type: ignore[override]
@@ -283,7 +283,7 @@ def test_a_second_run_looks_at_unreadable_photos_alone_and_changes_nothing(
                 yield [Result(unreadable[photo.key], None)]
 
     unreadable = {key: record for key, record in NamedFaces(aligned[0]).records.items() if record.faces is None}
-    monkeypatch.setattr(pipeline, "Alignment", TryAgain)
+    monkeypatch.setattr(pipeline, "WorkerPool", TryAgain)
     before = contents(aligned[0])
     assert align_photos(photos, aligned[0], AlignConfig(workers=2)).store.statuses == aligned[1]
     assert tried == list(unreadable)

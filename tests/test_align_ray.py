@@ -46,12 +46,12 @@ import ray
 from facegm import cli
 from facegm.align import pipeline
 
-class Interrupted(pipeline.GrowingStore):
+class Interrupted(pipeline.StoreWriter):
     def add(self, results):
         assert ray.is_initialized()
         raise KeyboardInterrupt
 
-pipeline.GrowingStore = Interrupted
+pipeline.StoreWriter = Interrupted
 assert cli.main(["align", sys.argv[1], "--engine=ray", "--workers=2", "--output", sys.argv[2]]) == 130
 assert not ray.is_initialized()
 """
@@ -74,7 +74,7 @@ def test_ray_makes_the_same_store_in_silence_and_leaves_no_process(tmp_path: Pat
     _make_photos(tmp_path / "photos")
     stdout, stderr = _run(FINISH, tmp_path)
     assert stderr == []
-    assert all(line.startswith((str(tmp_path), "  ")) for line in stdout), stdout
+    assert all(line.startswith((str(tmp_path), "  ", "align: ")) for line in stdout), stdout
 
     align_photos(tmp_path / "photos", tmp_path / "by workers", AlignConfig(workers=1))
     assert contents(tmp_path / "by ray") == contents(tmp_path / "by workers")
