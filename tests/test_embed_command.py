@@ -209,6 +209,18 @@ def test_what_is_there_already_is_left_and_what_has_changed_is_made_anew(
     assert "already" not in caplog.text
 
 
+def test_a_whole_output_does_not_cost_another_embedding_its_parts(photos: Path, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "faces.parquet"
+    arguments = (photos, "--output", output, "--workers", 1, "--model", model)
+    run(*arguments)
+    parts = tmp_path / "faces.parquet.parts"
+    parts.mkdir()
+    (parts / "job.json").write_text('{"policy": "only"}')
+    (parts / "000000000-000000005.parquet").write_text("hours of work")
+    run(*arguments)
+    assert sorted(path.name for path in parts.iterdir()) == ["000000000-000000005.parquet", "job.json"]
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".npz"])
 def test_verify_reads_what_embed_writes(
     photos: Path,
