@@ -35,6 +35,11 @@ class EmbedJob:
     photos: int
     """How many there are in all, by which is chosen what computes the network."""
 
+    @property
+    def uses_gpu(self) -> bool:
+        """See `PhotoJob`."""
+        return "cuda" in (self.device, self.runtime)
+
     def begin(self, gpu: int) -> "PhotoEmbedding":
         """See `PhotoJob`."""
         torch.set_num_threads(1)
