@@ -16,11 +16,12 @@ from facegm.align.networks import Runtime, require_runtime
 from facegm.data.ahead import done_ahead
 from facegm.data.readers.source import Stamp, find_photos, photo_stamp
 from facegm.embedding.aligned_embedder import normalised
-from facegm.embedding.device import chosen_device
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_job import EmbedJob, Rows
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.face_table import Row, stored_row
+from facegm.embedding.model_device import device_of_model
+from facegm.errors import UsageError
 from facegm.store.reader import FaceStore
 
 STORE_BATCH = 256
@@ -36,6 +37,7 @@ class PhotosToEmbed:
         config: how.
 
     Raises:
+        UsageError: the device is one of several GPUs.
         FacegmError: source or model are unusable, or what computes is not here.
     """
 
@@ -46,10 +48,15 @@ class PhotosToEmbed:
         self.embedder = FaceEmbedder.load(model, device="cpu")  # to say what it is: workers have their own
         found = find_photos(source, identity_level=config.identity_level)
         self.remarks, self._photos, self._config = found.remarks, found.photos, config
+        if config.device.startswith("cuda:"):
+            raise UsageError(
+                f"device {config.device}: worker processes share all GPUs; take cuda, and show them one alone by "
+                "CUDA_VISIBLE_DEVICES"
+            )
         if config.engine == "ray" and config.device != "auto":
             device = config.device  # where the cluster has it, and not perhaps this machine
         else:
-            device = chosen_device(config.device).type
+            device = device_of_model(model, config.device).type
         self._runtime: Runtime = config.runtime or ("cuda" if device == "cuda" else "cpu")
         if config.engine == "local":
             require_runtime(self._runtime)

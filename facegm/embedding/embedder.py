@@ -21,13 +21,12 @@ from facegm.data.ahead import done_together
 from facegm.embedding.aligned_embedder import AlignedFaceEmbedder, with_unit_length
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy, chosen_face, compared
-from facegm.embedding.device import chosen_device
 from facegm.embedding.embedding_network import EmbeddingNetwork
 from facegm.embedding.likelihood import ClassLikelihood, with_likelihood
+from facegm.embedding.model_device import device_of_model
 from facegm.embedding.model_file import embedder_file, read_calibration, read_likelihood
 from facegm.embedding.onnx_file import OnnxFile, is_onnx
 from facegm.embedding.onnx_model import load_onnx
-from facegm.embedding.onnx_network import onnx_device
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
 from facegm.embedding.photo_faces import PhotoFaces, find_faces
 from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, open_photo, opened
@@ -98,14 +97,13 @@ class FaceEmbedder(AlignedFaceEmbedder):
                 that is not here, or a false-alarm rate that was not measured.
         """
         file = embedder_file(Path(path))
+        there = device_of_model(file, device)
         if is_onnx(file):
-            network: EmbeddingNetwork = load_onnx(
-                OnnxFile.read(file), preprocessing=preprocessing, device=onnx_device(device)
-            )
+            network: EmbeddingNetwork = load_onnx(OnnxFile.read(file), preprocessing=preprocessing, device=there)
         elif preprocessing is not None:
             raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
         else:
-            network = TrainedNetwork.load(file, chosen_device(device))
+            network = TrainedNetwork.load(file, there)
         return cls(
             network,
             read_calibration(file),
