@@ -331,9 +331,7 @@ def test_workers_go_round_the_gpus() -> None:
     assert gpus_of_workers(3, 0) == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("uses_gpu", "room", "gpus", "expected"), [(False, 8, 1, 8), (True, 8, 2, 6), (True, 4, 2, 4)]
-)
+@pytest.mark.parametrize(("uses_gpu", "room", "gpus", "expected"), [(False, 8, 1, 8), (True, 8, 2, 6), (True, 4, 2, 4)])
 def test_a_gpu_has_a_few_workers_and_no_more_than_the_machine_has_room_for(
     uses_gpu: bool, room: int, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,5 +115,5 @@ def test_a_gpu_has_a_few_workers_also_where_the_network_alone_is_there(
 def test_one_of_several_gpus_is_refused(photos: Path, tmp_path: Path, engine: engines.EngineName) -> None:
     """Workers are spread over all of them: the number would be ignored."""
     model = save_small_embedder(tmp_path / "embedder.safetensors")
-    with pytest.raises(UsageError, match="device cuda:1: worker processes share all GPUs; .* CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(UsageError, match=r"device cuda:1: worker processes share all GPUs; .* CUDA_VISIBLE_DEVICES"):
         embed_photos(photos, model, tmp_path / "faces.parquet", EmbedConfig(device="cuda:1", engine=engine))

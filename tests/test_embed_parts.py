@@ -140,7 +140,7 @@ def test_a_folder_of_something_else_is_neither_used_nor_removed(tmp_path: Path) 
     folder = tmp_path / "parts"
     folder.mkdir()
     (folder / "000000000-000000008.parquet").write_text("my own")
-    with pytest.raises(FacegmError, match="holds no job.json, so that it is no folder of `facegm embed`"):
+    with pytest.raises(FacegmError, match=r"holds no job\.json, so that it is no folder of `facegm embed`"):
         begun(tmp_path)
     remove_leftovers(folder, COLUMNS)
     assert [path.name for path in folder.iterdir()] == ["000000000-000000008.parquet"]

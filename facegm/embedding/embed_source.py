@@ -15,7 +15,7 @@ from facegm.align.finder import BATCH
 from facegm.align.networks import Runtime, require_runtime
 from facegm.data.ahead import done_ahead
 from facegm.data.readers.source import Stamp, find_photos, photo_stamp
-from facegm.embedding.aligned_embedder import normalised
+from facegm.embedding.aligned_embedder import with_unit_length
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_job import EmbedJob, Rows
 from facegm.embedding.embedder import FaceEmbedder
@@ -130,7 +130,7 @@ class StoreToEmbed:
         """See `PhotosToEmbed.rows`.
 
         Raises:
-            FacegmError: a face is missing or damaged.
+            FacegmError: a face is missing or damaged, or its embedding has no direction.
         """
         spans = [range(start, min(start + STORE_BATCH, len(self))) for start in range(done, len(self), STORE_BATCH)]
         for read in done_ahead([partial(self._read, span) for span in spans]):
@@ -146,7 +146,7 @@ class StoreToEmbed:
             return
         raw, likelihood = self.embedder.embed_aligned(faces), self.embedder.likelihood
         judged = None if likelihood is None else likelihood.judge(raw, is_mirrored=self.embedder.is_mirrored)
-        for number, (embedding, norm) in enumerate(zip(normalised(raw), np.linalg.norm(raw, axis=1), strict=True)):
+        for number, (embedding, norm) in enumerate(zip(*with_unit_length(raw), strict=True)):
             row: dict[str, Any] = {"norm": float(norm), "embedding": embedding}
             if judged is not None:
                 row["likelihood"] = float(judged.likelihood[number])
