@@ -19,7 +19,7 @@ from facegm.align.engines import WorkerPool
 from facegm.align.networks import Runtime
 from facegm.cli import main
 from facegm.data.readers.photo import Photo
-from facegm.embedding import device
+from facegm.embedding import device, embed_run, engine, model_device
 from facegm.embedding.device import chosen_device
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_job import EmbedJob
@@ -111,9 +111,39 @@ def test_a_gpu_has_a_few_workers_also_where_the_network_alone_is_there(
         assert begun == [expected]
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_one_of_several_gpus_is_refused(photos: Path, tmp_path: Path, engine: engines.EngineName) -> None:
+@pytest.mark.parametrize("source", ["photos", "store"])
+@pytest.mark.parametrize("change", ["bfloat16", "OpenVINO", "ONNX"])
+def test_rows_of_another_computation_are_not_added_to_those_that_are_there(
+    photos: Path, small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, change: str
+) -> None:
+    """Each rounds otherwise: an interrupted embedding must not go on by another in silence."""
+    monkeypatch.setattr(engines, "LocalWorker", InThisProcess)
+    monkeypatch.setattr(model_device, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(engine, "is_installed", lambda: False)
+    model = save_small_embedder(tmp_path / "embedder.safetensors")
+    found, config = {"photos": photos, "store": small_store}[source], EmbedConfig(device="cpu")
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed_run, "write_faces", fail)
+        with pytest.raises(KeyboardInterrupt):
+            embed_photos(found, model, tmp_path / "faces.parquet", config)
+    if change == "bfloat16":
+        monkeypatch.setattr(model_device, "has_fast_bfloat16", lambda: True)
+    elif change == "OpenVINO":
+        monkeypatch.setattr(engine, "WORTH_A_TRANSLATION", 1)
+        monkeypatch.setattr(engine, "is_installed", lambda: True)
+    else:
+        monkeypatch.setattr(model_device, "is_onnx", lambda _: True)
+    with pytest.raises(FacegmError, match="was of other computation; do as then, or delete the folder"):
+        embed_photos(found, model, tmp_path / "faces.parquet", config)
+
+
+@pytest.mark.parametrize("where", ["local", "ray"])
+def test_one_of_several_gpus_is_refused(photos: Path, tmp_path: Path, where: engines.EngineName) -> None:
     """Workers are spread over all of them: the number would be ignored."""
     model = save_small_embedder(tmp_path / "embedder.safetensors")
     with pytest.raises(UsageError, match=r"device cuda:1: worker processes share all GPUs; .* CUDA_VISIBLE_DEVICES"):
-        embed_photos(photos, model, tmp_path / "faces.parquet", EmbedConfig(device="cuda:1", engine=engine))
+        embed_photos(photos, model, tmp_path / "faces.parquet", EmbedConfig(device="cuda:1", engine=where))

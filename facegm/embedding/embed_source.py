@@ -20,7 +20,7 @@ from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_job import EmbedJob, Rows
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.face_table import Row, stored_row
-from facegm.embedding.model_device import device_of_model
+from facegm.embedding.model_device import computation, device_of_model
 from facegm.errors import UsageError
 from facegm.store.reader import FaceStore
 
@@ -81,6 +81,7 @@ class PhotosToEmbed:
             "detector": "facenet-pytorch MTCNN",
             "stage_thresholds": list(STAGE_THRESHOLDS),
             "runtime": self._runtime,
+            "computation": computation(self._job.model, self._job.device, len(self)),
         }
 
     def rows(self, done: int) -> Iterator[list[Rows]]:
@@ -114,7 +115,9 @@ class StoreToEmbed:
         self._store = FaceStore(store)
         columns = ["key", "identity", "status", "reason", "faces", "box", "landmarks", "probability"]
         self._table = self._store.table([*columns, "residual", "profile", "sharpness", "contrast", "checksum"])
-        self.embedder = FaceEmbedder.load(model, device=device, expected=len(self._table))
+        there = device_of_model(model, device)
+        self.embedder = FaceEmbedder.load(model, device=there, expected=len(self._table))
+        self._computation = computation(model, there.type, len(self._table))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -124,7 +127,7 @@ class StoreToEmbed:
         """What the rows follow from."""
         names = ["key", "identity", "status", "checksum"]
         rows = zip(*(self._table[name].to_pylist() for name in names), strict=True)
-        return {"photos": _digest_of(rows), "detector": "the store's"}
+        return {"photos": _digest_of(rows), "detector": "the store's", "computation": self._computation}
 
     def rows(self, done: int) -> Iterator[list[Rows]]:
         """See `PhotosToEmbed.rows`.
