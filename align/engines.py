@@ -18,7 +18,6 @@ from typing import Any, Generic, Literal, NamedTuple
 import torch
 
 from facegm.align.local_engine import LocalWorker, Worker, WorkerDied
-from facegm.align.networks import Runtime
 from facegm.align.photo_job import Groups, Outcome, PhotoJob
 from facegm.data.machine import default_workers
 from facegm.data.readers.photo import Photo
@@ -68,7 +67,7 @@ class WorkerPool(Generic[Outcome]):
 
     def __enter__(self) -> "WorkerPool[Outcome]":
         if self._spans:
-            number = min(self._workers or number_of_workers(self._job.runtime), self._count)
+            number = min(self._workers or number_of_workers(uses_gpu=self._job.uses_gpu), self._count)
             self._threads = [
                 _WorkerThread(begin, self._job, self._handed_out, self._events) for begin in self._ways_to_begin(number)
             ]
@@ -129,16 +128,16 @@ class WorkerPool(Generic[Outcome]):
         if self._engine == "ray":
             from facegm.align.ray_engine import RayWorker, ray_session
 
-            share = self._opened.enter_context(ray_session(job.runtime, number))
+            share = self._opened.enter_context(ray_session(number, uses_gpu=job.uses_gpu))
             return [lambda: RayWorker(job, share)] * number
         # Spawned, because a process that has used torch's threads must not be forked.
         context, gpus = get_context("spawn"), gpus_of_workers(number, torch.cuda.device_count())
         return [lambda gpu=gpu: LocalWorker(context, job, gpu) for gpu in gpus]  # type: ignore[misc]
 
 
-def number_of_workers(runtime: Runtime) -> int:
+def number_of_workers(*, uses_gpu: bool) -> int:
     """How many workers there are where nothing else is said."""
-    most = GPU_WORKERS * torch.cuda.device_count() if runtime == "cuda" else 0
+    most = GPU_WORKERS * torch.cuda.device_count() if uses_gpu else 0
     return min(default_workers(), most or default_workers())
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from facegm.align.networks import Runtime
 from facegm.data.readers.photo import Photo
 
 Groups = Sequence[Sequence[Photo]]
@@ -29,8 +28,8 @@ class PhotoJob(Protocol[Outcome]):
     """What is to be done with photos; it travels to the workers, so that it holds nothing that is large."""
 
     @property
-    def runtime(self) -> Runtime:
-        """What computes the detector: GPUs are shared by workers, cores are not."""
+    def uses_gpu(self) -> bool:
+        """Whether a worker computes on a GPU, be it the detector or a network: they are shared, cores are not."""
 
     def begin(self, gpu: int) -> PhotoProcessor[Outcome]:
         """Load what is needed, in a worker process that has the GPU of this number.

@@ -12,20 +12,19 @@ from dataclasses import replace
 from typing import Any, Generic
 
 from facegm.align.local_engine import WorkerDied
-from facegm.align.networks import Runtime
 from facegm.align.photo_job import Groups, Outcome, PhotoJob
 from facegm.errors import FacegmError
 
 
 @contextmanager
-def ray_session(runtime: Runtime, workers: int) -> Iterator[float]:
+def ray_session(workers: int, *, uses_gpu: bool) -> Iterator[float]:
     """Join the cluster that $RAY_ADDRESS names, or begin one on this machine; one that was begun here is ended.
 
     Yields:
         The share of a GPU that each worker shall have.
 
     Raises:
-        FacegmError: Ray is not installed, or cannot begin, or has no GPU where the runtime needs one.
+        FacegmError: Ray is not installed, or cannot begin, or has no GPU where workers need one.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use over the network
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it warns of actors that were killed on purpose
@@ -39,7 +38,7 @@ def ray_session(runtime: Runtime, workers: int) -> Iterator[float]:
         if is_ours:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield share_of_gpu(runtime, workers, int(resources.get("GPU", 0)))
+        yield share_of_gpu(workers, int(resources.get("GPU", 0))) if uses_gpu else 0.0
     except (ray.exceptions.RayError, ConnectionError) as error:
         raise FacegmError(f"the engine ray has failed: {error}") from error
     finally:
@@ -47,12 +46,10 @@ def ray_session(runtime: Runtime, workers: int) -> Iterator[float]:
             ray.shutdown()
 
 
-def share_of_gpu(runtime: Runtime, workers: int, gpus: int) -> float:
+def share_of_gpu(workers: int, gpus: int) -> float:
     """The share with which all workers find room at once, whichever GPU each is on."""
-    if runtime != "cuda":
-        return 0.0
     if not gpus:
-        raise FacegmError("runtime cuda: the Ray cluster has no GPU; use the runtime cpu or openvino")
+        raise FacegmError("cuda: the Ray cluster has no GPU; use the runtime cpu or openvino, and the device cpu")
     # Ray counts by ten-thousandths.
     return math.floor(10_000 / math.ceil(workers / gpus)) / 10_000
 

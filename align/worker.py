@@ -55,6 +55,11 @@ class AlignJob:
     runtime: Runtime
     """What computes the detector."""
 
+    @property
+    def uses_gpu(self) -> bool:
+        """See `PhotoJob`."""
+        return self.runtime == "cuda"
+
     def begin(self, gpu: int) -> "Aligner":
         """See `PhotoJob`."""
         return Aligner(self.config, self.runtime, gpu)

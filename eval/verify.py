@@ -47,7 +47,7 @@ def verify_faces(
         chosen: what is to be verified.
         faces: folder of photos, a store of their aligned faces, or a packed set.
         output: folder of the report, of the embeddings, which are kept, and of the faces of photos.
-        device: where the network runs.
+        device: where the network runs; see `FaceEmbedder.load`.
         workers: worker processes of the alignment; None for as many as the machine has room for.
         processes: those that share the embedding; the first one aligns, scores and writes.
         others: store of aligned faces of other people, on which PLDA is fitted, as one more score.

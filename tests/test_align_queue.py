@@ -331,12 +331,10 @@ def test_workers_go_round_the_gpus() -> None:
     assert gpus_of_workers(3, 0) == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("runtime", "room", "gpus", "expected"), [("cpu", 8, 1, 8), ("cuda", 8, 2, 6), ("cuda", 4, 2, 4)]
-)
+@pytest.mark.parametrize(("uses_gpu", "room", "gpus", "expected"), [(False, 8, 1, 8), (True, 8, 2, 6), (True, 4, 2, 4)])
 def test_a_gpu_has_a_few_workers_and_no_more_than_the_machine_has_room_for(
-    runtime: str, room: int, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    uses_gpu: bool, room: int, gpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "default_workers", lambda: room)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert number_of_workers(runtime) == expected  # type: ignore[arg-type]
+    assert number_of_workers(uses_gpu=uses_gpu) == expected

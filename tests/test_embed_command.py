@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,26 @@ import pytest
 import torch
 from alignment import InThisProcess
 from calibrations import CALIBRATION, LIKELIHOOD
-from embedders import HOPPER, save_small_embedder
+from embedders import CONFIG, HOPPER, PREPROCESSING, group, save_small_embedder, small_network
 from PIL import Image
 
 from facegm.align import engines
 from facegm.align.config import AlignConfig
 from facegm.align.detector import FaceDetector
-from facegm.align.face import FaceChoice, warp_face
+from facegm.align.face import TEMPLATE, FaceChoice, warp_face
+from facegm.align.finder import FaceFinder
 from facegm.align.pipeline import align_photos
 from facegm.cli import main
 from facegm.data.decoding import read_photo
 from facegm.data.preprocessing import network_input
+from facegm.data.readers.photo import Photo
+from facegm.data.readers.source import find_photos, read_photo_bytes
+from facegm.embedding import embed_job, embedder
+from facegm.embedding.embed_job import EmbedJob
 from facegm.embedding.face_table import DESCRIPTION
-from facegm.embedding.model_file import load_embedder, write_calibration
+from facegm.embedding.model_file import load_embedder, save_embedder, write_calibration
+from facegm.embedding.photo_faces import PhotoFaces, find_faces
+from facegm.embedding.photos import OpenedPhoto
 from facegm.eval.sets.embedding_files import read_embeddings
 
 pytestmark = pytest.mark.usefixtures("no_disk")
@@ -157,7 +165,7 @@ def test_a_centre_crop_of_a_store_has_a_reason_and_an_embedding(photos: Path, mo
 
 @pytest.mark.parametrize(
     ("policy", "of_two"),
-    [("largest-central", [(0, None)]), ("largest", [(0, None)]), ("only", [(None, "several-faces")])],
+    [("largest-central", [(0, None)]), ("only", [(None, "several-faces")])],
 )
 def test_a_policy_says_which_of_several(
     embedded: Path, photos: Path, model: Path, tmp_path: Path, policy: str, of_two: list[tuple[int | None, str | None]]
@@ -169,6 +177,61 @@ def test_a_policy_says_which_of_several(
     assert [row["reason"] for row in rows if row["path"].startswith("nobody")] == ["no-face", "unreadable"]
     first = rows_of(embedded)[0]["embedding"]
     np.testing.assert_allclose(rows[0]["embedding"], first, atol=1e-5)
+
+
+@pytest.mark.parametrize(("policy", "middle"), [("largest-central", 350), ("largest", 120)])
+def test_the_largest_face_and_the_largest_central_one_are_told_apart(
+    model: Path, tmp_path: Path, policy: str, middle: int
+) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(group()).save(tmp_path / "photos/group.png")
+    output = tmp_path / "faces.parquet"
+    run(tmp_path / "photos", "--model", model, "--output", output, "--policy", policy, "--workers", 1)
+    [row] = rows_of(output)
+    assert row["box"][0] < middle < row["box"][2]
+
+
+def test_embeddings_without_a_direction_are_refused_over_a_store_too(
+    small_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a network whose weights are zero, or that has collapsed."""
+    network = small_network()
+    for weights in network.parameters():
+        torch.nn.init.zeros_(weights)
+    alignment = {"size": 128, "template": TEMPLATE.tolist()}
+    save_embedder(tmp_path / "zero.safetensors", network, CONFIG, PREPROCESSING, alignment)
+    arguments = ["--model", str(tmp_path / "zero.safetensors"), "--output", str(tmp_path / "faces.parquet")]
+    assert main(["embed", str(small_store), *arguments]) == 1
+    assert "embeddings: zero, NaN or infinity in" in capsys.readouterr().err
+    assert not (tmp_path / "faces.parquet").exists()
+
+
+def test_the_next_group_is_decoded_while_one_is_looked_at_and_rows_come_by_group(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects the speed where photos are small; and the numbers, for no group shares a product with another one."""
+    groups = [find_photos(photos).photos[:2], find_photos(photos).photos[2:5]]
+    is_read, sizes = Event(), list[tuple[int, bool]]()
+
+    def read(photo: Photo) -> bytes:
+        if photo is groups[1][0]:
+            is_read.set()
+        return read_photo_bytes(photo)
+
+    def find(finder: FaceFinder, opened: list[OpenedPhoto]) -> list[PhotoFaces]:
+        sizes.append((len(opened), is_read.wait(20)))
+        return find_faces(finder, opened)
+
+    monkeypatch.setattr(embed_job, "read_photo_bytes", read)
+    monkeypatch.setattr(embedder, "find_faces", find)
+    threads = torch.get_num_threads()
+    try:
+        job = EmbedJob(model=model, policy="all", device="cpu", runtime="cpu", photos=5)
+        rows = [*job.begin(0).process(groups)]
+    finally:
+        torch.set_num_threads(threads)
+    assert sizes == [(2, True), (3, True)]
+    assert [[photo[0]["path"] for photo in group] for group in rows] == [[one.key for one in group] for group in groups]
 
 
 def test_the_file_says_whose_embeddings_it_holds_and_json_what_became_of_the_photos(
@@ -207,6 +270,18 @@ def test_what_is_there_already_is_left_and_what_has_changed_is_made_anew(
     os.utime(photos / "grace/1.jpg", ns=(1, 1))
     run(*arguments, "--model", other)
     assert "already" not in caplog.text
+
+
+def test_a_whole_output_does_not_cost_another_embedding_its_parts(photos: Path, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "faces.parquet"
+    arguments = (photos, "--output", output, "--workers", 1, "--model", model)
+    run(*arguments)
+    parts = tmp_path / "faces.parquet.parts"
+    parts.mkdir()
+    (parts / "job.json").write_text('{"policy": "only"}')
+    (parts / "000000000-000000005.parquet").write_text("hours of work")
+    run(*arguments)
+    assert sorted(path.name for path in parts.iterdir()) == ["000000000-000000005.parquet", "job.json"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".npz"])

@@ -12,7 +12,7 @@ import pytest
 from facegm.data.readers.photo import Photo
 from facegm.embedding import face_file, face_parts
 from facegm.embedding.face_file import count_faces, read_description, write_faces
-from facegm.embedding.face_parts import FaceParts
+from facegm.embedding.face_parts import FaceParts, remove_leftovers
 from facegm.embedding.face_table import Row, missing_row, schema, to_table
 from facegm.embedding.reasons import Reason
 from facegm.errors import FacegmError
@@ -118,6 +118,64 @@ def test_another_embedding_and_another_process_are_refused(tmp_path: Path) -> No
         FaceParts(tmp_path / "parts", other, photos=10, group=GROUP)
     with begun(tmp_path):
         pass  # the refusal holds no lock
+
+
+def test_leftovers_are_removed_but_not_those_of_another_embedding_or_in_use(tmp_path: Path) -> None:
+    """Protects hours of work beside an output that is whole; and it is no failure that there is nothing."""
+    folder = tmp_path / "parts"
+    remove_leftovers(folder, COLUMNS)
+    with begun(tmp_path, 8) as parts:
+        parts.add(rows_of(8))
+        remove_leftovers(folder, COLUMNS)
+    held = sorted(path.name for path in folder.iterdir())
+    assert held == ["000000000-000000008.parquet", "job.json"]
+    remove_leftovers(folder, schema(DIM, {"photos": "digest", "policy": "only"}))
+    assert sorted(path.name for path in folder.iterdir()) == held
+    (folder / ".000000008-000000009.parquet.partial").touch()  # of a kill
+    remove_leftovers(folder, COLUMNS)
+    assert not folder.exists()
+
+
+def test_a_folder_of_something_else_is_neither_used_nor_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "000000000-000000008.parquet").write_text("my own")
+    with pytest.raises(FacegmError, match=r"holds no job\.json, so that it is no folder of `facegm embed`"):
+        begun(tmp_path)
+    remove_leftovers(folder, COLUMNS)
+    assert [path.name for path in folder.iterdir()] == ["000000000-000000008.parquet"]
+
+
+def test_what_a_kill_leaves_of_the_making_of_the_job_is_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/.job.json.host.1.partial").touch()
+    with begun(tmp_path, 0) as parts:
+        parts.remove()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_file_of_something_else_among_the_parts_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with begun(tmp_path):
+        (tmp_path / "parts/notes.parquet").write_text("my own")
+    with begun(tmp_path, 0) as parts:
+        parts.remove()
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["notes.parquet"]
+    assert "holds files that are not of this embedding" in caplog.text
+
+
+def test_a_failure_to_look_at_the_parts_holds_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Path) -> bool:
+        raise OSError("no such disk")
+
+    with begun(tmp_path, 8) as parts:
+        parts.add(rows_of(8))
+    with monkeypatch.context() as patch:
+        patch.setattr(face_parts, "_is_whole", broken)
+        with pytest.raises(OSError, match="no such disk") as raised:  # which the traceback keeps the frames of
+            begun(tmp_path, 8)
+    with begun(tmp_path, 8) as parts:
+        assert parts.done == 8
+    assert raised
 
 
 @pytest.mark.parametrize("suffix", face_file.SUFFIXES)

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from calibrations import CALIBRATION
-from embedders import HOPPER, save_small_embedder
+from embedders import HOPPER, group, save_small_embedder
 from pages import Page
 from PIL import Image
 
 from facegm import FaceEmbedder
 from facegm.cli import main
 from facegm.embedding.calibration import MatchThreshold
+from facegm.embedding.match import match_photos
 from facegm.embedding.model_file import write_calibration
+from facegm.embedding.reasons import Reason, RefusedPhotoError
 
 MEASURED = replace(
     CALIBRATION,
@@ -109,7 +111,27 @@ def test_photos_without_the_face_that_is_wanted_are_all_named(
     two = [str(photos / "bright.png"), str(photos / "two.png"), "--model", str(plain)]
     assert main(["match", *two, "--policy", "only"]) == 1
     assert "two.png: 2 faces, where there must be only one" in capsys.readouterr().err
-    assert matched(capsys, *two, "--policy", "largest")["b"]["chosen"] == 0
+
+
+def test_the_largest_face_and_the_largest_central_one_are_told_apart(
+    photos: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(group()).save(tmp_path / "group.png")
+    pair = [photos / "bright.png", tmp_path / "group.png", "--model", plain]
+    for policy, middle in (("largest-central", 350), ("largest", 120)):
+        photo = matched(capsys, *pair, "--policy", policy)["b"]
+        left, _, right, _ = photo["faces"][photo["chosen"]]["box"]
+        assert left < middle < right
+
+
+def test_a_refusal_has_its_reason_for_programs(photos: Path, plain: Path) -> None:
+    embedder = FaceEmbedder.load(plain)
+    with pytest.raises(RefusedPhotoError, match=r"nobody\.png: no face found") as refused:
+        match_photos(embedder, photos / "bright.png", photos / "nobody.png")
+    assert refused.value.reason == Reason.NO_FACE
+    with pytest.raises(RefusedPhotoError, match=r"two\.png: 2 faces") as refused:
+        match_photos(embedder, photos / "two.png", photos / "nobody.png", policy="only")
+    assert refused.value.reason == Reason.SEVERAL_FACES
 
 
 def test_the_page_stands_alone_and_shows_photos_boxes_and_chips(

@@ -298,4 +298,4 @@ def test_a_device_that_is_not_here_is_refused(
     pairs = write_pairs(tmp_path / "a.csv", ROWS)
     command = (model, "--photos", small_store, "--pairs", pairs, "--output", tmp_path / "report")
     assert verify(*command, "--device", "cuda") == 1
-    assert "--device cuda: torch sees no such device here" in capsys.readouterr().err
+    assert "device cuda: no GPU that torch sees" in capsys.readouterr().err

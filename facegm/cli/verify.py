@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facegm.cli.options import add_device, add_workers
-from facegm.errors import FacegmError, UsageError
+from facegm.errors import UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from facegm.eval.set_to_verify import SetToVerify
     from facegm.eval.sets.insightface_bin import PackedSet
 
@@ -117,7 +115,6 @@ def verify(options: Namespace, chosen: "SetToVerify", faces: "Path | PackedSet",
         faces: folder of photos, store, or packed set.
         output: folder of the report.
     """
-    from facegm.embedding.onnx_file import is_onnx
     from facegm.eval.reports.report import PAGE_FILE
     from facegm.eval.verify import verify_faces
     from facegm.training.distributed import join_processes
@@ -134,10 +131,7 @@ def verify(options: Namespace, chosen: "SetToVerify", faces: "Path | PackedSet",
             chosen,
             faces,
             output,
-            # ONNX Runtime chooses among devices of its own.
-            device="auto"
-            if options.device == "auto" and is_onnx(model)
-            else chosen_device(options.device, processes.device),
+            device=options.device,
             workers=options.workers,
             processes=processes,
             others=options.plda,
@@ -166,26 +160,6 @@ def usable_model(model: Path) -> tuple[Path, str]:
     note = f"the run is not at its end: its newest checkpoint was taken, as {file.name}"
     logger.info(f"{model}: {note}")
     return file, note
-
-
-def chosen_device(asked: str, found: "torch.device") -> "torch.device":
-    """The device that is asked for.
-
-    Args:
-        asked: `--device`.
-        found: this process's GPU where there is one, else the CPU.
-
-    Raises:
-        FacegmError: it is not here.
-    """
-    import torch
-
-    has_mps = torch.backends.mps.is_available()
-    if asked == "auto":
-        return torch.device("mps") if found.type == "cpu" and has_mps else found
-    if (asked == "cuda" and found.type != "cuda") or (asked == "mps" and not has_mps):
-        raise FacegmError(f"--device {asked}: torch sees no such device here; take auto or cpu")
-    return found if asked == "cuda" else torch.device(asked)
 
 
 def _source(options: Namespace) -> Path:

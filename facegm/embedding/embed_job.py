@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -35,6 +36,11 @@ class EmbedJob:
     photos: int
     """How many there are in all, by which is chosen what computes the network."""
 
+    @property
+    def uses_gpu(self) -> bool:
+        """See `PhotoJob`."""
+        return "cuda" in (self.device, self.runtime)
+
     def begin(self, gpu: int) -> "PhotoEmbedding":
         """See `PhotoJob`."""
         torch.set_num_threads(1)
@@ -56,16 +62,14 @@ class PhotoEmbedding:
 
     def process(self, groups: Groups) -> Iterator[list[Rows]]:
         """See `facegm.align.photo_job.PhotoProcessor`; a group's rows come together."""
+        files = ([cast(BinaryIO, _Unread(photo)) for photo in group] for group in groups)
+        found = self._embedder.find_groups(files, policy=self._policy)
         for group in groups:
-            yield self._rows(group)
+            yield [_rows_of(*both) for both in zip(group, islice(found, len(group)), strict=True)]
 
     def check(self) -> None:
         """Look at a plain grey picture of 48 megapixels: whoever cannot do that has too little memory for photos."""
         self._embedder.find(np.full((6000, 8000), 128, np.uint8))
-
-    def _rows(self, photos: Sequence[Photo]) -> list[Rows]:
-        found = self._embedder.find_batch((cast(BinaryIO, _Unread(photo)) for photo in photos), policy=self._policy)
-        return [_rows_of(*both) for both in zip(photos, found, strict=True)]
 
 
 class _Unread:

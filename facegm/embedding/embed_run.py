@@ -1,7 +1,6 @@
 """Photos, or a store of aligned faces, to a file of embedded faces; where it was interrupted, it goes on."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_source import PhotosToEmbed, StoreToEmbed
 from facegm.embedding.face_file import SUFFIXES, count_faces, read_description, write_faces
-from facegm.embedding.face_parts import FaceParts
+from facegm.embedding.face_parts import FaceParts, remove_leftovers
 from facegm.embedding.face_table import description_of, schema
 from facegm.embedding.likelihood import thresholds_to_json
 from facegm.errors import UsageError
@@ -88,7 +87,7 @@ def embed_photos(source: Path, model: Path, output: Path, config: EmbedConfig) -
     parts_folder = output.with_name(f"{output.name}.parts")
     if output.exists() and read_description(output) == description_of(columns):
         logger.info(f"{output}: holds the embeddings of these photos already")
-        shutil.rmtree(parts_folder, ignore_errors=True)  # of a run that was killed at its very end
+        remove_leftovers(parts_folder, columns)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         with FaceParts(parts_folder, columns, photos=len(found), group=found.group) as parts:

@@ -15,12 +15,13 @@ from facegm.align.finder import BATCH
 from facegm.align.networks import Runtime, require_runtime
 from facegm.data.ahead import done_ahead
 from facegm.data.readers.source import Stamp, find_photos, photo_stamp
-from facegm.embedding.aligned_embedder import normalised
-from facegm.embedding.device import chosen_device
+from facegm.embedding.aligned_embedder import with_unit_length
 from facegm.embedding.embed_config import EmbedConfig
 from facegm.embedding.embed_job import EmbedJob, Rows
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.face_table import Row, stored_row
+from facegm.embedding.model_device import computation, device_of_model
+from facegm.errors import UsageError
 from facegm.store.reader import FaceStore
 
 STORE_BATCH = 256
@@ -36,6 +37,7 @@ class PhotosToEmbed:
         config: how.
 
     Raises:
+        UsageError: the device is one of several GPUs.
         FacegmError: source or model are unusable, or what computes is not here.
     """
 
@@ -46,10 +48,15 @@ class PhotosToEmbed:
         self.embedder = FaceEmbedder.load(model, device="cpu")  # to say what it is: workers have their own
         found = find_photos(source, identity_level=config.identity_level)
         self.remarks, self._photos, self._config = found.remarks, found.photos, config
+        if config.device.startswith("cuda:"):
+            raise UsageError(
+                f"device {config.device}: worker processes share all GPUs; take cuda, and show them one alone by "
+                "CUDA_VISIBLE_DEVICES"
+            )
         if config.engine == "ray" and config.device != "auto":
             device = config.device  # where the cluster has it, and not perhaps this machine
         else:
-            device = chosen_device(config.device).type
+            device = device_of_model(model, config.device).type
         self._runtime: Runtime = config.runtime or ("cuda" if device == "cuda" else "cpu")
         if config.engine == "local":
             require_runtime(self._runtime)
@@ -74,6 +81,7 @@ class PhotosToEmbed:
             "detector": "facenet-pytorch MTCNN",
             "stage_thresholds": list(STAGE_THRESHOLDS),
             "runtime": self._runtime,
+            "computation": computation(self._job.model, self._job.device, len(self)),
         }
 
     def rows(self, done: int) -> Iterator[list[Rows]]:
@@ -107,7 +115,9 @@ class StoreToEmbed:
         self._store = FaceStore(store)
         columns = ["key", "identity", "status", "reason", "faces", "box", "landmarks", "probability"]
         self._table = self._store.table([*columns, "residual", "profile", "sharpness", "contrast", "checksum"])
-        self.embedder = FaceEmbedder.load(model, device=device, expected=len(self._table))
+        there = device_of_model(model, device)
+        self.embedder = FaceEmbedder.load(model, device=there, expected=len(self._table))
+        self._computation = computation(model, there.type, len(self._table))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -117,13 +127,13 @@ class StoreToEmbed:
         """What the rows follow from."""
         names = ["key", "identity", "status", "checksum"]
         rows = zip(*(self._table[name].to_pylist() for name in names), strict=True)
-        return {"photos": _digest_of(rows), "detector": "the store's"}
+        return {"photos": _digest_of(rows), "detector": "the store's", "computation": self._computation}
 
     def rows(self, done: int) -> Iterator[list[Rows]]:
         """See `PhotosToEmbed.rows`.
 
         Raises:
-            FacegmError: a face is missing or damaged.
+            FacegmError: a face is missing or damaged, or its embedding has no direction.
         """
         spans = [range(start, min(start + STORE_BATCH, len(self))) for start in range(done, len(self), STORE_BATCH)]
         for read in done_ahead([partial(self._read, span) for span in spans]):
@@ -139,7 +149,7 @@ class StoreToEmbed:
             return
         raw, likelihood = self.embedder.embed_aligned(faces), self.embedder.likelihood
         judged = None if likelihood is None else likelihood.judge(raw, is_mirrored=self.embedder.is_mirrored)
-        for number, (embedding, norm) in enumerate(zip(normalised(raw), np.linalg.norm(raw, axis=1), strict=True)):
+        for number, (embedding, norm) in enumerate(zip(*with_unit_length(raw), strict=True)):
             row: dict[str, Any] = {"norm": float(norm), "embedding": embedding}
             if judged is not None:
                 row["likelihood"] = float(judged.likelihood[number])

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, TypeVar, get_args, overload
 
@@ -21,18 +21,16 @@ from facegm.data.ahead import done_together
 from facegm.embedding.aligned_embedder import AlignedFaceEmbedder, with_unit_length
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy, chosen_face, compared
-from facegm.embedding.device import chosen_device
 from facegm.embedding.embedding_network import EmbeddingNetwork
 from facegm.embedding.likelihood import ClassLikelihood, with_likelihood
+from facegm.embedding.model_device import device_of_model
 from facegm.embedding.model_file import embedder_file, read_calibration, read_likelihood
 from facegm.embedding.onnx_file import OnnxFile, is_onnx
 from facegm.embedding.onnx_model import load_onnx
-from facegm.embedding.onnx_network import onnx_device
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
-from facegm.embedding.photo_faces import PhotoFaces, find_faces
+from facegm.embedding.photo_faces import PhotoFaces, chosen_faces, find_faces
 from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, open_photo, opened
 from facegm.embedding.processes import OncePerProcess, compute_alone
-from facegm.embedding.reasons import RefusedPhotoError
 from facegm.embedding.trained_network import TrainedNetwork
 from facegm.errors import FacegmError, UsageError
 
@@ -98,14 +96,13 @@ class FaceEmbedder(AlignedFaceEmbedder):
                 that is not here, or a false-alarm rate that was not measured.
         """
         file = embedder_file(Path(path))
+        there = device_of_model(file, device)
         if is_onnx(file):
-            network: EmbeddingNetwork = load_onnx(
-                OnnxFile.read(file), preprocessing=preprocessing, device=onnx_device(device)
-            )
+            network: EmbeddingNetwork = load_onnx(OnnxFile.read(file), preprocessing=preprocessing, device=there)
         elif preprocessing is not None:
             raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
         else:
-            network = TrainedNetwork.load(file, chosen_device(device))
+            network = TrainedNetwork.load(file, there)
         return cls(
             network,
             read_calibration(file),
@@ -173,7 +170,26 @@ class FaceEmbedder(AlignedFaceEmbedder):
             TypeError: one photo in place of several.
         """
         work = partial(self._look_at, policy=policy, max_faces=max_faces)
-        return (photo for batch in self._in_batches(work, opened(photos, color)) for photo in batch)
+        return (photo for batch in self._in_batches(work, batches(opened(photos, color))) for photo in batch)
+
+    def find_groups(
+        self, groups: Iterable[Sequence[PhotoLike]], *, policy: FacePolicy | Literal["all"] = "all"
+    ) -> Iterator[PhotoFaces]:
+        """Find, align and embed the faces of groups of photos, of which none shares a product with another group's.
+
+        Products are rounded according to the sizes of their factors, so that a group's numbers do not depend on what
+        is done before or after it; its first photos are decoded while the group before it is looked at.
+
+        Args:
+            groups: of photos, see `PhotoLike`.
+            policy: all faces, or which of several.
+
+        Yields:
+            See `find_batch`; one photo after the other, across the groups.
+        """
+        work = partial(self._look_at, policy=policy, max_faces=None)
+        cut = chain.from_iterable(batches(opened(group, None)) for group in groups)
+        return (photo for batch in self._in_batches(work, cut) for photo in batch)
 
     @overload
     def embed(
@@ -211,7 +227,7 @@ class FaceEmbedder(AlignedFaceEmbedder):
             raise UsageError(f"on_missing {on_missing!r}: take one of {', '.join(get_args(OnMissing))}")
         work = partial(self._embed_subjects, is_to_crop=on_missing == "center-crop")
         parts, troubles = [np.empty((0, self.dim), np.float32)], list[str | None]()
-        for embeddings, troubles_of_batch in self._in_batches(work, opened(photos, color)):
+        for embeddings, troubles_of_batch in self._in_batches(work, batches(opened(photos, color))):
             parts.append(embeddings)
             troubles += troubles_of_batch
         missing = [trouble for trouble in troubles if trouble is not None]
@@ -250,16 +266,9 @@ class FaceEmbedder(AlignedFaceEmbedder):
             RefusedPhotoError: an unreadable photo, one without a face, or under the policy with too many.
             FacegmError: see `compare`.
         """
-        chosen, refusals = list[Face](), list[RefusedPhotoError]()
-        for found in find_faces(self._finder.get(), [*opened([photo_a, photo_b], color)]):
-            try:
-                found.require_readable()
-                chosen.append(found.faces[chosen_face(found.faces, policy)])
-            except RefusedPhotoError as error:  # noqa: PERF203 - of two photos
-                refusals.append(RefusedPhotoError(error.reason, f"{found.name}: {error}"))
-        if refusals:
-            raise RefusedPhotoError(refusals[0].reason, "\n".join(map(str, refusals)))
-        a, b = self._embedded(chosen)
+        found = find_faces(self._finder.get(), [*opened([photo_a, photo_b], color)])
+        chosen = chosen_faces(found, policy)
+        a, b = self._embedded([photo.faces[number] for photo, number in zip(found, chosen, strict=True)])
         return self.compare(a, b, threshold=threshold, false_match_rate=false_match_rate, prior=prior)
 
     def compare(
@@ -294,14 +303,15 @@ class FaceEmbedder(AlignedFaceEmbedder):
             distance, self._calibration, threshold=threshold, false_match_rate=false_match_rate, prior=prior
         )
 
-    def _in_batches(self, work: Callable[[list[OpenedPhoto]], Value], photos: Iterator[OpenedPhoto]) -> Iterator[Value]:
+    def _in_batches(
+        self, work: Callable[[list[OpenedPhoto]], Value], photos: Iterator[list[OpenedPhoto]]
+    ) -> Iterator[Value]:
         """What work gives for photos that go through the networks together; on a CPU, on as many threads as torch has.
 
         Its own threads are of little use to small networks: batches side by side, on one each, are done sooner.
         """
         threads = min(torch.get_num_threads(), MAX_BATCHES) if self._network.device.type == "cpu" else 1
-        decoded = decoded_ahead(batches(photos))
-        return done_together(work, decoded, threads=threads, is_alone=is_alone, begin=compute_alone)
+        return done_together(work, decoded_ahead(photos), threads=threads, is_alone=is_alone, begin=compute_alone)
 
     def _look_at(
         self, photos: list[OpenedPhoto], *, policy: FacePolicy | Literal["all"], max_faces: int | None

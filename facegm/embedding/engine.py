@@ -42,8 +42,12 @@ class TorchEngine:
 
 def engine_class(network: FaceNetwork, faces: int) -> type[TorchEngine] | type[OpenVinoEngine]:
     """What embeds so many faces soonest: OpenVINO on a CPU where it is installed and pays, else torch."""
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    return OpenVinoEngine if on_cpu and faces >= WORTH_A_TRANSLATION and is_installed() else TorchEngine
+    return OpenVinoEngine if takes_openvino(next(network.parameters()).device.type, faces) else TorchEngine
+
+
+def takes_openvino(device: str, faces: int) -> bool:
+    """Whether OpenVINO embeds so many faces soonest, on a type of device."""
+    return device == "cpu" and faces >= WORTH_A_TRANSLATION and is_installed()
 
 
 def best_batch(network: FaceNetwork) -> int:

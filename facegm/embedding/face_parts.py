@@ -10,12 +10,13 @@ rounded according to the sizes of their factors, and a run that was interrupted 
 
 import fcntl
 import json
+import logging
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from facegm.errors import FacegmError
 JOB_FILE = "job.json"
 PART_SECONDS = 5.0
 """Between two files: what a kill costs, about."""
+logger = logging.getLogger(__name__)
 
 
 class FaceParts:
@@ -39,7 +41,7 @@ class FaceParts:
         group: how many are looked at together.
 
     Raises:
-        FacegmError: the folder is of another embedding, or another process is at work on it.
+        FacegmError: the folder is of another embedding or of something else, or another process is at work on it.
     """
 
     def __init__(self, folder: Path, columns: pa.Schema, *, photos: int, group: int) -> None:
@@ -47,14 +49,17 @@ class FaceParts:
         self._waiting: list[Sequence[Row]] = []
         description = description_of(columns)
         folder.mkdir(exist_ok=True)
-        create_atomically(folder / JOB_FILE, (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
-        self._lock = (folder / JOB_FILE).open("r+b")
+        job = folder / JOB_FILE
+        if not job.exists():
+            _require_nothing_else(folder)
+            create_atomically(job, (json.dumps(description, indent=1, sort_keys=True) + "\n").encode())
+        self._lock = job.open("r+b")
         try:
-            self._take(description)
+            _take(self._lock, folder, description)
+            self._parts = list(self._whole_parts())
         except BaseException:
             self._lock.close()
             raise
-        self._parts = list(self._whole_parts())
         self.done = _numbers(self._parts[-1])[1] if self._parts else 0
         """Photos, from the first on, that are recorded."""
         self._recorded = time.monotonic()
@@ -87,24 +92,7 @@ class FaceParts:
 
     def remove(self) -> None:
         """Take the folder away: what is in it is in the output."""
-        shutil.rmtree(self._folder)
-
-    def _take(self, description: Mapping[str, Any]) -> None:
-        """Make sure that the folder is this run's alone, and of the same embedding."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FacegmError(f"{self._folder}: another `facegm embed` is at work on this; wait for its end") from error
-        try:
-            begun = dict(json.loads(self._lock.read()))
-        except ValueError as error:
-            raise FacegmError(f"{self._folder / JOB_FILE}: damaged; delete {self._folder} to begin anew") from error
-        changed = [name for name in {**begun, **description} if begun.get(name) != description.get(name)]
-        if changed:
-            raise FacegmError(
-                f"{self._folder}: the embedding that was interrupted here was of other {' and '.join(changed)}; do as "
-                "then, or delete the folder to begin anew"
-            )
+        _remove(self._folder)
 
     def _read(self, part: Path) -> pa.Table:
         try:
@@ -113,10 +101,10 @@ class FaceParts:
             raise FacegmError(f"{part}: damaged ({error}); delete it and run the same command again") from error
 
     def _whole_parts(self) -> Iterator[Path]:
-        """The files up to the first that lacks or is damaged; others are taken away."""
+        """The files up to the first that lacks or is damaged; those after it are taken away."""
         done = 0
-        for part in sorted(self._folder.glob("*.parquet")):
-            if re.fullmatch(r"\d+-\d+", part.stem) and _numbers(part)[0] == done and _is_whole(part):
+        for part in sorted(filter(_is_part, self._folder.iterdir())):
+            if _numbers(part)[0] == done and _is_whole(part):
                 done = _numbers(part)[1]
                 yield part
             else:
@@ -136,6 +124,74 @@ class FaceParts:
             self.done += count
             del self._waiting[:count]
         self._recorded = time.monotonic()
+
+
+def remove_leftovers(folder: Path, columns: pa.Schema) -> None:
+    """Take away what an embedding that was killed at its very end has left; what is of another, or in use, stays.
+
+    Args:
+        folder: perhaps of that embedding; perhaps there is none.
+        columns: of its table, with its description.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError, FacegmError), (folder / JOB_FILE).open("r+b") as lock:
+        _take(lock, folder, description_of(columns))
+        _remove(folder)
+
+
+def _require_nothing_else(folder: Path) -> None:
+    """Raise FacegmError where a folder without a job holds more than what a kill leaves of the making of one."""
+    if any(not _is_partial(path) for path in folder.iterdir()):
+        raise FacegmError(
+            f"{folder}: holds no {JOB_FILE}, so that it is no folder of `facegm embed`, which would work there; move "
+            "it away, or give another --output"
+        )
+
+
+def _take(lock: BinaryIO, folder: Path, description: Mapping[str, Any]) -> None:
+    """Make sure that a folder is this run's alone, and of the same embedding.
+
+    Args:
+        lock: the opened file of its job.
+        folder: for what is said.
+        description: of the embedding.
+
+    Raises:
+        FacegmError: it is not.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FacegmError(f"{folder}: another `facegm embed` is at work on this; wait for its end") from error
+    try:
+        begun = dict(json.loads(lock.read()))
+    except ValueError as error:
+        raise FacegmError(f"{folder / JOB_FILE}: damaged; delete {folder} to begin anew") from error
+    changed = [name for name in {**begun, **description} if begun.get(name) != description.get(name)]
+    if changed:
+        raise FacegmError(
+            f"{folder}: the embedding that was interrupted here was of other {' and '.join(changed)}; do as then, or "
+            "delete the folder to begin anew"
+        )
+
+
+def _remove(folder: Path) -> None:
+    """Remove an embedding's own files, the job last, and then the folder; it stays where it holds anything else."""
+    for path in filter(lambda path: _is_part(path) or _is_partial(path), list(folder.iterdir())):
+        path.unlink(missing_ok=True)
+    (folder / JOB_FILE).unlink()
+    try:
+        folder.rmdir()
+    except OSError:
+        logger.warning(f"{folder}: holds files that are not of this embedding, and is left")
+
+
+def _is_part(path: Path) -> bool:
+    return re.fullmatch(r"\d+-\d+\.parquet", path.name) is not None
+
+
+def _is_partial(path: Path) -> bool:
+    """Whether it is what a kill has left of the writing of a file here."""
+    return re.fullmatch(r"\.(job\.json|\d+-\d+\.parquet)\..*partial", path.name) is not None
 
 
 def _numbers(part: Path) -> tuple[int, int]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from facegm.align.found_face import Face
 from facegm.embedding.calibration import Calibration
-from facegm.embedding.comparison import Comparison, FacePolicy, chosen_face
+from facegm.embedding.comparison import Comparison, FacePolicy
 from facegm.embedding.embedder import FaceEmbedder
-from facegm.errors import FacegmError
+from facegm.embedding.photo_faces import chosen_faces
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,8 +124,8 @@ def match_photos(
         prior: probability that both show one person, before they are looked at.
 
     Raises:
-        FacegmError: a photo that cannot be read, or shows no face, or several where the policy wants one; or see
-            `FaceEmbedder.compare`.
+        RefusedPhotoError: a photo that cannot be read, or shows no face, or several where the policy wants one.
+        FacegmError: see `FaceEmbedder.compare`.
     """
     a, b = _matched(embedder, [photo_a, photo_b], policy)
     comparison = embedder.compare(a.face, b.face, threshold=threshold, false_match_rate=false_match_rate, prior=prior)
@@ -133,15 +133,8 @@ def match_photos(
 
 
 def _matched(embedder: FaceEmbedder, photos: list[Path], policy: FacePolicy) -> list[MatchedPhoto]:
-    matched, troubles = list[MatchedPhoto](), list[str]()
-    for path, found in zip(photos, embedder.find_batch(photos), strict=True):
-        try:
-            found.require_readable()
-            assert found.size is not None
-            chosen = chosen_face(found.faces, policy)
-            matched.append(MatchedPhoto(path=path, size=found.size, faces=found.faces, chosen=chosen))
-        except FacegmError as error:  # noqa: PERF203 - of two photos
-            troubles.append(f"{path}: {error}")
-    if troubles:
-        raise FacegmError("\n".join(troubles))
+    found, matched = [*embedder.find_batch(photos)], list[MatchedPhoto]()
+    for path, photo, chosen in zip(photos, found, chosen_faces(found, policy), strict=True):
+        assert photo.size is not None, "it was looked at"
+        matched.append(MatchedPhoto(path=path, size=photo.size, faces=photo.faces, chosen=chosen))
     return matched

@@ -47,6 +47,25 @@ class PhotoFaces:
             raise RefusedPhotoError(self.reason, self.message)
 
 
+def chosen_faces(photos: Sequence[PhotoFaces], policy: FacePolicy) -> list[int]:
+    """The number of the face of each photo that a policy means.
+
+    Raises:
+        RefusedPhotoError: photos that could not be looked at, or have no face or too many, all of them named; with the
+            reason of the first.
+    """
+    chosen, refusals = list[int](), list[RefusedPhotoError]()
+    for photo in photos:
+        try:
+            photo.require_readable()
+            chosen.append(chosen_face(photo.faces, policy))
+        except RefusedPhotoError as error:  # noqa: PERF203 - of a few photos
+            refusals.append(RefusedPhotoError(error.reason, f"{photo.name}: {error}"))
+    if refusals:
+        raise RefusedPhotoError(refusals[0].reason, "\n".join(map(str, refusals)))
+    return chosen
+
+
 def find_faces(finder: FaceFinder, photos: Sequence[OpenedPhoto]) -> list[PhotoFaces]:
     """The faces of photos that go through the detector together."""
     decoded = [photo.decoded for photo in photos if photo.decoded is not None]
