@@ -3,6 +3,8 @@
 The pipeline and the embedder share these steps.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -91,7 +93,7 @@ def align_face(
     crop_when_missing: bool,
     reduction: int = 1,
 ) -> Subject:
-    """Choose the subject among the faces of an upright RGB photo and warp it to the template.
+    """Choose the subject among the faces of an upright RGB photo and warp it to the template; see `measured_faces`.
 
     Args:
         photo: RGB, 0 to 255.
@@ -100,15 +102,29 @@ def align_face(
         crop_when_missing: take the photo's middle where there is no face, as evaluation sets need.
         reduction: by how much the photo's sides were divided when it was decoded.
     """
-    chosen = (choice or FaceChoice()).choose(faces, photo.shape)
-    reason = "no face found" if not len(faces) else "no face large and probable enough"
-    if chosen is not None:
-        try:
-            face = measured_face(photo, faces, chosen, reduction)
-            return Subject(image=face.chip, faces=len(faces), face=face)
-        except ValueError as error:
-            reason = str(error)
+    ranked = (choice or FaceChoice()).ranked(faces, photo.shape)
+    for face in measured_faces(photo, faces, ranked, reduction):
+        return Subject(image=face.chip, faces=len(faces), face=face)
+    if len(ranked):
+        reason = "the landmarks of no face determine a warp"
+    else:
+        reason = "no face large and probable enough" if len(faces) else "no face found"
     return Subject(image=center_crop(photo) if crop_when_missing else None, faces=len(faces), reason=reason)
+
+
+def measured_faces(
+    photo: UInt8[np.ndarray, "height width 3"],
+    faces: DetectedFaces,
+    ranked: Int[np.ndarray, " good"],
+    reduction: int = 1,
+) -> Iterator[Face]:
+    """A photo's faces on the template, as they are ranked; those that no warp brings there are passed over.
+
+    So the subject is the same face whether it alone is asked for or all of them.
+    """
+    for number in ranked:
+        with suppress(ValueError):
+            yield measured_face(photo, faces, int(number), reduction)
 
 
 def measured_face(

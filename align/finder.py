@@ -5,7 +5,6 @@ its batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from facegm.align.detector import DetectedFaces, FaceDetector
-from facegm.align.face import FaceChoice, Subject, align_face, measured_face
+from facegm.align.face import FaceChoice, Subject, align_face, measured_faces
 from facegm.align.found_face import Face
 from facegm.data.ahead import made_ahead
 from facegm.errors import FacegmError
@@ -118,12 +117,8 @@ class FaceFinder:
 
 
 def _all_faces(photo: Pixels, faces: DetectedFaces, reduction: int) -> tuple[Face, ...]:
-    """The subject first; those whose landmarks coincide, so that no warp brings them to the template, are left out."""
-    found = []
-    for number in FaceChoice().ranked(faces, photo.shape):
-        with suppress(ValueError):
-            found.append(measured_face(photo, faces, int(number), reduction))
-    return tuple(found)
+    """The subject first."""
+    return tuple(measured_faces(photo, faces, FaceChoice().ranked(faces, photo.shape), reduction))
 
 
 def batches(photos: Iterable[DecodedT]) -> Iterator[list[DecodedT]]:

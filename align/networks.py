@@ -87,6 +87,20 @@ def load_runtime(runtime: Runtime, gpu: int = 0) -> Networks:
     return TorchNetworks(torch.device("cuda", gpu) if runtime == "cuda" else torch.device("cpu"))
 
 
+@contextmanager
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Without a GPU's shortened float32 (TF32), which would move boxes by tenths of a pixel.
+
+    The setting is the whole process's: threads that set it at a time would set it back to each other's, and change what
+    networks that did not set it give. So all that find and embed faces take turns here.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    with _CUDNN_LOCK, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 class TorchNetworks:
     """The networks in float32 on a device, on a CPU in oneDNN's own memory layout."""
 
@@ -99,20 +113,8 @@ class TorchNetworks:
     @torch.inference_mode()
     def run(self, name: NetworkName, images: Images) -> list[np.ndarray]:
         """See `Networks`."""
-        with self._exactly():
+        with exact_convolutions(self._device):
             return [output.cpu().numpy() for output in self._outputs(self._layers[name], torch.from_numpy(images))]
-
-    @contextmanager
-    def _exactly(self) -> Iterator[None]:
-        """Without a GPU's shortened float32 (TF32), which would move boxes by tenths of a pixel.
-
-        The setting is the whole process's: threads that set it at a time would set it back to each other's.
-        """
-        if self._device.type == "cpu":
-            yield
-            return
-        with _CUDNN_LOCK, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
 
     def _outputs(self, layers: "Layers", images: Tensor) -> list[Tensor]:
         x = images.to(self._device).permute(0, 3, 1, 2)

@@ -109,6 +109,21 @@ def test_views_of_arrays_are_taken() -> None:
     np.testing.assert_array_equal(pixels_of(open_photo(NOISE[::2, ::-1], "rgb")), NOISE[::2, ::-1])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_an_array_may_be_filled_anew_once_it_was_taken(color: Color, dtype: type) -> None:
+    """As whoever reads a video into one buffer does."""
+    buffer = np.empty(NOISE.shape, dtype)
+
+    def frames() -> Iterator[np.ndarray]:
+        for level in (10, 20, 30):
+            buffer[:] = level if dtype is np.uint8 else level * 257
+            yield buffer
+
+    taken = [*opened(frames(), color)]
+    assert [np.unique(pixels_of(photo)).tolist() for photo in taken] == [[10], [20], [30]]
+
+
 def test_an_array_of_four_dimensions_is_as_many_photos() -> None:
     batch = np.stack([NOISE, 255 - NOISE])
     first, second = (pixels_of(photo) for photo in opened(batch, "rgb"))
@@ -158,15 +173,27 @@ def test_an_array_must_have_its_colour_order_named() -> None:
 
 def test_too_many_pixels_have_a_reason_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facegm.data.decoding.MAX_PIXELS", 24 * 40 - 1)
-    for photo in (png(NOISE), Image.fromarray(NOISE)):
-        refusal = open_photo(photo, None).refusal
+    arrays = (NOISE, GREY, NOISE.astype(np.uint16), np.concatenate([NOISE, OPACITY], axis=2))
+    for photo in (png(NOISE), Image.fromarray(NOISE), *arrays):
+        refusal = open_photo(photo, "rgb").refusal
         assert refusal is not None
         assert refusal.reason is Reason.TOO_LARGE
 
 
 def test_a_single_photo_is_not_taken_for_several(tmp_path: Path) -> None:
     """A path would be taken for a list of its letters, an array for a list of its rows."""
-    for photo in ("a.jpg", tmp_path, b"content", io.BytesIO(b"x"), Image.new("L", (9, 9)), NOISE, GREY):
+    content = png(NOISE)
+    for photo in (
+        "a.jpg",
+        tmp_path,
+        content,
+        bytearray(content),
+        memoryview(content),
+        io.BytesIO(b"x"),
+        Image.new("L", (9, 9)),
+        NOISE,
+        GREY,
+    ):
         with pytest.raises(TypeError, match="put a single one in brackets"):
             opened(photo, "rgb")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"tensor.*permute"):

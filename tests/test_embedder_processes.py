@@ -9,7 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedder_processes import embedding_of, fork_while_a_thread_makes, fork_with_an_embedder
+from embedder_processes import (
+    embedding_of,
+    fork_and_make_in_two_threads,
+    fork_while_a_thread_makes,
+    fork_with_an_embedder,
+)
 from embedders import group, portrait, save_small_embedder, small_embedder
 from forks import forks
 from PIL import Image
@@ -101,10 +106,16 @@ def test_a_lock_that_another_thread_held_is_not_waited_for(tmp_path: Path) -> No
     assert (tmp_path / "child.txt").read_text() == "True"
 
 
-def test_a_gpu_is_refused_in_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_of_a_forked_process_make_one_value(tmp_path: Path) -> None:
+    """Although one of them finds out slowly in which process it is."""
+    run_to_its_end(fork_and_make_in_two_threads, tmp_path)
+    assert (tmp_path / "child.txt").read_text() == "1 made, one for both: True"
+
+
+def test_a_gpu_is_refused_in_a_forked_process() -> None:
     once = OncePerProcess(lambda: 1, is_on_gpu=True)
     assert once.get() == 1
-    monkeypatch.setattr("os.getpid", lambda: -1)
+    once.begin_anew()
     with pytest.raises(FacegmError, match=r"a forked process cannot use the GPU .*get_context"):
         once.get()
 

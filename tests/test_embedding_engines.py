@@ -1,5 +1,8 @@
 """Whatever embeds many faces gives what the plain network does: other layouts, folded layers, OpenVINO, bfloat16."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +10,13 @@ from moved_networks import move_batch_normalisation
 from plain_embeddings import embed_faces
 from torch import nn
 
+from facegm.align.networks import exact_convolutions
 from facegm.data.preprocessing import Preprocessing
 from facegm.embedding import engine
 from facegm.embedding.embedder import FaceEmbedder
+from facegm.embedding.engine import TorchEngine
 from facegm.embedding.openvino_engine import OpenVinoEngine
+from facegm.embedding.processes import compute_alone
 from facegm.embedding.trained_network import TrainedNetwork
 from facegm.models.face_base import FaceNetwork
 from facegm.models.face_network import FaceModelConfig, FaceModelName, build_face_network
@@ -101,3 +107,61 @@ def test_a_network_without_a_translation_says_so() -> None:
     network.trunk.append(nn.Sigmoid())
     with pytest.raises(TypeError, match="no translation of Sigmoid"):
         OpenVinoEngine(network)
+
+
+def test_an_engine_that_is_made_by_a_thread_that_computes_alone_has_all_threads() -> None:
+    """For it is there for all that come after."""
+    pytest.importorskip("openvino")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1, initializer=compute_alone) as pool:
+            made = pool.submit(OpenVinoEngine, trained("resnet27")).result()
+        assert made._compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_do_not_take_turns_at_a_translated_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may embed while another is not through."""
+    pytest.importorskip("openvino")
+    made, images = OpenVinoEngine(trained("resnet27")), torch.rand(2, 3, SIDE, SIDE)
+    expected, both = made.forward(images), threading.Barrier(2)
+
+    class Waiting:
+        """The request of a thread, which waits for that of the other."""
+
+        def __init__(self, request: object) -> None:
+            self._request = request
+
+        def infer(self, *arguments: object, **options: object) -> object:
+            both.wait(20)
+            return self._request.infer(*arguments, **options)  # type: ignore[attr-defined]
+
+    make = made._request
+    monkeypatch.setattr(made, "_request", lambda: Waiting(make()))
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(made.forward, [images, images]):
+            torch.testing.assert_close(found, expected)
+
+
+def test_on_a_gpu_embeddings_keep_whole_float32_whatever_other_threads_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting is the process's: here by an engine that takes the CPU for a GPU, while a detector sets it."""
+    made, seen = TorchEngine(trained("resnet27")), list[bool]()
+    monkeypatch.setattr(made, "_device", torch.device("cuda"))
+    forward = made._network.forward
+
+    def observed(images: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return forward(images)
+
+    monkeypatch.setattr(made._network, "forward", observed)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with ThreadPoolExecutor(1) as pool:
+        with exact_convolutions(torch.device("cuda")):
+            coming = pool.submit(made.forward, torch.rand(1, 3, SIDE, SIDE))
+            with pytest.raises(TimeoutError):
+                coming.result(0.2)
+        coming.result(60)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32

@@ -12,6 +12,7 @@ from stores import NamedFaces
 from facegm import FaceEmbedder
 from facegm.cli import main
 from facegm.embedding import export
+from facegm.embedding.onnx_file import OnnxFile
 from facegm.faces.run import train_run
 from facegm.store.reader import FaceStore
 from facegm.training.checkpoint import checkpoints
@@ -62,6 +63,35 @@ def test_a_checkpoint_is_exported_as_it_was(run: Path, small_store: Path, tmp_pa
     found, last = embeddings(tmp_path / "first.onnx", small_store), embeddings(run, small_store)
     assert np.abs(found - last).max() > 1e-3
     assert np.allclose(found, embeddings(run / f"embedder-{first.stem}.safetensors", small_store), atol=1e-4)
+
+
+def test_a_checkpoint_is_named_from_within_its_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = checkpoints(run)[0]
+    made = run / f"embedder-{first.stem}.safetensors"
+    made.unlink(missing_ok=True)
+    monkeypatch.chdir(first.parent)
+    exported(first.name, "--output", tmp_path / "first.onnx")
+    assert made.is_file()
+    assert sorted(path.suffix for path in first.parent.iterdir()) == [".pt"] * len(checkpoints(run))
+
+
+def test_licence_and_card_of_a_written_file_are_renewed(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written, renewed = tmp_path / "written.onnx", tmp_path / "renewed.onnx"
+    exported(run, "--output", written, "--license", "for research")
+    exported(written, "--output", renewed, "--license", "MIT")
+    before, after = OnnxFile.read(written), OnnxFile.read(renewed)
+    assert after.description == (before.description or {}) | {"license": "MIT"}
+    assert after.digest == before.digest
+    assert "| licence | MIT |" in renewed.with_suffix(".md").read_text()
+    exported(renewed, "--output", renewed)
+    assert "| licence | MIT |" in renewed.with_suffix(".md").read_text()
+    capsys.readouterr()
+    assert main(["export", str(written), "--output", str(renewed), "--preprocessing", "insightface"]) == 1
+    assert "says itself how faces are prepared for it; leave the preprocessing out" in capsys.readouterr().err
 
 
 def test_a_run_that_has_not_ended_gives_its_newest_checkpoint(run: Path, small_store: Path, tmp_path: Path) -> None:

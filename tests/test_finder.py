@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from embedders import portrait, small_embedder
+from embedders import group, portrait, small_embedder
 
 from facegm.align import finder as finder_module
 from facegm.align import worker
 from facegm.align.config import AlignConfig
 from facegm.align.detector import DetectedFaces, FaceDetector
+from facegm.align.face import FaceChoice, Subject
 from facegm.align.finder import BATCH, BATCH_PIXELS, FaceFinder, Trouble, batches, decoded_ahead
 from facegm.align.worker import Aligner
 from facegm.embedding import embedder as embedder_module
@@ -70,6 +71,33 @@ def test_a_worker_that_cannot_look_at_a_large_photo_fails_its_check(monkeypatch:
     monkeypatch.setattr(worker, "decode_photo", lambda _: portrait(ODD_WIDTH))
     with pytest.raises(RuntimeError, match="ZeroDivisionError: odd photo"):
         Aligner(AlignConfig(), "cpu").check()
+
+
+@pytest.mark.parametrize("value", [40.0, np.nan])
+def test_the_subject_is_the_same_whether_all_faces_are_asked_for_or_one(value: float) -> None:
+    """The first face in rank that a warp brings to the template."""
+
+    class Flat(FaceDetector):
+        def detect_batch(self, photos: Sequence[np.ndarray]) -> list[DetectedFaces]:
+            found = super().detect_batch(photos)
+            for faces in found:
+                first = FaceChoice().choose(faces, photos[0].shape)
+                faces.landmarks[first] = value
+            return found
+
+    plain, odd = FaceFinder(FaceDetector()), FaceFinder(Flat())
+    [faces], [rest] = plain.find([group()], [1]), odd.find([group()], [1])
+    [subject] = odd.align([group()], [1], FaceChoice(), crop_when_missing=False)
+    assert isinstance(faces, tuple)
+    assert isinstance(rest, tuple)
+    assert isinstance(subject, Subject)
+    assert [face.box.tolist() for face in rest] == [face.box.tolist() for face in faces[1:]]
+    assert subject.face is not None
+    np.testing.assert_array_equal(subject.face.chip, faces[1].chip)
+    [alone] = odd.align([portrait()], [1], FaceChoice(), crop_when_missing=True)
+    assert isinstance(alone, Subject)
+    assert (alone.face, alone.faces, alone.reason) == (None, 1, "the landmarks of no face determine a warp")
+    assert alone.image is not None
 
 
 # ------------------------------------------------------------------------------------------------- batches

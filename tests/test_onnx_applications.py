@@ -13,7 +13,7 @@ from facegm import FaceEmbedder
 from facegm.cli import main
 from facegm.demo.photos import write_photos
 from facegm.embedding import export
-from facegm.embedding.export import describe_outside_model, export_embedder
+from facegm.embedding.export import describe_onnx_model, export_embedder
 from facegm.errors import FacegmError
 from facegm.gallery.gallery import Gallery
 from facegm.serving.app import create_app
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_workers")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     write_outside_model(folder / "outside.onnx")
-    describe_outside_model(folder / "outside.onnx", "insightface", folder / "described.onnx")
+    describe_onnx_model(folder / "outside.onnx", "insightface", folder / "described.onnx")
     return folder / "described.onnx"
 
 

@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from calibrations import CALIBRATION
@@ -18,11 +21,12 @@ from onnx import TensorProto, helper
 from onnx_models import outside_embeddings, write_outside_model
 
 from facegm import FaceEmbedder
-from facegm.embedding.export import describe_outside_model
+from facegm.embedding.export import describe_onnx_model
 from facegm.embedding.model_file import read_calibration, weights_digest, write_calibration
 from facegm.embedding.onnx_file import OnnxFile
 from facegm.embedding.onnx_network import OnnxEngine
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing, parse_preprocessing
+from facegm.embedding.processes import compute_alone
 from facegm.errors import FacegmError, UsageError
 
 
@@ -87,7 +91,7 @@ def test_other_conventions_are_followed(seen: OnnxPreprocessing, tmp_path: Path)
     assert near(embedder.embed_aligned(list(some)), expected)
     for side, found in zip((some, some[:, :, ::-1]), embedder.embed_sides(some), strict=True):
         assert near(found, exact(side))
-    describe_outside_model(file, seen, described)
+    describe_onnx_model(file, seen, described)
     again = loaded(described)
     assert near(again.embed_aligned(list(some)), expected)
     assert again.contract == embedder.contract
@@ -100,7 +104,7 @@ def test_a_graph_that_scales_pixels_is_given_them_as_they_are(tmp_path: Path) ->
     some = faces(3, 112)
     found = loaded(tmp_path / "outside.onnx", "insightface").embed_aligned(list(some))
     assert near(found, outside_embeddings(weights, (some - 127.5) / 128))
-    network = describe_outside_model(tmp_path / "outside.onnx", "insightface", tmp_path / "described.onnx")
+    network = describe_onnx_model(tmp_path / "outside.onnx", "insightface", tmp_path / "described.onnx")
     assert (network.side.pixels.mean, network.side.pixels.scale) == (0, 1)
 
 
@@ -133,7 +137,7 @@ def test_a_model_that_makes_no_embeddings_of_faces_is_refused(
     with pytest.raises(FacegmError, match=rf"outside\.onnx: .*{message}"):
         loaded(tmp_path / "outside.onnx", "insightface")
     with pytest.raises(FacegmError, match=message):
-        describe_outside_model(tmp_path / "outside.onnx", "insightface", tmp_path / "described.onnx")
+        describe_onnx_model(tmp_path / "outside.onnx", "insightface", tmp_path / "described.onnx")
     assert not (tmp_path / "described.onnx").exists()
 
 
@@ -187,7 +191,7 @@ def test_preprocessing_is_said_once(tmp_path: Path) -> None:
         loaded(file)
     with pytest.raises(FacegmError, match="must be insightface, or settings such as"):
         loaded(file, "insihgtface")
-    describe_outside_model(file, "insightface", described)
+    describe_onnx_model(file, "insightface", described)
     with pytest.raises(FacegmError, match=r"described\.onnx: says itself how faces are prepared for it"):
         loaded(described, "insightface")
     with pytest.raises(FacegmError, match=r"missing\.onnx: no such model file"):
@@ -203,9 +207,68 @@ def test_contracts_differ_by_weights_and_by_preprocessing(tmp_path: Path) -> Non
     other = loaded(files[0], OnnxPreprocessing(scale=128.0)).contract
     assert len({first.digest, second.digest, other.digest}) == 3
     assert first.preprocessing == second.preprocessing != other.preprocessing
-    describe_outside_model(files[0], "insightface", tmp_path / "described.onnx", license_text="CC BY-NC 4.0")
+    describe_onnx_model(files[0], "insightface", tmp_path / "described.onnx", license_text="CC BY-NC 4.0")
     assert loaded(tmp_path / "described.onnx").contract == first
     assert weights_digest(tmp_path / "described.onnx") == weights_digest(files[0]) == first.weights
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        OnnxPreprocessing(mean=0, scale=128),
+        OnnxPreprocessing(mean=-0.0, scale=(128, 128.0, 128)),
+        OnnxPreprocessing(mean=(0, 0, 0), scale=np.float32(128)),  # type: ignore[arg-type]
+        OnnxPreprocessing.from_json({"mean": [0], "scale": [128, 128, 128]}),
+    ],
+)
+def test_equal_settings_have_equal_contracts(tmp_path: Path, written: OnnxPreprocessing) -> None:
+    write_outside_model(tmp_path / "outside.onnx")
+    expected = "mean=0,scale=128"
+    assert written == parse_preprocessing(expected)
+    assert loaded(tmp_path / "outside.onnx", written).contract == loaded(tmp_path / "outside.onnx", expected).contract
+
+
+def test_channels_that_differ_stay_three() -> None:
+    assert OnnxPreprocessing(mean=(1, 1, 2)).mean == (1.0, 1.0, 2.0)
+    assert OnnxPreprocessing(mean=(2, 1, 1)).mean == (2.0, 1.0, 1.0)
+
+
+def test_a_model_is_read_parsed_and_begun_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it was parsed to, which holds the weights once more, is not kept."""
+    write_outside_model(tmp_path / "outside.onnx")
+    describe_onnx_model(tmp_path / "outside.onnx", "insightface", tmp_path / "described.onnx")
+    read, begun, parsed = list[Path](), list[object](), list["weakref.ref[Any]"]()
+    read_bytes, session, model = Path.read_bytes, onnxruntime.InferenceSession, OnnxFile.__dict__["model"].func
+
+    def noted(file: OnnxFile) -> Any:
+        found = model(file)
+        parsed.append(weakref.ref(file))
+        return found
+
+    counted = cached_property(noted)
+    counted.__set_name__(OnnxFile, "model")
+    monkeypatch.setattr(OnnxFile, "model", counted)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **b: begun.append(session(*a, **b)) or begun[-1])
+    embedder = loaded(tmp_path / "described.onnx")
+    assert _embedded(embedder).shape == (4, 12)
+    assert "12 dimensions" in embedder.describe()
+    assert ([path.name for path in read], len(begun), len(parsed)) == (["described.onnx"], 1, 1)
+    file = parsed[0]()
+    assert file is not None
+    assert "model" not in vars(file)
+
+
+def test_a_session_that_is_begun_by_a_thread_that_computes_alone_has_all_threads(tmp_path: Path) -> None:
+    write_outside_model(tmp_path / "outside.onnx")
+    file, before = OnnxFile.read(tmp_path / "outside.onnx"), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1, initializer=compute_alone) as pool:
+            engine = pool.submit(OnnxEngine, file, torch.device("cpu")).result()
+        assert engine._session.get_session_options().intra_op_num_threads == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_undescribed_model_is_not_calibrated(tmp_path: Path) -> None:

@@ -27,15 +27,15 @@ def parser() -> ArgumentParser:
         prog="facegm export",
         description="Write a face network as an ONNX file that says itself how photos become its input, and what "
         "distances mean where it has been calibrated; it is held against the original on 500 faces first. Or write "
-        "another program's ONNX model anew with such a description, after which every command takes it. A model card "
-        "is written beside it.",
+        "another program's ONNX model anew with such a description, after which every command takes it; of a model "
+        "that has one, licence and card anew. A model card is written beside it.",
         allow_abbrev=False,
     )
     options.add_argument(
         "model",
         type=Path,
         help="run folder (of a run that is not at its end, the newest checkpoint is taken), embedder.safetensors, a "
-        "checkpoint of a run, or another program's model.onnx",
+        "checkpoint of a run, another program's model.onnx, or one that was written here",
     )
     options.add_argument(
         "--output", type=Path, required=True, help="the file to write, model.onnx; the card is model.md"
@@ -58,16 +58,12 @@ def run(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     if options.output.suffix.lower() != ONNX:
         raise UsageError(f"--output: {options.output}, must be a file that ends in {ONNX}")
-    is_outside = options.model.suffix.lower() == ONNX
-    if is_outside != (options.preprocessing is not None):
-        raise UsageError(
-            f"{options.model}: an ONNX model already; say how faces are prepared for it: --preprocessing insightface"
-            if is_outside
-            else f"--preprocessing: {options.model} says itself how faces are prepared for it; leave it out"
-        )
+    is_onnx = options.model.suffix.lower() == ONNX
+    if options.preprocessing is not None and not is_onnx:
+        raise UsageError(f"--preprocessing: {options.model} says itself how faces are prepared for it; leave it out")
     card = options.output.with_suffix(".md")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    written = _describe(options, card) if is_outside else _export(options, card)
+    written = _describe(options, card) if is_onnx else _export(options, card)
     if options.json:
         print_json(written | {"file": str(options.output), "card": str(card)})
         return
@@ -82,10 +78,10 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _describe(options: Namespace, card: Path) -> dict[str, Any]:
-    from facegm.embedding.export import describe_outside_model
+    from facegm.embedding.export import describe_onnx_model
     from facegm.embedding.model_card import write_card
 
-    network = describe_outside_model(options.model, options.preprocessing, options.output, license_text=options.license)
+    network = describe_onnx_model(options.model, options.preprocessing, options.output, license_text=options.license)
     write_card(card, network)
     return _written(network)
 
@@ -145,7 +141,7 @@ def _embedder(model: Path) -> Path:
 
     if model.suffix != CHECKPOINT:
         return usable_model(model)[0]
-    run = model.parent.parent
+    run = model.resolve().parent.parent
     if not is_face_run(run):
         raise FacegmError(f"{model}: no checkpoint in the run folder of a face network (no {CONFIG_FILE} in {run})")
     return export_checkpoint(model, parse_config(run / CONFIG_FILE, FaceRunConfig))

@@ -183,8 +183,8 @@ def _decoded(source: bytes | Image.Image) -> tuple[UInt8[np.ndarray, "height wid
     """
     with nullcontext(source) if isinstance(source, Image.Image) else _opened(source) as image:
         size = image.size
-        if image is source and size[0] * size[1] > MAX_PIXELS:
-            raise _too_large()
+        if image is source:
+            require_pixels(*size)
         reduction = _reduce(image)
         image.load()
         rgb = _to_rgb(image)
@@ -216,6 +216,16 @@ def _reduce(image: Image.Image) -> int:
     if image.draft(None, (width // reduction, height // reduction)) is None:  # no JPEG
         raise _too_large()
     return reduction
+
+
+def require_pixels(width: int, height: int) -> None:
+    """Refuse a picture that is in memory already, and so cannot be decoded at reduced size.
+
+    Raises:
+        TooLargePhotoError: it is above `MAX_PIXELS`.
+    """
+    if width * height > MAX_PIXELS:
+        raise _too_large()
 
 
 def _too_large() -> TooLargePhotoError:

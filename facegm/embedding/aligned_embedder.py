@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from facegm.data.ahead import done_ahead
 from facegm.data.progress import Progress
@@ -66,6 +66,8 @@ class AlignedFaceEmbedder:
         Raises:
             FacegmError: a face of another type or shape, which is named by its number.
         """
+        if not len(faces):
+            return np.empty((0, self.dim), np.float32)
         engine, size = self._engines.get().engine(len(faces)), self._network.batch_size
         parts = [range(start, min(start + size, len(faces))) for start in range(0, len(faces), size)]
         embeddings = np.empty((len(faces), self.dim), np.float32)
@@ -127,10 +129,30 @@ def with_unit_length(
         FacegmError: some have no direction.
     """
     norms = np.linalg.norm(embeddings, axis=1)
-    unusable = np.count_nonzero(~np.isfinite(norms) | (norms == 0))
-    if unusable:
-        raise FacegmError(
-            f"embeddings: zero, NaN or infinity in {unusable} of {len(norms)}, so they say nothing about identity; the "
-            "model is untrained, has collapsed or overflows"
-        )
+    usable = _have_direction(norms)
+    if not usable.all():
+        raise _without_direction(usable)
     return normalised(embeddings), norms
+
+
+def usable_embeddings(embeddings: Float32[np.ndarray, "faces dim"]) -> Bool[np.ndarray, " faces"]:
+    """Of each embedding whether it has a direction.
+
+    Raises:
+        FacegmError: none of several has one, so that the model is to blame.
+    """
+    usable = _have_direction(np.linalg.norm(embeddings, axis=1))
+    if len(usable) > 1 and not usable.any():
+        raise _without_direction(usable)
+    return usable
+
+
+def _have_direction(norms: Float32[np.ndarray, " faces"]) -> Bool[np.ndarray, " faces"]:
+    return np.asarray(np.isfinite(norms) & (norms > 0))
+
+
+def _without_direction(usable: Bool[np.ndarray, " faces"]) -> FacegmError:
+    return FacegmError(
+        f"embeddings: zero, NaN or infinity in {np.count_nonzero(~usable)} of {len(usable)}, so they say nothing about "
+        "identity; the model is untrained, has collapsed or overflows"
+    )

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import Literal, TypeVar, get_args, overload
 
@@ -18,7 +18,7 @@ from facegm.align.finder import FaceFinder, batches, decoded_ahead, is_alone
 from facegm.align.found_face import Face
 from facegm.align.networks import Runtime
 from facegm.data.ahead import done_together
-from facegm.embedding.aligned_embedder import AlignedFaceEmbedder, with_unit_length
+from facegm.embedding.aligned_embedder import AlignedFaceEmbedder, usable_embeddings, with_unit_length
 from facegm.embedding.calibration import Calibration
 from facegm.embedding.comparison import SAME_TO_ROUNDING, Comparison, FacePolicy, chosen_face, compared
 from facegm.embedding.embedding_network import EmbeddingNetwork
@@ -28,7 +28,7 @@ from facegm.embedding.model_file import embedder_file, read_calibration, read_li
 from facegm.embedding.onnx_file import OnnxFile, is_onnx
 from facegm.embedding.onnx_model import load_onnx
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
-from facegm.embedding.photo_faces import PhotoFaces, chosen_faces, find_faces
+from facegm.embedding.photo_faces import UNUSABLE, PhotoFaces, chosen_faces, find_faces
 from facegm.embedding.photos import Color, OpenedPhoto, PhotoLike, open_photo, opened
 from facegm.embedding.processes import OncePerProcess, compute_alone
 from facegm.embedding.trained_network import TrainedNetwork
@@ -98,18 +98,16 @@ class FaceEmbedder(AlignedFaceEmbedder):
         file = embedder_file(Path(path))
         there = device_of_model(file, device)
         if is_onnx(file):
-            network: EmbeddingNetwork = load_onnx(OnnxFile.read(file), preprocessing=preprocessing, device=there)
+            model: Path | OnnxFile = OnnxFile.read(file)
+            network: EmbeddingNetwork = load_onnx(model, preprocessing=preprocessing, device=there)
         elif preprocessing is not None:
             raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
         else:
-            network = TrainedNetwork.load(file, there)
-        return cls(
-            network,
-            read_calibration(file),
-            read_likelihood(file, false_alarm_rate),
-            detector=detector,
-            expected=expected,
-        )
+            model, network = file, TrainedNetwork.load(file, there)
+        calibration, likelihood = read_calibration(model), read_likelihood(model, false_alarm_rate)
+        if isinstance(model, OnnxFile):
+            model.forget_model()
+        return cls(network, calibration, likelihood, detector=detector, expected=expected)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -164,9 +162,10 @@ class FaceEmbedder(AlignedFaceEmbedder):
 
         Yields:
             What each photo shows, in their order; of one that cannot be read, or under a policy has no face or too
-            many, the reason.
+            many, or a face whose embedding says nothing, the reason.
 
         Raises:
+            FacegmError: the embeddings of all of several faces that went through the network together say nothing.
             TypeError: one photo in place of several.
         """
         work = partial(self._look_at, policy=policy, max_faces=max_faces)
@@ -214,13 +213,14 @@ class FaceEmbedder(AlignedFaceEmbedder):
             photos: see `PhotoLike`; or one array [photos, height, width, channels].
             color: order of the channels, where photos are arrays of them.
             on_missing: where no face is found, raise, embed the middle of the photo, or skip the photo. A photo that
-                cannot be read is skipped or raised too.
+                cannot be read, or whose embedding says nothing, is skipped or raised too.
 
         Returns:
             The embeddings; with "skip" those of the photos that have one, and of each photo whether it has.
 
         Raises:
-            FacegmError: unreadable photos, or photos without a face, all of them named.
+            FacegmError: unreadable photos, or photos without a face or a usable embedding, all of them named; or the
+                embeddings of all of several faces that went through the network together say nothing.
             TypeError: one photo in place of several.
         """
         if on_missing not in get_args(OnMissing):
@@ -322,8 +322,12 @@ class FaceEmbedder(AlignedFaceEmbedder):
             found = [photo.at_most(max_faces) for photo in found]
         if policy != "all":
             found = [photo.chosen(policy) for photo in found]
-        embedded = iter(self._embedded([face for photo in found for face in photo.faces]))
-        return [replace(photo, faces=tuple(islice(embedded, len(photo.faces)))) for photo in found]
+        faces = [face for photo in found for face in photo.faces]
+        raw = self.embed_aligned([face.chip for face in faces])
+        usable = usable_embeddings(raw)
+        some = iter(self._with_embeddings([*compress(faces, usable)], raw[usable]))
+        embedded = (next(some) if is_usable else None for is_usable in usable)
+        return [photo.with_embedded([*islice(embedded, len(photo.faces))]) for photo in found]
 
     def _embed_subjects(
         self, photos: list[OpenedPhoto], *, is_to_crop: bool
@@ -331,17 +335,26 @@ class FaceEmbedder(AlignedFaceEmbedder):
         """Embeddings of the photos that have one, of unit L2 norm; and of each photo why it has none, or None."""
         found = find_faces(self._finder.get(), photos)
         chips = [_subject(*both, is_to_crop=is_to_crop) for both in zip(photos, found, strict=True)]
-        embeddings, _ = with_unit_length(self.embed_aligned([chip for chip in chips if chip is not None]))
-        return embeddings, [
-            f"{photo.name}: {photo.message or _NO_FACE}" if chip is None else None
-            for photo, chip in zip(found, chips, strict=True)
-        ]
+        raw = self.embed_aligned([chip for chip in chips if chip is not None])
+        usable = usable_embeddings(raw)
+        is_usable, troubles = iter(usable), list[str | None]()
+        for photo, chip in zip(found, chips, strict=True):
+            trouble = photo.message or _NO_FACE if chip is None else None if next(is_usable) else UNUSABLE
+            troubles.append(None if trouble is None else f"{photo.name}: {trouble}")
+        return with_unit_length(raw[usable])[0], troubles
 
     def _embedded(self, faces: Sequence[Face]) -> list[Face]:
-        """The same faces with their embeddings, and with their likelihoods where there are any."""
+        """The same faces with their embeddings.
+
+        Raises:
+            FacegmError: some say nothing.
+        """
+        return self._with_embeddings(faces, self.embed_aligned([face.chip for face in faces]))
+
+    def _with_embeddings(self, faces: Sequence[Face], raw: Float32[np.ndarray, "faces dim"]) -> list[Face]:
+        """The same faces with these embeddings, and with their likelihoods where there are any."""
         if not faces:
             return []
-        raw = self.embed_aligned([face.chip for face in faces])
         embeddings, norms = with_unit_length(raw)
         embedded = [
             replace(face, embedding=embedding, norm=float(norm))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from facegm.align.networks import exact_convolutions
 from facegm.data.machine import has_fast_bfloat16
 from facegm.embedding.openvino_engine import OpenVinoEngine, is_installed
 from facegm.models.face_base import FaceNetwork
@@ -27,7 +28,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A copy of a network on its device; the products in bfloat16 on a CPU that is fast in it, else in float32."""
+    """A copy of a network on its device; products in bfloat16 on a CPU that is fast in it, else in whole float32."""
 
     def __init__(self, network: FaceNetwork) -> None:
         self._network = quick_copy(network)
@@ -36,7 +37,8 @@ class TorchEngine:
 
     def forward(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch dim"]:
         """See `Engine`."""
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._is_half):
+        half = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._is_half)
+        with exact_convolutions(self._device), half:
             return self._network.forward(images).float()
 
 

@@ -81,22 +81,25 @@ def export_embedder(
     return agreement
 
 
-def describe_outside_model(
-    model: Path, preprocessing: OnnxPreprocessing | str, output: Path, *, license_text: str | None = None
+def describe_onnx_model(
+    model: Path, preprocessing: OnnxPreprocessing | str | None, output: Path, *, license_text: str | None = None
 ) -> OnnxNetwork:
     """Write another program's ONNX model with what it takes to use it on a photo; its graph stays as it is.
 
+    So does the description of a model that has one, but for the licence.
+
     Args:
-        model: the file; one that says itself how faces are prepared for it is refused.
+        model: the file.
         preprocessing: see `facegm.embedding.onnx_model.load_onnx`.
         output: the file to write.
-        license_text: under which the weights may be used, as their owner states it.
+        license_text: under which the weights may be used, as their owner states it; None to leave that as it is.
 
     Raises:
         FacegmError: the model cannot be used.
     """
     network = load_onnx(OnnxFile.read(model), preprocessing=preprocessing)
-    network.file.described(description_of(network) | _license(license_text)).write(output)
+    description = network.file.description or description_of(network)
+    network.file.described(description | _license(license_text)).write(output)
     return load_onnx(OnnxFile.read(output))
 
 

@@ -160,34 +160,38 @@ def write_calibration(
     write_weights(path, tensors, description)
 
 
-def read_calibration(path: Path) -> Calibration | None:
+def read_calibration(embedder: Path | OnnxFile) -> Calibration | None:
     """The calibration of an exported embedder; None where it has not been calibrated.
+
+    Args:
+        embedder: its file, or an ONNX model that was read from one.
 
     Raises:
         FacegmError: the file is damaged, not an embedder, or has a calibration that this program cannot use.
     """
     try:
-        found = _description(path).get("calibration")
+        found = _description(embedder).get("calibration")
         return None if found is None else Calibration.from_json(found)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise FacegmError(f"{path}: this facegm cannot use the embedder's calibration ({error})") from error
+        raise FacegmError(f"{_path(embedder)}: this facegm cannot use the embedder's calibration ({error})") from error
 
 
-def read_likelihood(path: Path, false_alarm_rate: float | None = None) -> ClassLikelihood | None:
+def read_likelihood(embedder: Path | OnnxFile, false_alarm_rate: float | None = None) -> ClassLikelihood | None:
     """The likelihood that an exported embedder carries; None where it has no class means.
 
     So it is of other losses than the GM loss, of very many identities, and of earlier versions of facegm.
 
     Args:
-        path: the embedder's file.
+        embedder: its file, or an ONNX model that was read from one.
         false_alarm_rate: at which it is to judge faces; None for the usual one, see `usual_false_alarm_rate`.
 
     Raises:
         FacegmError: the file is damaged, not an embedder, or has thresholds that this program cannot use; or the rate
             is none that was measured.
     """
+    path = _path(embedder)
     try:
-        found = _description(path).get("likelihood", {})
+        found = _description(embedder).get("likelihood", {})
         means = means_from_json(found) if is_onnx(path) else read_tensor(path, _MEANS)
         thresholds = thresholds_from_json(found.get("thresholds", []))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -211,13 +215,17 @@ def _require(path: Path) -> None:
         raise FacegmError(f"{path}: no such model file; `facegm train` writes one at the end of a run")
 
 
-def _description(path: Path) -> dict[str, Any]:
+def _path(embedder: Path | OnnxFile) -> Path:
+    return embedder.path if isinstance(embedder, OnnxFile) else embedder
+
+
+def _description(embedder: Path | OnnxFile) -> dict[str, Any]:
     """What the file of an embedder says of it; nothing, of an ONNX model of another program.
 
     Raises:
         FacegmError: the file is damaged.
         TypeError, ValueError: it is another program's.
     """
-    if is_onnx(path):
-        return OnnxFile.read(path).description or {}
-    return dict(json.loads(read_description(path) or ""))
+    if isinstance(embedder, Path) and not is_onnx(embedder):
+        return dict(json.loads(read_description(embedder) or ""))
+    return (OnnxFile.read(embedder) if isinstance(embedder, Path) else embedder).description or {}

@@ -80,6 +80,10 @@ class OnnxFile:
             raise FacegmError(f"{self.path}: damaged or not an ONNX model (there is no graph)")
         return model
 
+    def forget_model(self) -> None:
+        """Free `model`, which holds the weights once more; it is parsed anew where it is asked for again."""
+        self.__dict__.pop("model", None)
+
     @cached_property
     def _fields(self) -> "list[_Field]":
         try:

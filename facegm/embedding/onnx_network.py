@@ -17,6 +17,7 @@ from facegm.embedding.embedding_network import ALIGNMENT, seen_as
 from facegm.embedding.engine import GPU_BATCH, PIXELS
 from facegm.embedding.onnx_file import OnnxFile
 from facegm.embedding.onnx_preprocessing import OnnxPreprocessing
+from facegm.embedding.processes import OncePerProcess, process_threads
 from facegm.errors import FacegmError
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,12 @@ class OnnxNetwork:
         contract: EmbeddingContract | None = None,
     ) -> None:
         self.file, self.side, self.device = file, side, torch.device(device)
-        self._label = label
-        engine = OnnxEngine(file, self.device)
+        self._label, self._parameters, self._takes_batches = label, file.parameters, True
+        self._begin()
+        engine = self._engine.get()
         self.names = engine.names
-        self.dim, self.takes_batches = self._looked_at(engine)
+        self.dim, self._takes_batches = self._looked_at(engine)
+        engine.takes_batches = self._takes_batches
         self.contract = contract or EmbeddingContract(
             weights=file.digest,
             preprocessing=preprocessing_digest({"preprocessing": asdict(side.crops), "alignment": ALIGNMENT}),
@@ -88,6 +91,7 @@ class OnnxNetwork:
             return self
         there = copy(self)
         there.device = device
+        there._begin()
         return there
 
     def describe(self) -> str:
@@ -98,7 +102,7 @@ class OnnxNetwork:
             if isinstance(crops, Preprocessing)
             else f"{size}x{size} pixels, mirror: {'sum' if crops.mirror else 'none'}"
         )
-        return f"{self._label}, {self.file.parameters:,} parameters, {self.dim} dimensions, {seen}"
+        return f"{self._label}, {self._parameters:,} parameters, {self.dim} dimensions, {seen}"
 
     def crops(self, faces: Iterable[UInt8[np.ndarray, "side side 3"]]) -> UInt8[np.ndarray, "batch crop crop 3"]:
         """See `EmbeddingNetwork`."""
@@ -106,7 +110,7 @@ class OnnxNetwork:
 
     def engine_for(self, faces: int, current: "OnnxEngine | None") -> "OnnxEngine":  # noqa: ARG002 - one for all
         """See `EmbeddingNetwork`."""
-        return current or OnnxEngine(self.file, self.device, takes_batches=self.takes_batches)
+        return current or self._engine.get()
 
     def embed(
         self, engine: "OnnxEngine", crops: UInt8[np.ndarray, "batch crop crop 3"], *, mirror: bool
@@ -121,6 +125,20 @@ class OnnxNetwork:
         if mirror and not self.side.adds_mirror:
             embeddings += engine.run(self.side.pixels.network_input(crops[:, :, ::-1]))
         return embeddings
+
+    def _begin(self) -> None:
+        """Begin with nothing that a process has to make for itself."""
+        self._engine = OncePerProcess(
+            lambda: OnnxEngine(self.file, self.device, takes_batches=self._takes_batches),
+            is_on_gpu=self.device.type == "cuda",
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_engine"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
 
     def _looked_at(self, engine: "OnnxEngine") -> tuple[int, bool]:
         """Embed two pictures of noise.
@@ -158,7 +176,7 @@ class OnnxEngine:
 
         self._path = file.path
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = process_threads()
         options.log_severity_level = 4  # what it would say comes in its exceptions
         providers = _providers(device)
         try:

@@ -21,6 +21,9 @@ class OnnxPreprocessing:
     """From faces on the usual five-point template to a model's input; the defaults are insightface's convention.
 
     The template of another size is insightface's of 112x112 pixels, multiplied, with pixel 0 where it is.
+
+    Equal settings are held alike, however they were written, since contracts are made of them: three equal numbers are
+    one.
     """
 
     size: int = 112
@@ -43,6 +46,7 @@ class OnnxPreprocessing:
             numbers = np.atleast_1d(getattr(self, name))
             if numbers.shape not in ((1,), (3,)) or not all(map(isfinite, numbers)):
                 raise ValueError(f"{name}: {getattr(self, name)}, must be a number, or one for each of three channels")
+            object.__setattr__(self, name, _as_one(numbers))
         if not np.all(self.scale):
             raise ValueError(f"scale: {self.scale}, must not be 0: pixels are divided by it")
         for name, allowed in (("color", ("rgb", "bgr")), ("layout", ("nchw", "nhwc"))):
@@ -99,6 +103,12 @@ def parse_preprocessing(text: str) -> OnnxPreprocessing:
         return OnnxPreprocessing(**settings)
     except ValueError as error:
         raise UsageError(f"preprocessing: {error}") from error
+
+
+def _as_one(numbers: np.ndarray) -> Numbers:
+    """One float, or of channels that differ three; a negative zero is zero."""
+    first, *others = (float(number) + 0.0 for number in numbers)
+    return first if others.count(first) == len(others) else (first, others[0], others[1])
 
 
 def _numbers(text: str) -> Numbers:

@@ -9,6 +9,8 @@ from facegm.embedding.comparison import FacePolicy, chosen_face
 from facegm.embedding.photos import OpenedPhoto
 from facegm.embedding.reasons import Reason, RefusedPhotoError
 
+UNUSABLE = "the embedding is zero, NaN or infinity, so it says nothing about identity; take another photo"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoFaces:
@@ -40,6 +42,13 @@ class PhotoFaces:
             return self
         message = f"{len(self.faces)} faces, of which at most {max_faces} are looked at; cut the photo"
         return replace(self, faces=(), reason=Reason.TOO_MANY_FACES, message=message)
+
+    def with_embedded(self, faces: Sequence[Face | None]) -> "PhotoFaces":
+        """The same with its faces as they were embedded; where one is None, for that failed, none and the reason."""
+        embedded = tuple(face for face in faces if face is not None)
+        if len(embedded) == len(faces):
+            return replace(self, faces=embedded)
+        return replace(self, faces=(), reason=Reason.UNUSABLE_EMBEDDING, message=UNUSABLE)
 
     def require_readable(self) -> None:
         """Raise RefusedPhotoError where the photo could not be looked at."""

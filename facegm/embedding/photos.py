@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from facegm.data.decoding import DecodedPhoto, TooLargePhotoError, decode_image
+from facegm.data.decoding import DecodedPhoto, TooLargePhotoError, decode_image, require_pixels
 from facegm.data.readers.photo import UnreadablePhotoError, read_file
 from facegm.embedding.reasons import Reason, RefusedPhotoError
 from facegm.errors import FacegmError, UsageError
@@ -49,7 +49,7 @@ def opened(photos: Iterable[PhotoLike], color: Color | None) -> Iterator[OpenedP
         TypeError: one photo in place of several; before anything is decoded.
         UsageError: another colour order; likewise.
     """
-    if isinstance(photos, str | bytes | os.PathLike | Image.Image) or hasattr(photos, "read"):
+    if isinstance(photos, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or hasattr(photos, "read"):
         raise TypeError("one photo, where this takes a list of photos; put a single one in brackets")
     if isinstance(photos, np.ndarray) and photos.ndim != 4:
         raise TypeError(
@@ -119,7 +119,7 @@ def _filled(content: bytes, otherwise: str) -> bytes:
 
 
 def _from_array(photo: np.ndarray, color: Color | None) -> DecodedPhoto:
-    """The pixels of an array, by the rules of `decode_image`."""
+    """The pixels of an array, by the rules of `decode_image`; a copy, for whoever gave it may fill it anew."""
     kind = f"array of {photo.dtype} and shape {photo.shape}"
     if photo.dtype not in (np.uint8, np.uint16):
         raise UnreadablePhotoError(
@@ -133,13 +133,14 @@ def _from_array(photo: np.ndarray, color: Color | None) -> DecodedPhoto:
         raise UnreadablePhotoError(
             f"{kind}, whose colour order is not said; give color='rgb', or color='bgr' of what cv2.imread returns"
         )
+    height, width = photo.shape[:2]
+    require_pixels(width, height)
     if photo.dtype == np.uint16:
         photo = (photo.astype(np.uint32) * 255 // 65535).astype(np.uint8)
     if color == "bgr" and photo.ndim == 3:
         photo = photo[:, :, [2, 1, 0, *range(3, photo.shape[2])]]
     if photo.ndim == 3 and photo.shape[2] == 3:
-        height, width = photo.shape[:2]
-        return DecodedPhoto(np.ascontiguousarray(photo), 1, (width, height))
+        return DecodedPhoto(np.array(photo, order="C"), 1, (width, height))
     return decode_image(Image.fromarray(np.ascontiguousarray(photo)))
 
 

@@ -23,6 +23,8 @@ class Reason(str, Enum):
     """The detector is not sure that it is a face."""
     ABNORMAL = "abnormal"
     """Unlike the faces of the training, by its likelihood."""
+    UNUSABLE_EMBEDDING = "unusable-embedding"
+    """The network makes zero, NaN or infinity of the face, which says nothing about identity."""
     NEARER_TO_ANOTHER = "nearer-to-another"
     """A sample that lies nearer to another person than to its own."""
     FAR_FROM_OWN = "far-from-own"

@@ -51,7 +51,7 @@ def export_checkpoint(file: Path, config: FaceRunConfig) -> Path:
     Raises:
         FacegmError: see `export_newest`.
     """
-    return _export(file.parent.parent, config, load_checkpoint(file))
+    return _export(file.resolve().parent.parent, config, load_checkpoint(file))
 
 
 def _export(run: Path, config: FaceRunConfig, state: dict[str, Any]) -> Path:

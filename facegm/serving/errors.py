@@ -26,6 +26,7 @@ STATUSES: dict[str, tuple[int, str]] = {
     Reason.FACE_TOO_SMALL.value: (422, "the face has too few pixels to be enrolled"),
     Reason.LOW_PROBABILITY.value: (422, "the detector is not sure enough that this is a face"),
     Reason.ABNORMAL.value: (422, "the face is unlike those that the model knows"),
+    Reason.UNUSABLE_EMBEDDING.value: (422, "the model makes of the face numbers that say nothing about identity"),
     "headers-too-large": (431, "the request's headers are longer than the server reads"),
     "internal": (500, "the server failed; its log says of what"),
     "busy": (503, "too many requests are in progress; come again after the seconds in Retry-After"),
@@ -34,7 +35,13 @@ STATUSES: dict[str, tuple[int, str]] = {
 """Of each code the HTTP status, and what it means."""
 OF_ALL = ("bad-request", "unauthorized", "foreign-site", "too-slow", "headers-too-large", "internal", "busy", "timeout")
 """The codes that any request can have."""
-OF_PHOTOS = (Reason.TOO_LARGE.value, Reason.UNREADABLE.value, "too-small", Reason.TOO_MANY_FACES.value)
+OF_PHOTOS = (
+    Reason.TOO_LARGE.value,
+    Reason.UNREADABLE.value,
+    "too-small",
+    Reason.TOO_MANY_FACES.value,
+    Reason.UNUSABLE_EMBEDDING.value,
+)
 """Those that any request with photos can have."""
 RETRY_SECONDS = 1
 """After which a client may come again that found the server busy."""

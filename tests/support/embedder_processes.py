@@ -50,6 +50,43 @@ def fork_while_a_thread_makes(folder: Path) -> None:
     may_end.set()
 
 
+def fork_and_make_in_two_threads(folder: Path) -> None:
+    """Fork with a value, which two threads ask for there; how many were made goes to the folder.
+
+    Until one of them has the value, the other does not get to know the process's number.
+    """
+    made: list[object] = []
+
+    def make() -> object:
+        made.append(object())
+        return made[-1]
+
+    once, is_made = OncePerProcess(make), threading.Event()
+    once.get()
+
+    def ask() -> None:
+        made.clear()
+        number, main = os.getpid(), threading.current_thread()
+        asked, found = threading.Event(), list[object]()
+
+        def slowly() -> int:
+            if threading.current_thread() is not main:
+                asked.set()
+                is_made.wait()
+            return number
+
+        os.getpid = slowly
+        other = threading.Thread(target=lambda: (found.append(once.get()), asked.set()))
+        other.start()
+        asked.wait()
+        found.append(once.get())
+        is_made.set()
+        other.join()
+        (folder / "child.txt").write_text(f"{len(made)} made, one for both: {found[0] is found[1]}")
+
+    _in_a_fork(ask)
+
+
 def _in_a_fork(work: Callable[[], object]) -> None:
     child = os.fork()
     if child == 0:
