@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from malformed_requests import Part, encoded, exchange, form, png_bomb, resized_jpeg
+from malformed_requests import Part, encoded, exchange, form, of_two_formats, png_bomb, resized_jpeg
 from PIL import Image
 from serving import BLUE, CALIBRATION, GREEN, RED, SquaresEmbedder, application, served, squares
 
@@ -155,6 +155,12 @@ def test_pixels_and_batches_are_bounded_by_what_is_asked_for() -> None:
         assert client.post("/v1/detect", files={"photo": squares(RED)}).status_code == 200
         assert error_of(client.post("/v1/detect", files={"photo": squares(RED, RED)})) == (413, "too-large")
         assert embedder.batches == [1], "what is refused by its header is not decoded"
+
+
+def test_a_file_of_two_formats_is_decoded_as_the_one_that_was_measured(client: TestClient) -> None:
+    """A photo that is small as a TIFF and huge as an FLI, which is not taken, is small."""
+    found = client.post("/v1/detect", files={"photo": of_two_formats(2000, 2000)}).json()
+    assert (found["width"], found["height"]) == (64, 64)
 
 
 def test_no_limit_is_above_what_is_decoded_at_full_size() -> None:

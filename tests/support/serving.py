@@ -21,7 +21,7 @@ from PIL import Image
 
 from facegm.align.face import FACE_SIZE, TEMPLATE
 from facegm.align.found_face import Face, FaceQuality
-from facegm.data.decoding import decode_photo
+from facegm.data.decoding import decode_image
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.calibration import Calibration, MatchThreshold
@@ -74,17 +74,17 @@ class SquaresEmbedder(FaceEmbedder):
         self.gate.set()
 
     def find_batch(  # type: ignore[override]
-        self, photos: Sequence[BinaryIO], *, max_faces: int
+        self, photos: Sequence[BinaryIO], *, max_faces: int, formats: Sequence[str]
     ) -> list[PhotoFaces]:
         """See `FaceEmbedder`."""
         self.batches.append(len(photos))
         self.on_disk += [bool(getattr(photo, "_rolled", False)) for photo in photos]
         self.gate.wait(20)
-        return [self._squares(photo).at_most(max_faces) for photo in photos]
+        return [self._squares(photo, formats).at_most(max_faces) for photo in photos]
 
-    def _squares(self, photo: BinaryIO) -> PhotoFaces:
+    def _squares(self, photo: BinaryIO, formats: Sequence[str]) -> PhotoFaces:
         try:
-            pixels = decode_photo(photo.read())
+            pixels = decode_image(photo.read(), formats).pixels
         except UnreadablePhotoError as error:
             return PhotoFaces(name="photo", faces=(), size=None, reason=Reason.UNREADABLE, message=str(error))
         _, _, found, _ = cv2.connectedComponentsWithStats((pixels.max(axis=2) > 0).astype(np.uint8))
