@@ -19,7 +19,7 @@ from facegm.serving.photos import digest_of_file
 from facegm.serving.service import FaceService
 
 Done = TypeVar("Done")
-Name = Annotated[str, Path(description="the person's: 1 to 200 printable characters", examples=["Ann"])]
+Name = Annotated[str, Path(description="the person's: 1 to 200 printable characters, no slash", examples=["Ann"])]
 UNKNOWN = Reason.UNKNOWN_PERSON.value
 OF_ENROLMENT = tuple(reason.value for reason in (Reason.ALREADY_ENROLLED, Reason.NEARER_TO_ANOTHER))
 MOST_PEOPLE = 100
