@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
-from serving import BLUE, GREEN, RED, SquaresEmbedder, application, squares
+from serving import BLUE, GREEN, RED, LocalClient, SquaresEmbedder, application, squares
 
 from facegm.gallery.gallery import Gallery
 
@@ -22,12 +21,12 @@ def gallery(tmp_path: Path, no_disk: None) -> Iterator[Gallery]:
 
 
 @pytest.fixture
-def client(gallery: Gallery) -> Iterator[TestClient]:
-    with TestClient(application(gallery=gallery)) as client:
+def client(gallery: Gallery) -> Iterator[LocalClient]:
+    with LocalClient(application(gallery=gallery)) as client:
         yield client
 
 
-def enroll(client: TestClient, name: str, photo: bytes, **data: str) -> Any:
+def enroll(client: LocalClient, name: str, photo: bytes, **data: str) -> Any:
     return client.post(f"/v1/people/{name}", files={"photo": photo}, data=data)
 
 
@@ -36,7 +35,7 @@ def error_of(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]
 
 
-def test_who_is_enrolled_is_listed_and_in_the_file(client: TestClient, gallery: Gallery) -> None:
+def test_who_is_enrolled_is_listed_and_in_the_file(client: LocalClient, gallery: Gallery) -> None:
     assert client.get("/v1/people").json() == {"people": []}
     first = enroll(client, "Ann", squares(RED)).json()
     second = enroll(client, "Ann", squares(REDDISH)).json()
@@ -49,7 +48,7 @@ def test_who_is_enrolled_is_listed_and_in_the_file(client: TestClient, gallery: 
     assert client.get("/v1/model").json()["gallery"] is True
 
 
-def test_search_names_the_nearest_people_and_how_far_they_are(client: TestClient) -> None:
+def test_search_names_the_nearest_people_and_how_far_they_are(client: LocalClient) -> None:
     for name, color in {"Ann": RED, "Bob": GREEN, "Cid": BLUE}.items():
         enroll(client, name, squares(color))
     found = client.post("/v1/search", files={"photo": squares(GREENISH, RED)}, data={"k": "2"}).json()
@@ -62,7 +61,7 @@ def test_search_names_the_nearest_people_and_how_far_they_are(client: TestClient
     assert (found["chosen"], len(found["faces"]), found["width"]) == (0, 2, 90)
 
 
-def test_who_is_removed_is_found_no_more(client: TestClient) -> None:
+def test_who_is_removed_is_found_no_more(client: LocalClient) -> None:
     first = enroll(client, "Ann", squares(RED)).json()["sample"]
     enroll(client, "Ann", squares(REDDISH))
     bob = enroll(client, "Bob", squares(GREEN)).json()["sample"]
@@ -76,7 +75,7 @@ def test_who_is_removed_is_found_no_more(client: TestClient) -> None:
     assert error_of(client.delete("/v1/people/Bob/samples/99")) == (404, "unknown-person")
 
 
-def test_enrolment_is_strict_unless_it_is_told_not_to_be(client: TestClient) -> None:
+def test_enrolment_is_strict_unless_it_is_told_not_to_be(client: LocalClient) -> None:
     enroll(client, "Ann", squares(RED))
     assert error_of(enroll(client, "Ann", squares(RED))) == (409, "already-enrolled")
     within = enroll(client, "Bob", squares(REDDISH))  # the model's threshold at a false-match rate of 0.001 is 0.5
@@ -98,29 +97,43 @@ def test_enrolment_is_strict_unless_it_is_told_not_to_be(client: TestClient) -> 
     ],
 )
 def test_photos_that_enrol_nobody(
-    client: TestClient, photo: bytes, data: dict[str, str], expected: tuple[int, str]
+    client: LocalClient, photo: bytes, data: dict[str, str], expected: tuple[int, str]
 ) -> None:
     assert error_of(enroll(client, "Ann", photo, **data)) == expected
     assert client.get("/v1/people").json() == {"people": []}
 
 
-def test_which_face_of_several_is_said_in_the_call(client: TestClient) -> None:
+def test_which_face_of_several_is_said_in_the_call(client: LocalClient) -> None:
     assert enroll(client, "Ann", squares(RED, GREEN)).status_code == 200
     only = client.post("/v1/search", files={"photo": squares(RED, GREEN)}, data={"policy": "only"})
     assert error_of(only) == (422, "several-faces")
 
 
-@pytest.mark.parametrize("name", ["x" * 201, "%00", "Ann%00", "Ann%0A", "%E2%80%AEAnn", "%20", "%20Ann", "Ann%1b[2J"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("x" * 201, "%00", "Ann%00", "Ann%0A", "%E2%80%AEAnn", "%20", "%20Ann", "Ann%1b[2J"),
+        *("%ff", "Ann%C3", "%EF%BF%BD", "a%2Fb", "a%2fb"),
+    ],
+)
 def test_names_that_are_none_are_refused_before_the_photo_is_looked_at(gallery: Gallery, name: str) -> None:
     embedder = SquaresEmbedder()
-    with TestClient(application(embedder, gallery=gallery)) as client:
+    with LocalClient(application(embedder, gallery=gallery)) as client:
         assert error_of(enroll(client, name, squares(RED))) == (400, "bad-request")
         assert error_of(client.delete(f"/v1/people/{name}")) == (400, "bad-request")
+        assert error_of(client.delete(f"/v1/people/{name}/samples/1")) == (400, "bad-request")
     assert not embedder.batches
 
 
+def test_a_slash_in_a_name_leads_to_no_other_address(client: LocalClient, gallery: Gallery) -> None:
+    sample = enroll(client, "Ann", squares(RED)).json()["sample"]
+    for name in (f"Ann%2Fsamples%2F{sample}", f"Ann/samples%2f{sample}"):
+        assert error_of(client.delete(f"/v1/people/{name}")) == (400, "bad-request")
+    assert gallery.people == {"Ann": 1}
+
+
 @pytest.mark.parametrize("name", ["..", "a\\b", "C:", "~root", "'; DROP TABLE people; --", "%s%n", "<b>", "名前"])
-def test_names_are_names_whatever_they_look_like(client: TestClient, name: str) -> None:
+def test_names_are_names_whatever_they_look_like(client: LocalClient, name: str) -> None:
     from urllib.parse import quote
 
     assert enroll(client, quote(name, safe="").replace("..", "%2e%2e"), squares(RED)).json()["name"] == name
@@ -128,7 +141,7 @@ def test_names_are_names_whatever_they_look_like(client: TestClient, name: str) 
 
 
 def test_without_a_gallery_there_are_no_people() -> None:
-    with TestClient(application()) as client:
+    with LocalClient(application()) as client:
         for answer in (
             client.get("/v1/people"),
             enroll(client, "Ann", squares(RED)),

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import uvicorn
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from facegm.align.face import FACE_SIZE, TEMPLATE
@@ -125,11 +126,10 @@ def application(
     limits: Limits | None = None,
     keep: Path | None = None,
     key: str | None = None,
-    is_local: bool = False,
 ) -> FastAPI:
     """An application as `facegm serve` makes it."""
     service = FaceService(embedder or SquaresEmbedder(), gallery, limits or Limits(), keep)
-    return create_app(service, key=key, is_local=is_local)
+    return create_app(service, key=key)
 
 
 def save_model(path: Path) -> None:
@@ -138,6 +138,13 @@ def save_model(path: Path) -> None:
     config, preprocessing = FaceModelConfig(width=0.1, embedding_dim=24), Preprocessing(face_size=64, crop_size=48)
     alignment = {"size": FACE_SIZE, "template": TEMPLATE.tolist()}
     save_embedder(path, build_face_network(config, 48), config, preprocessing, alignment)
+
+
+class LocalClient(TestClient):
+    """Asks an application as programs of this machine do: by its number, for without a key it takes no other name."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(app, base_url="http://127.0.0.1:8000")
 
 
 @contextmanager
