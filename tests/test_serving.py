@@ -1,25 +1,38 @@
 """The HTTP interface: what each address answers, whom and what it refuses, and what it keeps and says."""
 
+import asyncio
 import base64
 import hashlib
 import io
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from malformed_requests import Part, encoded, exchange, form, of_two_formats, png_bomb, resized_jpeg
+from malformed_requests import (
+    BOUNDARY,
+    Part,
+    encoded,
+    exchange,
+    form,
+    form_body,
+    of_two_formats,
+    png_bomb,
+    resized_jpeg,
+)
 from PIL import Image
 from serving import BLUE, CALIBRATION, GREEN, RED, LocalClient, SquaresEmbedder, application, served, squares
 
 from facegm.data.decoding import MAX_PIXELS
 from facegm.errors import UsageError
 from facegm.serving.errors import STATUSES
+from facegm.serving.guard import FORM_BYTES, MAX_PHOTOS
 from facegm.serving.limits import LARGEST_PIXELS, Limits
 
 DARK_RED = (220, 60, 0)
@@ -139,16 +152,28 @@ def test_bytes_of_a_photo_and_of_a_request_are_bounded() -> None:
         assert error_of(client.post("/v1/detect", files={"photo": photo + b"\0"})) == (413, "too-large")
         stated = client.post("/v1/detect", files={"photo": bytes(200_000)})
         assert error_of(stated) == (413, "too-large")
-        sent = 0
 
-        def unstated() -> Iterator[bytes]:
-            nonlocal sent
-            while sent < 2**20:
-                sent += 2**14
-                yield bytes(2**14)
 
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        assert client.post("/v1/detect", content=unstated(), headers=headers).status_code in (400, 413)
+def test_a_request_that_does_not_state_its_length_is_ended_where_it_grows_too_long() -> None:
+    """No more of it is read, though the photo alone would be refused once all of it had come."""
+    app, part, sent = application(limits=Limits(max_bytes=2**14)), 2**12, 0
+    body = form_body([Part("photo", bytes(2**20))])
+
+    async def unstated() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for start in range(0, len(body), part):
+            sent += part
+            yield body[start : start + part]
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.post("/v1/detect", content=unstated(), headers=headers)
+
+    assert error_of(asyncio.run(ask())) == (413, "too-large")
+    most = MAX_PHOTOS * 2**14 + FORM_BYTES
+    assert most < sent <= most + part
 
 
 def test_pixels_and_batches_are_bounded_by_what_is_asked_for() -> None:
