@@ -58,7 +58,35 @@ def test_search_names_the_nearest_people_and_how_far_they_are(client: LocalClien
     for match, distance in zip(found["matches"], expected.values(), strict=True):
         assert match["distance"] == pytest.approx(distance, abs=1e-6)
         assert match["probability"] == pytest.approx(1 / (1 + np.exp(-(6 - 8 * distance))))
+        assert match["same"] is bool(distance < 0.5)
+    assert found["threshold"] == 0.5, "the model's, of a false-match rate of 0.001"
     assert (found["chosen"], len(found["faces"]), found["width"]) == (0, 2, 90)
+
+
+def test_search_decides_at_the_rate_and_the_prior_that_are_asked_for(client: LocalClient) -> None:
+    enroll(client, "Bob", squares(GREEN))
+    photo, distance = squares((100, 150, 0)), float(np.linalg.norm(np.array([100, 150]) / np.hypot(100, 150) - [0, 1]))
+    for rate, threshold in ((0.001, 0.5), (0.1, 1.0)):
+        data = {"false_match_rate": str(rate), "prior": "0.01"}
+        found = client.post("/v1/search", files={"photo": photo}, data=data).json()
+        (match,) = found["matches"]
+        assert (found["threshold"], match["same"]) == (threshold, distance < threshold)
+        assert match["probability"] == pytest.approx(1 / (1 + np.exp(-(6 - 8 * distance + np.log(0.01 / 0.99)))))
+
+
+@pytest.mark.parametrize(("field", "value"), [("false_match_rate", "0.3"), ("prior", "1"), ("prior", "nan")])
+def test_search_refuses_what_it_cannot_decide_by(client: LocalClient, field: str, value: str) -> None:
+    answer = client.post("/v1/search", files={"photo": squares(RED)}, data={field: value})
+    assert error_of(answer) == (400, "bad-request")
+
+
+def test_a_model_without_calibration_gives_no_verdict(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.CALIBRATION", None)
+    with LocalClient(application(gallery=gallery)) as client:
+        assert client.post("/v1/search", files={"photo": squares(RED)}).json()["threshold"] is None
+        enroll(client, "Ann", squares(RED))
+        (match,) = client.post("/v1/search", files={"photo": squares(REDDISH)}).json()["matches"]
+    assert (match["same"], match["probability"]) == (None, None)
 
 
 def test_who_is_removed_is_found_no_more(client: LocalClient) -> None:
