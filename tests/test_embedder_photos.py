@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from malformed_requests import of_two_formats
 from PIL import Image
 
 from facegm.embedding import photos as photos_module
@@ -47,6 +48,19 @@ def refusal_of(photo: Any, color: Color | None = "rgb") -> str:
 
 
 # ------------------------------------------------------------------------------------------------- what is taken
+
+
+def test_a_file_of_two_formats_is_what_the_formats_say(tmp_path: Path) -> None:
+    """Else a photo could be measured as one, and decoded as another."""
+    path = tmp_path / "photo.tif"
+    path.write_bytes(of_two_formats(300, 200))
+    with path.open("rb") as file:
+        kinds: list[PhotoLike] = [path, path.read_bytes(), file]
+        for found in opened(kinds, None, ("HEIF", "JPEG", "TIFF")):
+            assert pixels_of(found).shape == (64, 64, 3)
+    assert pixels_of(open_photo(path, None)).shape == (200, 300, 3)
+    [neither] = opened([path], None, ["JPEG"])
+    assert neither.refusal is not None
 
 
 def test_files_and_pictures_give_the_pixels_of_the_file(tmp_path: Path) -> None:

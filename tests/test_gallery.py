@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.reasons import Reason
-from facegm.errors import FacegmError
+from facegm.errors import FacegmError, UsageError
 from facegm.gallery import file as file_module
 from facegm.gallery.enrolment import NewSample
 from facegm.gallery.file import GalleryFile, UnknownPersonError
@@ -225,6 +225,21 @@ def test_embeddings_that_are_none_are_refused(embeddings: np.ndarray, message: s
 def test_names_that_are_none_are_refused(name: str, tmp_path: Path) -> None:
     with new_gallery(tmp_path) as gallery, pytest.raises(FacegmError, match="expected 1 to 200 printable characters"):
         gallery.enroll(name, drawn(0))
+
+
+@pytest.mark.parametrize("name", ["a/b", "/", "Ann/samples/1", "\N{REPLACEMENT CHARACTER}"])
+def test_a_name_can_be_part_of_an_address(name: str, tmp_path: Path) -> None:
+    """Servers decode `%2F` before they look whom an address names, and bytes that are no text to U+FFFD."""
+    with new_gallery(tmp_path) as gallery:
+        gallery.enroll("Ann", drawn(0))
+        for way in (
+            gallery.remove,
+            lambda name: gallery.rename("Ann", name),
+            lambda name: gallery.enroll(name, drawn(1)),
+        ):
+            with pytest.raises(UsageError, match="no slash"):
+                way(name)
+        assert gallery.people == {"Ann": 1}
 
 
 def test_one_name_in_two_unicode_forms_is_one_person(tmp_path: Path) -> None:

@@ -135,6 +135,15 @@ def test_photos_of_one_person_by_name(
     assert run(capsys, "gallery", gallery, "list")["people"] == [{"name": "Ann Lee", "samples": 3}]
 
 
+def test_a_name_with_a_slash_is_refused(
+    tmp_path: Path, embedder: DrawnEmbedder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = write_photos(tmp_path, {"1.jpg": "Ann 1"}) / "1.jpg"
+    into = ["--gallery", str(tmp_path / "people.gallery"), "--model", "m"]
+    assert main(["enroll", str(photo), *into, "--name", "a/b"]) == 2
+    assert "'a/b': a name holds no slash" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("policy", "name", "reason"),
     [("largest-central", "Ann", None), ("largest", "Bob", None), ("only", None, "several-faces")],

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embedders import save_small_embedder
-from fastapi.testclient import TestClient
 from onnx_models import write_outside_model
+from serving import LocalClient
 
 from facegm import FaceEmbedder
 from facegm.cli import main
@@ -94,7 +94,7 @@ def test_galleries_are_kept_apart_by_model_and_shared_with_an_export(
 def test_a_server_takes_it(model: Path, people: Path) -> None:
     embedder = FaceEmbedder.load(model, device="cpu")
     a, b = (sorted(person.iterdir())[0] for person in sorted(people.iterdir()))
-    with TestClient(create_app(FaceService(embedder, None, Limits(), None), key=None, is_local=False)) as client:
+    with LocalClient(create_app(FaceService(embedder, None, Limits(), None), key=None)) as client:
         assert client.get("/v1/model").json()["contract"] == embedder.contract.to_json()
         photos = {"photo_a": a.read_bytes(), "photo_b": b.read_bytes()}
         said = client.post("/v1/verify", files=photos).json()

@@ -49,7 +49,7 @@ def page(browser: Browser, tmp_path: Path) -> Iterator[Browser]:
     embedder = CalibratedSquares(MEASURED)
     with (
         Gallery.create(tmp_path / "people.gallery", embedder.contract) as gallery,
-        served(application(embedder, gallery=gallery, is_local=True)) as port,
+        served(application(embedder, gallery=gallery)) as port,
     ):
         browser.said.clear()
         browser.requested.clear()

@@ -1,34 +1,49 @@
 """The HTTP interface: what each address answers, whom and what it refuses, and what it keeps and says."""
 
+import asyncio
 import base64
 import hashlib
 import io
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
-from malformed_requests import Part, encoded, exchange, form, png_bomb, resized_jpeg
+from malformed_requests import (
+    BOUNDARY,
+    Part,
+    encoded,
+    exchange,
+    form,
+    form_body,
+    of_two_formats,
+    png_bomb,
+    resized_jpeg,
+)
 from PIL import Image
-from serving import BLUE, CALIBRATION, GREEN, RED, SquaresEmbedder, application, served, squares
+from serving import BLUE, CALIBRATION, GREEN, RED, LocalClient, SquaresEmbedder, application, served, squares
 
 from facegm.data.decoding import MAX_PIXELS
 from facegm.errors import UsageError
 from facegm.serving.errors import STATUSES
+from facegm.serving.guard import FORM_BYTES, MAX_PHOTOS
 from facegm.serving.limits import LARGEST_PIXELS, Limits
 
 DARK_RED = (220, 60, 0)
+OF_OTHER_ORIGINS = tuple(
+    {"Origin": origin} for origin in ("http://evil.example", "http://127.0.0.1:3000", "http://127.0.0.1", "null", "")
+)
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[TestClient]:
-    with TestClient(application()) as client:
+def client() -> Iterator[LocalClient]:
+    with LocalClient(application()) as client:
         yield client
 
 
@@ -37,7 +52,7 @@ def error_of(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]
 
 
-def test_health_and_model(client: TestClient) -> None:
+def test_health_and_model(client: LocalClient) -> None:
     assert client.get("/v1/health").json() == {"status": "ok"}
     model = client.get("/v1/model").json()
     embedder = SquaresEmbedder()
@@ -48,7 +63,7 @@ def test_health_and_model(client: TestClient) -> None:
     assert model["gallery"] is False
 
 
-def test_detect_tells_all_faces_and_none_is_a_success(client: TestClient) -> None:
+def test_detect_tells_all_faces_and_none_is_a_success(client: LocalClient) -> None:
     found = client.post("/v1/detect", files={"photo": squares(RED, BLUE)}).json()
     assert (found["width"], found["height"]) == (90, 50)
     assert [face["box"] for face in found["faces"]] == [[10, 10, 40, 40], [50, 10, 80, 40]]
@@ -58,7 +73,7 @@ def test_detect_tells_all_faces_and_none_is_a_success(client: TestClient) -> Non
     assert client.post("/v1/detect", files={"photo": squares()}).json() == {"width": 50, "height": 50, "faces": []}
 
 
-def test_embed_adds_embeddings_and_chips_come_where_they_are_asked_for(client: TestClient) -> None:
+def test_embed_adds_embeddings_and_chips_come_where_they_are_asked_for(client: LocalClient) -> None:
     found = client.post("/v1/embed?chips=true", files={"photo": squares(RED, DARK_RED)}).json()
     expected = np.array(DARK_RED) / np.linalg.norm(DARK_RED)
     np.testing.assert_allclose(found["faces"][1]["embedding"], expected, atol=1e-6)
@@ -68,7 +83,7 @@ def test_embed_adds_embeddings_and_chips_come_where_they_are_asked_for(client: T
     np.testing.assert_array_equal(chip, np.full((128, 128, 3), DARK_RED, np.uint8))
 
 
-def test_verify_compares_by_the_models_own_threshold(client: TestClient) -> None:
+def test_verify_compares_by_the_models_own_threshold(client: LocalClient) -> None:
     photos = {"photo_a": squares(RED, GREEN), "photo_b": squares(DARK_RED)}
     found = client.post("/v1/verify", files=photos).json()
     distance = float(np.linalg.norm(np.array([1, 0, 0]) - np.array(DARK_RED) / np.linalg.norm(DARK_RED)))
@@ -101,7 +116,7 @@ def test_verify_compares_by_the_models_own_threshold(client: TestClient) -> None
     ],
 )
 def test_verify_says_what_is_wrong_and_with_which_photo(
-    client: TestClient, photo_a: bytes, photo_b: bytes, data: dict[str, str], expected: tuple[int, str], named: str
+    client: LocalClient, photo_a: bytes, photo_b: bytes, data: dict[str, str], expected: tuple[int, str], named: str
 ) -> None:
     answer = client.post("/v1/verify", files={"photo_a": photo_a, "photo_b": photo_b}, data=data)
     assert error_of(answer) == expected
@@ -125,36 +140,54 @@ def test_verify_says_what_is_wrong_and_with_which_photo(
     ],
 )
 def test_photos_that_cannot_be_taken_are_refused_with_a_reason(
-    client: TestClient, photo: bytes, expected: tuple[int, str]
+    client: LocalClient, photo: bytes, expected: tuple[int, str]
 ) -> None:
     assert error_of(client.post("/v1/detect", files={"photo": photo})) == expected
 
 
 def test_bytes_of_a_photo_and_of_a_request_are_bounded() -> None:
     photo = squares(RED)
-    with TestClient(application(limits=Limits(max_bytes=len(photo)))) as client:
+    with LocalClient(application(limits=Limits(max_bytes=len(photo)))) as client:
         assert client.post("/v1/detect", files={"photo": photo}).status_code == 200
         assert error_of(client.post("/v1/detect", files={"photo": photo + b"\0"})) == (413, "too-large")
         stated = client.post("/v1/detect", files={"photo": bytes(200_000)})
         assert error_of(stated) == (413, "too-large")
-        sent = 0
 
-        def unstated() -> Iterator[bytes]:
-            nonlocal sent
-            while sent < 2**20:
-                sent += 2**14
-                yield bytes(2**14)
 
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        assert client.post("/v1/detect", content=unstated(), headers=headers).status_code in (400, 413)
+def test_a_request_that_does_not_state_its_length_is_ended_where_it_grows_too_long() -> None:
+    """No more of it is read, though the photo alone would be refused once all of it had come."""
+    app, part, sent = application(limits=Limits(max_bytes=2**14)), 2**12, 0
+    body = form_body([Part("photo", bytes(2**20))])
+
+    async def unstated() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for start in range(0, len(body), part):
+            sent += part
+            yield body[start : start + part]
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.post("/v1/detect", content=unstated(), headers=headers)
+
+    assert error_of(asyncio.run(ask())) == (413, "too-large")
+    most = MAX_PHOTOS * 2**14 + FORM_BYTES
+    assert most < sent <= most + part
 
 
 def test_pixels_and_batches_are_bounded_by_what_is_asked_for() -> None:
     embedder = SquaresEmbedder()
-    with TestClient(application(embedder, limits=Limits(max_pixels=50 * 50, max_faces=1))) as client:
+    with LocalClient(application(embedder, limits=Limits(max_pixels=50 * 50, max_faces=1))) as client:
         assert client.post("/v1/detect", files={"photo": squares(RED)}).status_code == 200
         assert error_of(client.post("/v1/detect", files={"photo": squares(RED, RED)})) == (413, "too-large")
         assert embedder.batches == [1], "what is refused by its header is not decoded"
+
+
+def test_a_file_of_two_formats_is_decoded_as_the_one_that_was_measured(client: LocalClient) -> None:
+    """A photo that is small as a TIFF and huge as an FLI, which is not taken, is small."""
+    found = client.post("/v1/detect", files={"photo": of_two_formats(2000, 2000)}).json()
+    assert (found["width"], found["height"]) == (64, 64)
 
 
 def test_no_limit_is_above_what_is_decoded_at_full_size() -> None:
@@ -167,7 +200,7 @@ def test_a_full_server_says_when_to_come_again_and_clients_photos_are_looked_at_
     embedder = SquaresEmbedder()
     embedder.gate.clear()
     with (
-        TestClient(application(embedder, limits=Limits(max_requests=4, max_batch=3))) as client,
+        LocalClient(application(embedder, limits=Limits(max_requests=4, max_batch=3))) as client,
         ThreadPoolExecutor(8) as clients,
     ):
         asked = [clients.submit(client.post, "/v1/detect", files={"photo": squares(RED)}) for _ in range(8)]
@@ -185,7 +218,7 @@ def test_a_full_server_says_when_to_come_again_and_clients_photos_are_looked_at_
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
     embedder = SquaresEmbedder()
     embedder.gate.clear()
-    with TestClient(application(embedder, limits=Limits(timeout=2))) as client:
+    with LocalClient(application(embedder, limits=Limits(timeout=2))) as client:
         assert error_of(client.post("/v1/detect", files={"photo": squares(RED)})) == (503, "timeout")
         embedder.gate.set()
         assert client.post("/v1/detect", files={"photo": squares(RED)}).status_code == 200
@@ -196,7 +229,7 @@ def test_a_failure_of_the_server_is_told_without_its_inside(caplog: pytest.LogCa
         def find_batch(self, photos: Any, **_: Any) -> Any:  # noqa: ARG002
             raise RuntimeError("secret")
 
-    with TestClient(application(Broken())) as client:
+    with LocalClient(application(Broken())) as client:
         answer = client.post("/v1/detect", files={"photo": squares(RED)})
     assert error_of(answer) == (500, "internal")
     assert "secret" not in answer.text
@@ -216,13 +249,13 @@ def test_a_failure_of_the_server_is_told_without_its_inside(caplog: pytest.LogCa
         ("GET", "/v1/detect/", (404, "not-found")),
     ],
 )
-def test_wrong_addresses_and_methods(client: TestClient, method: str, address: str, expected: tuple[int, str]) -> None:
+def test_wrong_addresses_and_methods(client: LocalClient, method: str, address: str, expected: tuple[int, str]) -> None:
     assert error_of(client.request(method, address)) == expected
 
 
 def test_the_key_is_asked_for_before_a_body_is_read() -> None:
     embedder = SquaresEmbedder()
-    with TestClient(application(embedder, key="s3cret")) as client:
+    with LocalClient(application(embedder, key="s3cret")) as client:
         for headers in ({}, {"X-API-Key": "S3cret"}, {"X-API-Key": "s3cret "[:-2]}, {"X-API-Key": b"s3cret\xff"}):
             assert error_of(client.get("/v1/model", headers=headers)) == (401, "unauthorized")  # type: ignore[arg-type]
             answer = client.post("/v1/detect", content=b"no form", headers=headers)  # type: ignore[arg-type]
@@ -233,17 +266,35 @@ def test_the_key_is_asked_for_before_a_body_is_read() -> None:
 
 
 def test_pages_of_other_sites_may_not_send_requests() -> None:
-    with TestClient(application(is_local=True), base_url="http://127.0.0.1:8000") as client:
+    with LocalClient(application()) as client:
         assert client.get("/v1/model").status_code == 200
         assert client.get("/v1/model", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
-        assert client.get("/v1/model", headers={"Host": "[::1]:80"}).status_code == 200
-        for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Host": "evil.example"}, {"Host": "[::1"}, {"Host": ""}):
-            assert error_of(client.get("/v1/model", headers=headers)) == (403, "foreign-site")
-    with TestClient(application(is_local=True, key="key")) as client:  # as behind a proxy
-        assert client.get("/v1/model", headers={"Host": "faces.example", "X-API-Key": "key"}).status_code == 200
+        for host in ("[::1]:80", "localhost", "LOCALHOST:8000", "192.168.1.9:8000", "[fe80::1]"):
+            for more in ({}, {"Origin": f"http://{host}"}):
+                assert client.get("/v1/model", headers={"Host": host, **more}).status_code == 200, host
+        for host in ("evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example", "[::1", "", "0"):
+            assert error_of(client.get("/v1/model", headers={"Host": host})) == (403, "foreign-site"), host
+        for headers in ({"Sec-Fetch-Site": "cross-site"}, *OF_OTHER_ORIGINS):
+            assert error_of(client.get("/v1/model", headers=headers)) == (403, "foreign-site"), headers
+    with LocalClient(application(key="key")) as client:  # as behind a proxy
+        named = {"Host": "faces.example", "X-API-Key": "key"}
+        for more in ({}, {"Origin": "https://faces.example"}):
+            assert client.get("/v1/model", headers=named | more).status_code == 200
+        for more in OF_OTHER_ORIGINS:
+            assert error_of(client.get("/v1/model", headers=named | more)) == (403, "foreign-site")
 
 
-def test_pages_load_nothing_of_others(client: TestClient) -> None:
+def test_the_form_of_another_site_reaches_no_server_of_the_local_network() -> None:
+    """To a plain http address a browser says of a page no more than its origin."""
+    embedder = SquaresEmbedder()
+    with LocalClient(application(embedder)) as client:
+        headers = {"Host": "192.168.1.9:8000", "Origin": "http://evil.example"}
+        foreign = client.post("/v1/detect", files={"photo": squares(RED)}, headers=headers)
+    assert error_of(foreign) == (403, "foreign-site")
+    assert not embedder.batches
+
+
+def test_pages_load_nothing_of_others(client: LocalClient) -> None:
     for address in ("/", "/docs"):
         answer = client.get(address)
         assert answer.headers["Content-Type"].startswith("text/html")
@@ -260,7 +311,7 @@ def test_pages_load_nothing_of_others(client: TestClient) -> None:
     assert "style=" not in answer.text, "the policy lets no style in but that one"
 
 
-def test_every_operation_has_examples_and_its_errors(client: TestClient) -> None:
+def test_every_operation_has_examples_and_its_errors(client: LocalClient) -> None:
     described = client.get("/openapi.json").json()
     documents = client.get("/docs").text
     for address, operations in described["paths"].items():
@@ -279,10 +330,10 @@ def test_every_operation_has_examples_and_its_errors(client: TestClient) -> None
 
 def test_photos_are_kept_only_where_that_is_asked_for(tmp_path: Path) -> None:
     photo = squares(RED)
-    with TestClient(application()) as client:
+    with LocalClient(application()) as client:
         client.post("/v1/detect", files={"photo": ("../ann.png", photo)})
     assert not list(tmp_path.iterdir())
-    with TestClient(application(keep=tmp_path)) as client:
+    with LocalClient(application(keep=tmp_path)) as client:
         for _ in range(2):
             client.post("/v1/detect", files={"photo": ("../ann.png", photo)})
         client.post("/v1/detect", files={"photo": b"no photo"})
@@ -293,7 +344,7 @@ def test_photos_are_kept_only_where_that_is_asked_for(tmp_path: Path) -> None:
 
 def test_the_log_tells_neither_names_nor_photos(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with TestClient(application()) as client:
+    with LocalClient(application()) as client:
         client.post("/v1/detect", files={"photo": ("ann.png", squares(RED))})
         client.get("/v1/nobody-knows/Ann%20Smith?name=Ann")
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("facegm")]
@@ -321,7 +372,7 @@ def test_a_large_photo_waits_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> Non
     Image.fromarray(noise).save(file, "PNG", compress_level=0)
     assert len(file.getvalue()) > 2**20
     embedder = SquaresEmbedder()
-    with TestClient(application(embedder, limits=Limits(max_faces=10**6))) as client:
+    with LocalClient(application(embedder, limits=Limits(max_faces=10**6))) as client:
         found = client.post("/v1/detect", files={"photo": file.getvalue()}).json()
         assert (found["width"], found["height"]) == (700, 700)
     assert embedder.on_disk == [True]

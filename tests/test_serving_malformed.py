@@ -21,7 +21,7 @@ CLIENTS = 4
 def port(tmp_path: Path, no_disk: None) -> Iterator[int]:
     with (
         Gallery.create(tmp_path / "people.gallery", SquaresEmbedder().contract) as gallery,
-        served(application(gallery=gallery, is_local=True)) as port,
+        served(application(gallery=gallery)) as port,
     ):
         yield port
 

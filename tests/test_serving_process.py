@@ -70,7 +70,7 @@ def test_a_model_is_served_until_sigterm_which_finishes_what_was_begun(
 def test_the_key_of_the_environment_is_asked_for(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for wrong in ("", " ", "k\u00e9y", "a\nb"):
+    for wrong in ("", " ", "k\u00e9y", "a\nb", " k3y", "k3y ", "\u00a0k3y"):
         monkeypatch.setenv("FACEGM_API_KEY", wrong)
         assert main(["serve", str(model), "--port", "0"]) == 2
         assert "FACEGM_API_KEY" in capsys.readouterr().err

@@ -83,6 +83,9 @@ def _key(given: str | None) -> str | None:
     Raises:
         UsageError: it is one that no header can hold.
     """
-    if given is not None and (not given.isascii() or not given.isprintable() or not given.strip()):
-        raise UsageError(f"{KEY_VARIABLE}: must be printable ASCII characters, not empty; unset it to ask for no key")
+    if given is not None and (not given.isascii() or not given.isprintable() or given != given.strip() or not given):
+        raise UsageError(
+            f"{KEY_VARIABLE}: must be printable ASCII characters, not empty, with no space at either end, which HTTP "
+            "strips; unset it to ask for no key"
+        )
     return given

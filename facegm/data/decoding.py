@@ -126,8 +126,7 @@ def read_size(file: BinaryIO, formats: Sequence[str]) -> tuple[int, int]:
     """
     register_formats()
     try:
-        known = [name for name in formats if name in Image.OPEN]
-        with _decoder_warnings, Image.open(file, formats=known) as image:
+        with _decoder_warnings, Image.open(file, formats=_known(formats)) as image:
             return image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error
@@ -142,7 +141,7 @@ def decode(data: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
     return decode_image(data)[:2]
 
 
-def decode_image(source: bytes | Image.Image) -> DecodedPhoto:
+def decode_image(source: bytes | Image.Image, formats: Sequence[str] | None = None) -> DecodedPhoto:
     """Decode a photo to RGB, 0 to 255, upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted, transparency is laid over white, and of an animation the
@@ -151,15 +150,17 @@ def decode_image(source: bytes | Image.Image) -> DecodedPhoto:
     Args:
         source: the content of a file, or a picture that Pillow has opened; of an animation its present frame. Such a
             picture stays as it is, so that none is decoded at reduced size.
+        formats: Pillow's names of the formats that a file may have, as `read_size` was given them: bytes can be a photo
+            of one size in one format, and of another size in another. None for all.
 
     Raises:
         TooLargePhotoError: not JPEG, or opened already, and above `MAX_PIXELS`.
-        UnreadablePhotoError: the data are truncated or not an image.
+        UnreadablePhotoError: the data are truncated or not an image of these formats.
     """
     register_formats()
     try:
         with _decoder_warnings:
-            pixels, orientation, reduction, size = _decoded(source)
+            pixels, orientation, reduction, size = _decoded(source, formats)
     except UnreadablePhotoError:
         raise
     except MemoryError:
@@ -176,12 +177,14 @@ def decode_image(source: bytes | Image.Image) -> DecodedPhoto:
     return DecodedPhoto(np.ascontiguousarray(turn(pixels)), reduction, size[::-1] if orientation >= 5 else size)
 
 
-def _decoded(source: bytes | Image.Image) -> tuple[UInt8[np.ndarray, "height width 3"], int, int, tuple[int, int]]:
+def _decoded(
+    source: bytes | Image.Image, formats: Sequence[str] | None
+) -> tuple[UInt8[np.ndarray, "height width 3"], int, int, tuple[int, int]]:
     """The pixels as they are stored, their EXIF orientation, the reduction and the size before it.
 
     Pillow's own copies end here.
     """
-    with nullcontext(source) if isinstance(source, Image.Image) else _opened(source) as image:
+    with nullcontext(source) if isinstance(source, Image.Image) else _opened(source, formats) as image:
         size = image.size
         if image is source:
             require_pixels(*size)
@@ -195,11 +198,15 @@ def _decoded(source: bytes | Image.Image) -> tuple[UInt8[np.ndarray, "height wid
         return pixels, _orientation(image), reduction, size
 
 
-def _opened(data: bytes) -> Image.Image:
+def _known(formats: Sequence[str]) -> list[str]:
+    return [name for name in formats if name in Image.OPEN]
+
+
+def _opened(data: bytes, formats: Sequence[str] | None) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=None if formats is None else _known(formats))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        if not data.startswith(_JPEG):
+        if not data.startswith(_JPEG) or (formats is not None and "JPEG" not in formats):
             raise
         # The class itself sets no limit, so that Pillow's, which is the whole process's, can stay as it is.
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data))

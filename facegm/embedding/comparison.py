@@ -48,22 +48,14 @@ def compared(
     Args:
         distance: L2 distance of the normalised embeddings.
         calibration: the embedder's.
-        threshold: distance below which two faces count as one person's.
-        false_match_rate: in place of a threshold, one of the rates that the calibration has one for. With neither, the
-            calibration's threshold of a rate of 0.001 is taken, or else of the smallest rate that was measured.
+        threshold: see `applied_threshold`.
+        false_match_rate: likewise.
         prior: probability that two faces are of one person, before they are looked at.
 
     Raises:
         FacegmError: a threshold and a false-match rate, a rate that was not measured, or no probability for a prior.
     """
-    if false_match_rate is not None:
-        if threshold is not None:
-            raise FacegmError("a threshold or a false-match rate, not both")
-        if calibration is None:
-            raise FacegmError("false-match rate: this embedder has not been calibrated; give a threshold")
-        threshold = calibration.threshold_at(false_match_rate)
-    elif threshold is None and calibration is not None:
-        threshold = usual_threshold(calibration)
+    threshold = applied_threshold(calibration, threshold=threshold, false_match_rate=false_match_rate)
     return Comparison(
         distance=distance,
         same=None if threshold is None else distance < threshold,
@@ -72,9 +64,32 @@ def compared(
     )
 
 
-def usual_threshold(calibration: Calibration) -> float | None:
+def applied_threshold(
+    calibration: Calibration | None, *, threshold: float | None = None, false_match_rate: float | None = None
+) -> float | None:
+    """The distance below which two faces count as one person's; None where nothing says it.
+
+    Args:
+        calibration: the embedder's.
+        threshold: the distance itself.
+        false_match_rate: in its place, one of the rates that the calibration has a threshold for. With neither, its
+            `usual_threshold` is taken.
+
+    Raises:
+        FacegmError: a threshold and a false-match rate, or a rate that was not measured.
+    """
+    if false_match_rate is None:
+        return usual_threshold(calibration) if threshold is None else threshold
+    if threshold is not None:
+        raise FacegmError("a threshold or a false-match rate, not both")
+    if calibration is None:
+        raise FacegmError("false-match rate: this embedder has not been calibrated; give a threshold")
+    return calibration.threshold_at(false_match_rate)
+
+
+def usual_threshold(calibration: Calibration | None) -> float | None:
     """That of a false-match rate of 0.001, or else of the smallest one; None where no rate was measured."""
-    by_rate = {found.false_match_rate: found.threshold for found in calibration.thresholds}
+    by_rate = {} if calibration is None else {of.false_match_rate: of.threshold for of in calibration.thresholds}
     if not by_rate:
         return None
     return by_rate.get(USUAL_FALSE_MATCH_RATE, by_rate[min(by_rate)])

@@ -148,6 +148,7 @@ class FaceEmbedder(AlignedFaceEmbedder):
         color: Color | None = None,
         policy: FacePolicy | Literal["all"] = "all",
         max_faces: int | None = None,
+        formats: Sequence[str] | None = None,
     ) -> Iterator[PhotoFaces]:
         """Find, align and embed the faces of photos, which go through the networks together.
 
@@ -159,6 +160,7 @@ class FaceEmbedder(AlignedFaceEmbedder):
             color: order of the channels, where photos are arrays of them.
             policy: all faces, or which of several.
             max_faces: of a photo with more faces none is embedded, and the reason said; None for no bound.
+            formats: Pillow's names of those that files may have, such as "JPEG"; None for all that it knows.
 
         Yields:
             What each photo shows, in their order; of one that cannot be read, or under a policy has no face or too
@@ -169,7 +171,7 @@ class FaceEmbedder(AlignedFaceEmbedder):
             TypeError: one photo in place of several.
         """
         work = partial(self._look_at, policy=policy, max_faces=max_faces)
-        return (photo for batch in self._in_batches(work, batches(opened(photos, color))) for photo in batch)
+        return (photo for batch in self._in_batches(work, batches(opened(photos, color, formats))) for photo in batch)
 
     def find_groups(
         self, groups: Iterable[Sequence[PhotoLike]], *, policy: FacePolicy | Literal["all"] = "all"

@@ -1,7 +1,7 @@
 """Photos as applications have them: paths, files and their contents, pictures of Pillow, arrays of any colour order."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
@@ -38,12 +38,15 @@ class OpenedPhoto(NamedTuple):
         return None if self.decoded is None else self.decoded.pixels
 
 
-def opened(photos: Iterable[PhotoLike], color: Color | None) -> Iterator[OpenedPhoto]:
+def opened(
+    photos: Iterable[PhotoLike], color: Color | None, formats: Sequence[str] | None = None
+) -> Iterator[OpenedPhoto]:
     """Decode photos one after the other, as they are asked for.
 
     Args:
         photos: any number of them, or one array [photos, height, width, channels].
         color: of arrays with channels; nothing else has a need of it.
+        formats: Pillow's names of those that files may have; None for all.
 
     Raises:
         TypeError: one photo in place of several; before anything is decoded.
@@ -60,7 +63,7 @@ def opened(photos: Iterable[PhotoLike], color: Color | None) -> Iterator[OpenedP
         raise TypeError("a tensor, where this takes a list of photos; give photos.permute(0, 2, 3, 1).cpu().numpy()")
     if color is not None and color not in get_args(Color):
         raise UsageError(f"color {color!r}: take one of {', '.join(get_args(Color))}")
-    return map(_open, count(), photos, repeat(color))  # which does not hold on to a photo
+    return map(_open, count(), photos, repeat(color), repeat(formats))  # which does not hold on to a photo
 
 
 def open_photo(photo: PhotoLike, color: Color | None) -> OpenedPhoto:
@@ -68,11 +71,11 @@ def open_photo(photo: PhotoLike, color: Color | None) -> OpenedPhoto:
     return next(opened([photo], color))
 
 
-def _open(number: int, photo: Any, color: Color | None) -> OpenedPhoto:
+def _open(number: int, photo: Any, color: Color | None, formats: Sequence[str] | None) -> OpenedPhoto:
     is_path = isinstance(photo, str | os.PathLike) and not _is_url(photo)
     name = str(photo) if is_path else f"photo {number}"
     try:
-        return OpenedPhoto(name, _decoded(photo, color), None)
+        return OpenedPhoto(name, _decoded(photo, color, formats), None)
     except TooLargePhotoError as error:
         refusal = RefusedPhotoError(Reason.TOO_LARGE, str(error))
     except UnreadablePhotoError as error:
@@ -82,13 +85,13 @@ def _open(number: int, photo: Any, color: Color | None) -> OpenedPhoto:
     return OpenedPhoto(name, None, refusal)
 
 
-def _decoded(photo: Any, color: Color | None) -> DecodedPhoto:
+def _decoded(photo: Any, color: Color | None, formats: Sequence[str] | None) -> DecodedPhoto:
     if _is_url(photo):
         raise UnreadablePhotoError(f"{photo}: a URL, and nothing is fetched here; give the bytes that it leads to")
     if isinstance(photo, str | os.PathLike):
-        return decode_image(read_file(Path(photo)))
+        return decode_image(read_file(Path(photo)), formats)
     if isinstance(photo, bytes | bytearray | memoryview):
-        return decode_image(_filled(bytes(photo), "no bytes"))
+        return decode_image(_filled(bytes(photo), "no bytes"), formats)
     if isinstance(photo, Image.Image):
         return decode_image(photo)
     if isinstance(photo, np.ndarray):
@@ -102,7 +105,7 @@ def _decoded(photo: Any, color: Color | None) -> DecodedPhoto:
         content = photo.read()
         if not isinstance(content, bytes):
             raise UnreadablePhotoError("a file that is not opened to read bytes; open it with mode 'rb'")
-        return decode_image(_filled(content, "a file at its end; go back by seek(0) if it was read before"))
+        return decode_image(_filled(content, "a file at its end; go back by seek(0) if it was read before"), formats)
     raise UnreadablePhotoError(
         f"{type(photo).__name__}; expected a path, bytes, a file opened with mode 'rb', a Pillow image or a numpy array"
     )

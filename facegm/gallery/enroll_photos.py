@@ -122,8 +122,7 @@ class _PhotoEnrolling:
 
     def __init__(self, gallery: Gallery, embedder: FaceEmbedder, policy: FacePolicy, strict: bool) -> None:
         self._gallery, self._embedder, self._policy, self._strict = gallery, embedder, policy, strict
-        calibration = embedder.calibration
-        self._threshold = None if calibration is None else usual_threshold(calibration)
+        self._threshold = usual_threshold(embedder.calibration)
 
     def enroll(self, photos: Sequence[Photo]) -> list[PhotoEnrolment]:
         """What became of each photo."""

@@ -12,6 +12,8 @@ differently is a tenth of it."""
 
 MAX_NAME = 200
 """Characters of a name."""
+_NOT_IN_NAMES = frozenset("/\N{REPLACEMENT CHARACTER}")
+"""A slash, which parts an address, and what stands for bytes that were no text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +52,13 @@ def person_name(name: str) -> str:
     """A person's name as the gallery has it: in one Unicode form (NFC), whoever typed it or named a folder by it.
 
     Raises:
-        UsageError: it is empty, too long, begins or ends with a space, or cannot be printed.
+        UsageError: it is empty, too long, begins or ends with a space, holds a slash, or cannot be printed.
     """
     normal = unicodedata.normalize("NFC", name)
     if not normal or normal != normal.strip() or not normal.isprintable() or len(normal) > MAX_NAME:
         raise UsageError(
             f"name '{printable(name)}': expected 1 to {MAX_NAME} printable characters, with no space at either end"
         )
+    if not _NOT_IN_NAMES.isdisjoint(normal):
+        raise UsageError(f"name '{printable(name)}': a name holds no slash, and no character that was no valid text")
     return normal

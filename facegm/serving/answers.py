@@ -18,6 +18,7 @@ _FACE = {
     "is_abnormal": None,
 }
 _PHOTO = {"width": 250, "height": 250, "faces": [_FACE]}
+_THRESHOLD = "of the false-match rate that was asked for, or of 0.001; null where the model has none"
 _CHIP = "the aligned face, 128x128 pixels, as a `data:` address of a PNG; with `chips=true`"
 
 
@@ -94,7 +95,7 @@ class VerifyAnswer(BaseModel):
     )
     distance: float = Field(description="L2 distance of the embeddings, 0 to 2")
     same: bool | None = Field(description="whether it lies below the threshold; null where the model has none")
-    threshold: float | None = Field(description="of the false-match rate that was asked for, or of 0.001")
+    threshold: float | None = Field(description=_THRESHOLD)
     probability: float | None = Field(description="that it is one person, at `prior`; null if not calibrated")
     a: ChosenAnswer
     b: ChosenAnswer
@@ -136,15 +137,22 @@ class MatchAnswer(BaseModel):
 
     name: str
     distance: float = Field(description="L2 distance to the person's nearest sample")
-    probability: float | None = Field(description="that it is this person, at even odds; null if not calibrated")
+    same: bool | None = Field(description="whether it lies below the threshold; null where the model has none")
+    probability: float | None = Field(description="that it is this person, at `prior`; null if not calibrated")
 
 
 class SearchAnswer(ChosenAnswer):
     """Whom a face is like."""
 
     model_config = _example(
-        {**_PHOTO, "chosen": 0, "matches": [{"name": "Ann", "distance": 0.83, "probability": 0.996}]}
+        {
+            **_PHOTO,
+            "chosen": 0,
+            "threshold": 1.02,
+            "matches": [{"name": "Ann", "distance": 0.83, "same": True, "probability": 0.996}],
+        }
     )
+    threshold: float | None = Field(description=_THRESHOLD)
     matches: list[MatchAnswer] = Field(description="the nearest people, nearest first")
 
 

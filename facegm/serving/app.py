@@ -51,13 +51,12 @@ class _Application(FastAPI):
         return document
 
 
-def create_app(service: FaceService, *, key: str | None, is_local: bool) -> FastAPI:
+def create_app(service: FaceService, *, key: str | None) -> FastAPI:
     """The application.
 
     Args:
         service: what requests ask for.
-        key: that requests must bring; None: nobody is asked for one.
-        is_local: whether only this machine can reach the server; see `Guard`.
+        key: that requests must bring; None: nobody is asked for one; see `Guard`.
     """
 
     @asynccontextmanager
@@ -81,7 +80,7 @@ def create_app(service: FaceService, *, key: str | None, is_local: bool) -> Fast
     app.include_router(people_routes(service))
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_middleware(Guard, limits=service.limits, key=key, is_local=is_local)
+    app.add_middleware(Guard, limits=service.limits, key=key)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:

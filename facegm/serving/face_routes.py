@@ -24,6 +24,10 @@ Policy = Annotated[
     FacePolicy,
     Form(description="which face of several: `largest-central`, `largest`, or `only`, which refuses several"),
 ]
+Prior = Annotated[float, Form(gt=0, lt=1, description="that it is one person, before the photos are seen")]
+FalseMatchRate = Annotated[
+    float | None, Form(gt=0, lt=1, description="whose threshold decides: one of those that `/v1/model` lists")
+]
 OF_CHOICE = (Reason.NO_FACE.value, Reason.SEVERAL_FACES.value)
 
 
@@ -77,12 +81,8 @@ def face_routes(service: FaceService) -> APIRouter:
         photo_a: Photo,
         photo_b: Photo,
         policy: Policy = "largest-central",
-        prior: Annotated[
-            float, Form(gt=0, lt=1, description="that it is one person, before the photos are seen")
-        ] = 0.5,
-        false_match_rate: Annotated[
-            float | None, Form(gt=0, lt=1, description="whose threshold decides: one of those that `/v1/model` lists")
-        ] = None,
+        prior: Prior = 0.5,
+        false_match_rate: FalseMatchRate = None,
         chips: Chips = False,
     ) -> dict[str, Any]:
         a, b = await service.look_at_two((photo_a, "photo_a"), (photo_b, "photo_b"))

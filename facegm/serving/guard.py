@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import logging
 import time
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,7 +19,6 @@ logger = logging.getLogger(__name__)
 KEY_HEADER = "X-API-Key"
 OPEN_ADDRESSES = frozenset({"/v1/health"})
 """Of those below `/v1/` the ones that need no key."""
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -46,13 +46,13 @@ class Guard:
     Args:
         app: the application.
         limits: what a request may ask for.
-        key: that a request must bring in `X-API-Key`; None: nobody is asked for one.
-        is_local: whether only this machine can reach the server. Without a key a request must then name it as this
-            machine: else any web page could have its own name point here, and read the gallery.
+        key: that a request must bring in `X-API-Key`; None: nobody is asked for one. A request must then name the
+            server by its number or as localhost: else any web page could have its own name point here, and read the
+            gallery.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, key: str | None, is_local: bool) -> None:
-        self._app, self._limits, self._key, self._is_local = app, limits, key, is_local
+    def __init__(self, app: ASGIApp, *, limits: Limits, key: str | None) -> None:
+        self._app, self._limits, self._key = app, limits, key
         self._requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,6 +89,8 @@ class Guard:
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         self._check_sender(headers)
+        if b"%2f" in scope["raw_path"].lower():  # decoded, it would part the address as any other slash
+            raise RequestError("bad-request", "an address with an encoded slash; neither names nor numbers have one")
         body = _Body(receive, headers, MAX_PHOTOS * self._limits.max_bytes + FORM_BYTES)
         if self._requests >= self._limits.max_requests:
             raise RequestError("busy", f"{self._requests} requests are in progress; come again in a moment")
@@ -102,24 +104,32 @@ class Guard:
             self._requests -= 1
 
     def _check_sender(self, headers: Headers) -> None:
-        if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
-            raise RequestError("foreign-site", "the page of another site may not send requests here")
+        # Browsers send Sec-Fetch-Site to https and loopback alone, and Origin to all, but where the page only reads.
+        host, origin = headers.get("host", "").lower(), headers.get("origin")
+        is_foreign = origin is not None and origin.lower().partition("://")[2] != host
+        if is_foreign or headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
+            raise RequestError(
+                "foreign-site",
+                "the page of another site may not send requests here; a proxy must hand on the header Host as it came",
+            )
         if self._key is not None:
             given = headers.get(KEY_HEADER, "")
             if not hmac.compare_digest(given.encode("latin-1"), self._key.encode("latin-1")):
                 raise RequestError("unauthorized", f"send the server's API key as the header {KEY_HEADER}")
-        elif self._is_local and _host_name(headers) not in LOOPBACK:
+        elif not _is_number_or_local(host):
             raise RequestError(
                 "foreign-site",
-                "this server has no API key, and answers only to the name localhost; set a key for others",
+                "this server has no API key, and answers only to localhost and to IP addresses; set a key for names",
             )
 
 
-def _host_name(headers: Headers) -> str | None:
+def _is_number_or_local(host: str) -> bool:
+    """Whether a `Host` is none that a stranger can have lead here."""
     try:
-        return urlsplit(f"//{headers.get('host', '')}").hostname
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ip_address(name))
     except ValueError:
-        return None
+        return False
 
 
 class _Body:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Form, Path
 from starlette.concurrency import run_in_threadpool
 
-from facegm.embedding.comparison import usual_threshold
+from facegm.embedding.comparison import applied_threshold, compared, usual_threshold
 from facegm.embedding.reasons import Reason
 from facegm.errors import FacegmError
 from facegm.gallery.enrolment import NewSample
@@ -14,12 +14,12 @@ from facegm.gallery.file import UnknownPersonError
 from facegm.gallery.rules import person_name
 from facegm.serving.answers import EnrolledAnswer, PeopleAnswer, RemovedAnswer, SearchAnswer, documented
 from facegm.serving.errors import OF_PHOTOS, RequestError
-from facegm.serving.face_routes import OF_CHOICE, Photo, Policy, described
+from facegm.serving.face_routes import OF_CHOICE, FalseMatchRate, Photo, Policy, Prior, described
 from facegm.serving.photos import digest_of_file
 from facegm.serving.service import FaceService
 
 Done = TypeVar("Done")
-Name = Annotated[str, Path(description="the person's: 1 to 200 printable characters", examples=["Ann"])]
+Name = Annotated[str, Path(description="the person's: 1 to 200 printable characters, no slash", examples=["Ann"])]
 UNKNOWN = Reason.UNKNOWN_PERSON.value
 OF_ENROLMENT = tuple(reason.value for reason in (Reason.ALREADY_ENROLLED, Reason.NEARER_TO_ANOTHER))
 MOST_PEOPLE = 100
@@ -57,8 +57,7 @@ def people_routes(service: FaceService) -> APIRouter:
         assert face.embedding is not None
         digest = await run_in_threadpool(digest_of_file, photo.file)
         sample = NewSample(name=normal, embedding=face.embedding, digest=digest)
-        calibration = service.embedder.calibration
-        threshold = None if calibration is None else usual_threshold(calibration)
+        threshold = usual_threshold(service.embedder.calibration)
         (enrolment,) = await run_in_threadpool(gallery.enroll_all, [sample], strict=strict, threshold=threshold)
         if enrolment.reason is not None:
             raise RequestError(enrolment.reason.value, f"photo: {enrolment.message}")
@@ -111,22 +110,25 @@ def people_routes(service: FaceService) -> APIRouter:
         photo: Photo,
         k: Annotated[int, Form(ge=1, le=MOST_PEOPLE, description="how many people")] = 5,
         policy: Policy = "largest-central",
+        prior: Prior = 0.5,
+        false_match_rate: FalseMatchRate = None,
     ) -> dict[str, Any]:
-        gallery, found = service.gallery, await service.look(photo, "photo")
+        gallery, calibration = service.gallery, service.embedder.calibration
+        try:
+            threshold = applied_threshold(calibration, false_match_rate=false_match_rate)
+        except FacegmError as error:
+            raise RequestError("bad-request", str(error)) from error
+        found = await service.look(photo, "photo")
         chosen = service.choose(found, policy, "photo")
         embedding = found.faces[chosen].embedding
         assert embedding is not None
         (matches,) = await run_in_threadpool(gallery.search, embedding[None], k=k)
-        calibration = service.embedder.calibration
-        people = [
-            {
-                "name": match.name,
-                "distance": match.distance,
-                "probability": None if calibration is None else calibration.probability(match.distance),
-            }
-            for match in matches
-        ]
-        return await described(found, chips=False) | {"chosen": chosen, "matches": people}
+        people = []
+        for match in matches:
+            said = compared(match.distance, calibration, threshold=threshold, false_match_rate=None, prior=prior)
+            person = {"distance": said.distance, "same": said.same, "probability": said.probability}
+            people.append({"name": match.name, **person})
+        return await described(found, chips=False) | {"chosen": chosen, "threshold": threshold, "matches": people}
 
     return router
 

@@ -17,7 +17,8 @@ from facegm.serving.errors import RequestError
 from facegm.serving.limits import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "HEIF", "AVIF")
-"""What is taken of a stranger; others that Pillow knows, such as EPS, start other programs."""
+"""What is taken of a stranger, measured and decoded alike; others that Pillow knows, such as EPS, start other programs.
+"""
 
 
 class Uploads:

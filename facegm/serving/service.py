@@ -17,7 +17,7 @@ from facegm.gallery.gallery import Gallery
 from facegm.serving.batching import Batcher
 from facegm.serving.errors import RequestError
 from facegm.serving.limits import Limits
-from facegm.serving.photos import Uploads
+from facegm.serving.photos import FORMATS, Uploads
 
 
 class FaceService:
@@ -98,4 +98,4 @@ class FaceService:
             self._gallery.warm_up()
 
     def _look(self, photos: Sequence[BinaryIO]) -> Sequence[PhotoFaces]:
-        return list(self.embedder.find_batch(photos, max_faces=self.limits.max_faces))
+        return list(self.embedder.find_batch(photos, max_faces=self.limits.max_faces, formats=FORMATS))

@@ -53,10 +53,9 @@ def start(
             service = FaceService(embedder, people, limits, keep)
             service.warm_up()
             address, found = listener.getsockname()[:2]
-            is_local = ip_address(address).is_loopback
-            if key is None and not is_local:
+            if key is None and not ip_address(address).is_loopback:
                 logger.warning("no FACEGM_API_KEY is set: whoever reaches this port may use the model and the gallery")
             logger.info(
                 f"serving {embedder.describe()} at http://{f'[{address}]' if ':' in address else address}:{found}"
             )
-            serve(create_app(service, key=key, is_local=is_local), listener, timeout=limits.timeout)
+            serve(create_app(service, key=key), listener, timeout=limits.timeout)

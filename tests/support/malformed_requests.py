@@ -130,6 +130,17 @@ def gif_bomb() -> bytes:
     return b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x80\x00\x00" + bytes(6) + b";"
 
 
+def of_two_formats(width: int, height: int) -> bytes:
+    """A file that is a TIFF of 64 x 64 pixels, and at the same time an FLI animation of any size."""
+    place = 0x1AF11  # a TIFF has here the place of its directory, where an FLI has its mark
+    content = bytearray(b"II*\0" + struct.pack("<I4H", place, width, height, 8, 0))
+    content += bytes(place - len(content))
+    content[128:166] = struct.pack("<IHH8xIH16x", 38, 0xF1FA, 1, 22, 13)  # a frame that is black
+    tags = [(256, 64), (257, 64), (258, 8), (259, 1), (262, 1), (273, 0), (277, 1), (278, 64), (279, 4096)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return bytes(content) + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
 def _one_of(random: Random, ways: Sequence[Callable[[], bytes]]) -> bytes:
     return random.choice(ways)()
 

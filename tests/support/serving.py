@@ -17,11 +17,12 @@ import numpy as np
 import torch
 import uvicorn
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from facegm.align.face import FACE_SIZE, TEMPLATE
 from facegm.align.found_face import Face, FaceQuality
-from facegm.data.decoding import decode_photo
+from facegm.data.decoding import decode_image
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.readers.photo import UnreadablePhotoError
 from facegm.embedding.calibration import Calibration, MatchThreshold
@@ -74,17 +75,17 @@ class SquaresEmbedder(FaceEmbedder):
         self.gate.set()
 
     def find_batch(  # type: ignore[override]
-        self, photos: Sequence[BinaryIO], *, max_faces: int
+        self, photos: Sequence[BinaryIO], *, max_faces: int, formats: Sequence[str]
     ) -> list[PhotoFaces]:
         """See `FaceEmbedder`."""
         self.batches.append(len(photos))
         self.on_disk += [bool(getattr(photo, "_rolled", False)) for photo in photos]
         self.gate.wait(20)
-        return [self._squares(photo).at_most(max_faces) for photo in photos]
+        return [self._squares(photo, formats).at_most(max_faces) for photo in photos]
 
-    def _squares(self, photo: BinaryIO) -> PhotoFaces:
+    def _squares(self, photo: BinaryIO, formats: Sequence[str]) -> PhotoFaces:
         try:
-            pixels = decode_photo(photo.read())
+            pixels = decode_image(photo.read(), formats).pixels
         except UnreadablePhotoError as error:
             return PhotoFaces(name="photo", faces=(), size=None, reason=Reason.UNREADABLE, message=str(error))
         _, _, found, _ = cv2.connectedComponentsWithStats((pixels.max(axis=2) > 0).astype(np.uint8))
@@ -125,11 +126,10 @@ def application(
     limits: Limits | None = None,
     keep: Path | None = None,
     key: str | None = None,
-    is_local: bool = False,
 ) -> FastAPI:
     """An application as `facegm serve` makes it."""
     service = FaceService(embedder or SquaresEmbedder(), gallery, limits or Limits(), keep)
-    return create_app(service, key=key, is_local=is_local)
+    return create_app(service, key=key)
 
 
 def save_model(path: Path) -> None:
@@ -138,6 +138,13 @@ def save_model(path: Path) -> None:
     config, preprocessing = FaceModelConfig(width=0.1, embedding_dim=24), Preprocessing(face_size=64, crop_size=48)
     alignment = {"size": FACE_SIZE, "template": TEMPLATE.tolist()}
     save_embedder(path, build_face_network(config, 48), config, preprocessing, alignment)
+
+
+class LocalClient(TestClient):
+    """Asks an application as programs of this machine do: by its number, for without a key it takes no other name."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(app, base_url="http://127.0.0.1:8000")
 
 
 @contextmanager
