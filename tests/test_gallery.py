@@ -247,6 +247,7 @@ def test_one_name_in_two_unicode_forms_is_one_person(tmp_path: Path) -> None:
         gallery.enroll("Jos\u00e9", drawn(0), strict=False)
         gallery.enroll("Jose\u0301", drawn(1), strict=False)
         assert gallery.people == {"Jos\u00e9": 2}
+        assert len(gallery.samples("Jose\u0301")) == 2
         gallery.remove("Jose\u0301")
         assert gallery.people == {}
 

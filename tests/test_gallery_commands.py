@@ -103,10 +103,10 @@ def test_an_interrupted_enrolment_goes_on(
     photos, gallery = write_photos(tmp_path / "photos", contents), tmp_path / "people.gallery"
     find_batch = embedder.find_batch
 
-    def interrupted(photos: list[bytes]) -> Any:
+    def interrupted(photos: list[bytes], **options: Any) -> Any:
         if b"Ann 70" in photos:
             raise KeyboardInterrupt
-        return find_batch(photos)
+        return find_batch(photos, **options)
 
     monkeypatch.setattr(embedder, "find_batch", interrupted)
     assert main(["enroll", str(photos), "--gallery", str(gallery), "--model", "m"]) == 130
@@ -168,6 +168,7 @@ def test_the_policy_says_which_of_several_faces(
     assert [face["name"] for face in found["faces"]] == ([] if name is None else [name])
     enrolled = run(capsys, "enroll", photo, *asked, "--name", str(name or "Ann"), code=code)
     assert outcomes(enrolled) == {str(photo): reason}
+    assert embedder.embedded == 2 + 2 * (reason is None), "the chosen face alone"
 
 
 def test_search_names_people_with_distance_probability_and_verdict(
@@ -298,6 +299,9 @@ def test_real_photos_by_a_real_network(tmp_path: Path, capsys: pytest.CaptureFix
         (["gallery", "people.gallery", "remove", "Zoe"], 1, "nobody is called Zoe"),
         (["gallery", "people.gallery", "remove"], 2, "one of the arguments name --sample is required"),
         (["gallery", "people.gallery", "remove", "--sample", "99"], 1, "no sample 99"),
+        (["gallery", "people.gallery", "remove", "--sample", str(2**63)], 1, f"no sample {2**63}"),
+        (["gallery", "people.gallery", "list", "\udcff"], 2, r"name '\udcff': expected 1 to 200 printable characters"),
+        (["gallery", "people.gallery", "rename", "Ann", "\udcff"], 2, r"name '\udcff': expected"),
         (["gallery", "people.gallery", "rename", "Ann", "Bob"], 1, "Bob is there already; merge the two"),
         (["gallery", "people.gallery", "add", "missing"], 1, "missing: no such gallery"),
     ],

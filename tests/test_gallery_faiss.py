@@ -1,5 +1,6 @@
 """Protects search by FAISS: what it finds, what a byte a number costs, and the recall that is said of it."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -177,3 +178,15 @@ def test_a_gallery_measures_the_recall_of_its_index_when_that_becomes_approximat
 def test_an_index_that_there_is_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="faiss-pq, must be one of exact, faiss-flat, faiss-sq8"):
         Gallery.create(tmp_path / "people.gallery", CONTRACT, index="faiss-pq")  # type: ignore[arg-type]
+
+
+def test_faiss_says_nothing_of_itself() -> None:
+    """It logs which of its builds it loads; a command has its log on the output. In a process that has not loaded it."""
+    code = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+from facegm.gallery.faiss_index import FaissIndex
+FaissIndex("flat", 3)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout == ""

@@ -66,10 +66,12 @@ def run(arguments: Sequence[str]) -> None:
 def _listed(gallery: "Gallery", name: str | None) -> dict[str, Any]:
     if name is None:
         return {"people": [{"name": known, "samples": samples} for known, samples in gallery.people.items()]}
+    from facegm.gallery.rules import person_name
+
     samples = gallery.samples(name)
     if not samples:
         raise FacegmError(f"nobody is called {printable(name)}")
-    return {"name": name, "samples": [asdict(sample) for sample in samples]}
+    return {"name": person_name(name), "samples": [asdict(sample) for sample in samples]}
 
 
 def _lines(listed: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from facegm.data.progress import Progress
 from facegm.data.readers.formats import is_photo_name, is_picture_file
 from facegm.data.readers.photo import Photo, PhotoSource, UnreadablePhotoError
 from facegm.data.readers.source import find_photos, read_photo_bytes
-from facegm.embedding.comparison import FacePolicy, chosen_face, usual_threshold
+from facegm.embedding.comparison import FacePolicy, usual_threshold
 from facegm.embedding.embedder import FaceEmbedder
 from facegm.embedding.reasons import Reason, RefusedPhotoError
 from facegm.errors import FacegmError, UsageError
@@ -151,13 +151,14 @@ class _PhotoEnrolling:
 
     def _look(self, photos: Sequence[_Taken]) -> Iterator[PhotoEnrolment]:
         samples = []
-        for photo, found in zip(photos, self._embedder.find_batch([taken.data for taken in photos]), strict=True):
+        looked_at = self._embedder.find_batch([taken.data for taken in photos], policy=self._policy)
+        for photo, found in zip(photos, looked_at, strict=True):
             try:
                 found.require_readable()
-                face = found.faces[chosen_face(found.faces, self._policy)]
             except RefusedPhotoError as error:
                 yield _refused(photo.photo, photo.name, error)
                 continue
+            (face,) = found.faces
             assert face.embedding is not None
             samples.append(
                 NewSample(name=photo.name, embedding=face.embedding, source=photo.photo, digest=photo.digest)

@@ -1,5 +1,6 @@
 """The nearest of many embeddings by FAISS (the extra `facegm[faiss]`): exact, or with a byte for each number."""
 
+import logging
 from importlib.util import find_spec
 from typing import Literal
 
@@ -33,6 +34,7 @@ class FaissIndex:
     def __init__(self, kind: FaissKind, dim: int) -> None:
         if find_spec("faiss") is None:
             raise FacegmError('index: FAISS is not installed; pip install "facegm[faiss]", or take the exact index')
+        logging.getLogger("faiss").setLevel(logging.WARNING)  # it says which of its builds it loads
         import faiss
 
         self.kind: FaissKind = kind

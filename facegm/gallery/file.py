@@ -15,6 +15,8 @@ from facegm.gallery.database import Database
 
 ROWS = 8192
 """Embeddings that are read at a time."""
+MAX_ID = 2**63 - 1
+"""SQLite's largest whole number."""
 
 
 class UnknownPersonError(FacegmError):
@@ -147,7 +149,8 @@ class GalleryFile:
 
     def remove_sample(self, sample: int) -> None:
         """Remove a sample, within a transaction; a person without samples goes as well."""
-        people = self._database.query("SELECT person FROM samples WHERE id = ?", (sample,))
+        is_possible = 0 < sample <= MAX_ID
+        people = self._database.query("SELECT person FROM samples WHERE id = ?", (sample,)) if is_possible else []
         if not people:
             raise UnknownPersonError(f"{self._database.path}: no sample {sample}")
         self._database.query("DELETE FROM samples WHERE id = ?", (sample,))

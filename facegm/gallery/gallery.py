@@ -105,9 +105,13 @@ class Gallery:
             return self._store.people()
 
     def samples(self, name: str) -> list[Sample]:
-        """A person's samples, in the order of their enrolment; none of a person who is not there."""
+        """A person's samples, in the order of their enrolment; none of a person who is not there.
+
+        Raises:
+            UsageError: a name that nobody can have.
+        """
         with self._lock:
-            return self._store.samples(name)
+            return self._store.samples(person_name(name))
 
     def enroll(
         self,

@@ -6,17 +6,19 @@ It is read with strong consistency: whatever was acknowledged to anybody before 
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import Float32
 
 from facegm.embedding.contract import EmbeddingContract
-from facegm.errors import FacegmError
+from facegm.errors import FacegmError, UsageError
 
 PREFIX = "milvus+"
 """By what an address says that a gallery is a collection: `milvus+http://host:19530/collection`."""
@@ -43,6 +45,7 @@ class MilvusCollection:
         is_created: make the collection where it is missing, which takes a contract.
 
     Raises:
+        UsageError: the address is not of such a form.
         FacegmError: pymilvus is not installed, the cluster does not answer, there is no such collection, or it holds
             something else or another model's embeddings. All methods: the cluster does not do as asked.
     """
@@ -52,13 +55,13 @@ class MilvusCollection:
     """Tells the gallery from all others."""
 
     def __init__(self, address: str, contract: EmbeddingContract | None, *, is_created: bool) -> None:
+        uri, self._name = _split(address)
         if find_spec("pymilvus") is None:
             raise FacegmError(f'{address}: pymilvus is not installed; pip install "facegm[milvus]"')
         from pymilvus import MilvusClient
 
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs whatever it raises
         self.address = address
-        uri, _, self._name = address.removeprefix(PREFIX).rpartition("/")
         with self._named_errors():
             self._client = MilvusClient(uri, token=os.environ.get(TOKEN, ""), timeout=CONNECT_SECONDS)
             if is_created and contract is not None and not self._client.has_collection(self._name):
@@ -157,3 +160,19 @@ class MilvusCollection:
             yield
         except MilvusException as error:
             raise FacegmError(f"{self.address}: {error.message}") from error
+
+
+def _split(address: str) -> tuple[str, str]:
+    """What pymilvus connects to, and the collection. pymilvus takes what it cannot read for a server on this machine."""
+    uri, _, collection = address.removeprefix(PREFIX).rpartition("/")
+    try:
+        server = urlsplit(uri)
+        is_server = server.scheme in {"http", "https"} and bool(server.hostname) and server.port != 0
+    except ValueError:  # a port that is no number
+        is_server = False
+    is_trial = "://" not in uri and uri.endswith(".db")  # the file of milvus-lite
+    if not (is_server or is_trial) or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", collection):
+        raise UsageError(
+            f"{address}: expected {PREFIX}http://HOST:PORT/COLLECTION, the collection in letters and digits"
+        )
+    return uri, collection

@@ -1,7 +1,7 @@
 """Photos to names: whom of a gallery each face is like."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +10,9 @@ import numpy as np
 from facegm.align.found_face import Face
 from facegm.data.names import escaped
 from facegm.data.progress import Progress
-from facegm.embedding.comparison import Comparison, FacePolicy, chosen_face, compared
+from facegm.embedding.comparison import Comparison, FacePolicy, compared
 from facegm.embedding.embedder import FaceEmbedder
-from facegm.embedding.photo_faces import PhotoFaces
-from facegm.embedding.reasons import Reason, RefusedPhotoError
+from facegm.embedding.reasons import Reason
 from facegm.gallery.gallery import Gallery
 from facegm.gallery.rules import Match
 
@@ -113,7 +112,7 @@ def search_photos(
 def _matches(
     photos: Sequence[Path], gallery: Gallery, embedder: FaceEmbedder, config: SearchConfig
 ) -> Iterator[PhotoMatches]:
-    looked_at = [_chosen(found, config.policy) for found in embedder.find_batch(photos)]
+    looked_at = list(embedder.find_batch(photos, policy=config.policy))
     embeddings = [face.embedding for found in looked_at for face in found.faces]
     nearest = iter(gallery.search(np.array(embeddings).reshape(-1, embedder.dim), k=config.k))
     for photo, found in zip(photos, looked_at, strict=True):
@@ -124,16 +123,6 @@ def _matches(
             for face in found.faces
         ]
         yield PhotoMatches(photo=escaped(str(photo)), faces=tuple(faces), reason=found.reason, message=found.message)
-
-
-def _chosen(found: PhotoFaces, policy: FacePolicy | Literal["all"]) -> PhotoFaces:
-    """The photo with the face alone that the policy chooses, or the reason why it chooses none."""
-    if found.reason is not None or policy == "all":
-        return found
-    try:
-        return replace(found, faces=(found.faces[chosen_face(found.faces, policy)],))
-    except RefusedPhotoError as error:
-        return replace(found, faces=(), reason=error.reason, message=str(error))
 
 
 def _compared(match: Match, embedder: FaceEmbedder, config: SearchConfig) -> Comparison:

@@ -5,11 +5,13 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from facegm.align.found_face import Face, FaceQuality
 from facegm.embedding.calibration import Calibration
+from facegm.embedding.comparison import FacePolicy
 from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.photo_faces import PhotoFaces
 from facegm.embedding.reasons import Reason
@@ -91,15 +93,23 @@ class DrawnEmbedder:
     def __init__(self, calibration: Calibration | None = None) -> None:
         self.calibration = calibration
         self.looked_at: list[str] = []
+        self.embedded = 0
+        """Faces that went through the network."""
 
-    def find_batch(self, photos: Iterable[bytes | Path]) -> Iterator[PhotoFaces]:
+    def find_batch(
+        self, photos: Iterable[bytes | Path], *, policy: FacePolicy | Literal["all"] = "all"
+    ) -> Iterator[PhotoFaces]:
         for photo in photos:
             content = (photo if isinstance(photo, bytes) else photo.read_bytes()).decode()
             self.looked_at.append(content)
             if content == "?":
                 yield PhotoFaces(name="", reason=Reason.UNREADABLE, message="cut off")
             else:
-                yield PhotoFaces(name="", faces=tuple(_face(words) for words in content.split(", ") if words != "-"))
+                faces = tuple(_face(words) for words in content.split(", ") if words != "-")
+                found = PhotoFaces(name="", faces=faces)
+                found = found if policy == "all" else found.chosen(policy)
+                self.embedded += len(found.faces)
+                yield found
 
 
 def _face(words: str) -> Face:
