@@ -163,6 +163,8 @@ def test_a_person_is_enrolled_found_and_removed_by_the_keyboard_alone(page: Brow
     page.press("Tab")
     page.press("Enter")
     page.wait("document.getElementById('people').innerText.includes('Nobody')")
+    assert text_of(page, "listed") == "Zoë Müller is removed."
+    page.wait("document.activeElement.id === 'people-title'")
 
 
 def test_the_servers_words_are_shown(page: Browser, photos: dict[str, Path]) -> None:
@@ -174,6 +176,25 @@ def test_the_servers_words_are_shown(page: Browser, photos: dict[str, Path]) -> 
     page.value("1")
     assert [said for said in page.said if "422" not in said] == []  # the browser notes each refused request
     page.said.clear()
+
+
+def test_a_late_answer_is_not_drawn_on_another_photo(browser: Browser, photos: dict[str, Path], tmp_path: Path) -> None:
+    embedder = CalibratedSquares(MEASURED)
+    with (
+        Gallery.create(tmp_path / "people.gallery", embedder.contract) as gallery,
+        served(application(embedder, gallery=gallery)) as port,
+    ):
+        browser.go(f"http://127.0.0.1:{port}/#gallery")
+        browser.wait("document.getElementById('people').innerText.includes('Nobody')")
+        embedder.gate.clear()
+        browser.choose_file("#photo-search input", photos["two"])
+        browser.value("document.querySelector('#search > button').click()")
+        browser.wait("document.querySelector('#search > button').disabled")
+        browser.choose_file("#photo-search input", photos["green"])
+        embedder.gate.set()
+        browser.wait("!document.querySelector('#search > button').disabled")
+        assert browser.value("document.querySelectorAll('#photo-search .face').length") == 0
+        assert text_of(browser, "searched") == ""
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -202,7 +223,14 @@ def test_a_key_is_asked_for_and_kept(browser: Browser) -> None:
     with served(application(CalibratedSquares(MEASURED), key="secret")) as port:
         browser.go(f"http://127.0.0.1:{port}/")
         browser.wait("!document.getElementById('key-form').hidden")
+        for wrong, answer in {"ключ": "ASCII", "other": "not this server's key"}.items():
+            browser.tab_to("#key")
+            browser.value("document.getElementById('key').value = ''")
+            browser.type(wrong)
+            browser.press("Enter")
+            browser.wait(f"document.getElementById('trouble').innerText.includes({json.dumps(answer)})")
         browser.tab_to("#key")
+        browser.value("document.getElementById('key').value = ''")
         browser.type("secret")
         browser.press("Enter")
         browser.wait("document.getElementById('key-form').hidden")

@@ -14,12 +14,12 @@ export function startComparing(calibration) {
   element("prior").addEventListener("input", update);
 }
 
-export function probabilityOf(distance, { offset, slope }, prior) {
+function probabilityOf(distance, { offset, slope }, prior) {
   return 1 / (1 + Math.exp(-(offset + slope * distance + Math.log(prior / (1 - prior)))));
 }
 
-// The threshold that the server takes too where none is asked for; null where none was measured.
-export function usualThreshold(calibration) {
+// What the server takes too where no rate is asked for; null where none was measured.
+function usualThreshold(calibration) {
   const found = calibration?.thresholds ?? [];
   const smallest = Math.min(...found.map((one) => one.false_match_rate));
   const usual = found.find((one) => one.false_match_rate === USUAL_RATE);
@@ -36,7 +36,10 @@ function offerRates(calibration) {
 
 function compare(a, b, calibration) {
   element("comparison").hidden = a.face === null || b.face === null;
-  if (element("comparison").hidden) return;
+  if (element("comparison").hidden) {
+    element("verdict").textContent = "";
+    return;
+  }
   const distance = Math.hypot(...a.face.embedding.map((value, k) => value - b.face.embedding[k]));
   if (calibration === null) {
     element("verdict").textContent = `Distance ${distance.toFixed(3)}`;

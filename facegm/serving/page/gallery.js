@@ -1,34 +1,37 @@
 // People of the gallery: listed, enrolled, searched for, removed.
 
-import { percent, usualThreshold } from "/page/compare.js";
+import { percent } from "/page/compare.js";
 import { create, PhotoSlot } from "/page/photo-slot.js";
 import { ask } from "/page/server.js";
 
 const element = (id) => document.getElementById(id);
 
-export async function startGallery(hasGallery, calibration) {
+export async function startGallery(hasGallery) {
   element("no-gallery").hidden = hasGallery;
   element("with-gallery").hidden = !hasGallery;
   if (!hasGallery) return;
   const toEnroll = new PhotoSlot(element("photo-enroll"), { showsFaces: false });
-  const toSearch = new PhotoSlot(element("photo-search"), { showsFaces: false });
-  onSubmit("enroll", "enrolled", toEnroll, () => enroll(toEnroll));
-  onSubmit("search", "searched", toSearch, () => search(toSearch, usualThreshold(calibration)));
+  const toSearch = new PhotoSlot(element("photo-search"), { showsFaces: false, onChange: forgetMatches });
+  onSubmit("enroll", "enrolled", toEnroll, enroll);
+  onSubmit("search", "searched", toSearch, search);
   await listPeople();
 }
 
+// Has a way called with the slot and its photo; an answer that comes when another photo was chosen says nothing any more.
 function onSubmit(form, status, slot, way) {
   element(form).addEventListener("submit", async (event) => {
     event.preventDefault();
     const button = element(form).querySelector(":scope > button");
-    if (slot.file === null) {
+    const photo = slot.file;
+    if (photo === null) {
       element(status).textContent = "Choose a photo first.";
       return;
     }
     button.disabled = true;
     element(status).textContent = "A moment";
     try {
-      element(status).textContent = await way();
+      const told = await way(slot, photo);
+      if (told !== null) element(status).textContent = told;
     } catch (error) {
       element(status).textContent = error.message;
     }
@@ -36,19 +39,19 @@ function onSubmit(form, status, slot, way) {
   });
 }
 
-async function enroll(slot) {
+async function enroll(slot, photo) {
   const name = element("name").value;
-  const fields = { photo: slot.file };
-  const answer = await ask(`/v1/people/${encodeURIComponent(name)}`, { method: "POST", fields });
-  slot.clear();
-  element("name").value = "";
-  await listPeople();
+  const answer = await ask(`/v1/people/${encodeURIComponent(name)}`, { method: "POST", fields: { photo } });
+  if (slot.file === photo) slot.clear();
+  if (element("name").value === name) element("name").value = "";
+  listPeople();
   return `${answer.name} is enrolled, with ${counted(answer.samples)}.`;
 }
 
-async function search(slot, usual) {
-  element("matches").replaceChildren();
-  const answer = await ask("/v1/search", { method: "POST", fields: { photo: slot.file, k: 5 } });
+async function search(slot, photo) {
+  forgetMatches();
+  const answer = await ask("/v1/search", { method: "POST", fields: { photo, k: 5 } });
+  if (slot.file !== photo) return null;
   slot.show(answer, answer.chosen);
   for (const { name, distance, probability } of answer.matches) {
     const line = create("li", {});
@@ -58,15 +61,25 @@ async function search(slot, usual) {
     element("matches").append(line);
   }
   if (!answer.matches.length) return "Nobody is enrolled yet.";
-  if (usual === null) return "The nearest people:";
-  const { threshold, false_match_rate: rate } = usual;
-  const [{ name, distance }] = answer.matches;
-  const known = distance < threshold ? `${name}, nearer` : "Nobody of the gallery: none is nearer";
-  return `${known} than the threshold of ${threshold.toFixed(3)} (false-match rate ${percent(rate)}). The nearest people:`;
+  if (answer.threshold === null) return "The nearest people:";
+  const [{ name, same }] = answer.matches;
+  const known = same ? `${name}, nearer` : "Nobody of the gallery: none is nearer";
+  return `${known} than the threshold of ${answer.threshold.toFixed(3)}. The nearest people:`;
+}
+
+function forgetMatches() {
+  element("matches").replaceChildren();
+  element("searched").textContent = "";
 }
 
 async function listPeople() {
-  const { people } = await ask("/v1/people");
+  let people;
+  try {
+    ({ people } = await ask("/v1/people"));
+  } catch (error) {
+    element("listed").textContent = `The people cannot be listed: ${error.message}`;
+    return;
+  }
   element("people").replaceChildren(...people.map(({ name, samples }) => {
     const line = create("li", {});
     const button = create("button", { type: "button", className: "danger", textContent: "Remove" });
@@ -86,11 +99,12 @@ function askToRemove(name, samples) {
     if (dialog.returnValue !== "remove") return;
     try {
       await ask(`/v1/people/${encodeURIComponent(name)}`, { method: "DELETE" });
-      element("enrolled").textContent = `${name} is removed.`;
+      element("listed").textContent = `${name} is removed.`;
+      await listPeople();
     } catch (error) {
-      element("enrolled").textContent = error.message;
+      element("listed").textContent = error.message;
     }
-    await listPeople();
+    (element("people").querySelector("button") ?? element("people-title")).focus();
   };
   dialog.showModal();
 }

@@ -2,31 +2,23 @@
 
 import { startComparing } from "/page/compare.js";
 import { startGallery } from "/page/gallery.js";
-import { ask, keepKey } from "/page/server.js";
+import { ask, keepKey, tell } from "/page/server.js";
 
 const VIEWS = ["compare", "gallery"];
 const element = (id) => document.getElementById(id);
 
 async function start() {
-  element("trouble").hidden = element("key-form").hidden = true;
-  let model;
+  tell("");
   try {
-    model = await ask("/v1/model");
+    const model = await ask("/v1/model");
+    element("key-form").hidden = true;
+    element("model").textContent = model.description;
+    startComparing(model.calibration);
+    await startGallery(model.gallery);
   } catch (error) {
     element("key-form").hidden = error.code !== "unauthorized";
-    if (element("key-form").hidden) tell(error.message);
-    else element("model").textContent = "This server asks for its API key.";
-    return;
+    tell(error.message);
   }
-  element("model").textContent = model.description;
-  startComparing(model.calibration);
-  await startGallery(model.gallery, model.calibration);
-  show();
-}
-
-function tell(message) {
-  element("trouble").textContent = message;
-  element("trouble").hidden = false;
 }
 
 function show() {
@@ -40,8 +32,12 @@ function show() {
 
 element("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  keepKey(element("key").value);
-  start();
+  try {
+    keepKey(element("key").value.trim());
+    start();
+  } catch (error) {
+    tell(error.message);
+  }
 });
 addEventListener("hashchange", show);
 for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault()); // a miss opens nothing

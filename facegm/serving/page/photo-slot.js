@@ -48,7 +48,7 @@ export class PhotoSlot {
   // Faces as the server's answer has them, of this slot's file.
   show(answer, chosen) {
     this.faces = answer.faces;
-    this._message.textContent = this.faces.length ? "" : "No face was found in this photo.";
+    this._say(this.faces.length ? "" : "No face was found in this photo.", true);
     this._photo.querySelectorAll(".face").forEach((box) => box.remove());
     this.faces.forEach((face, number) => this._photo.append(this._box(face, number, answer)));
     this._choose(chosen);
@@ -61,21 +61,26 @@ export class PhotoSlot {
     this._photo.querySelectorAll(".face").forEach((box) => box.remove());
     URL.revokeObjectURL(this._image.src);
     this._photo.hidden = this._image.hidden = this.file === null;
-    this._message.textContent = "";
+    this._say("");
     if (this.file !== null) {
       this._image.src = URL.createObjectURL(this.file);
       this._image.alt = this.file.name;
     }
     this._onChange();
     if (this.file === null || !this._showsFaces) return;
-    this._message.textContent = "Looking for faces";
+    this._say("Looking for faces");
     const asked = this.file;
     try {
       const answer = await ask("/v1/embed?chips=true", { method: "POST", fields: { photo: asked } });
       if (asked === this.file) this.show(answer, 0);
     } catch (error) {
-      if (asked === this.file) this._message.textContent = error.message;
+      if (asked === this.file) this._say(error.message, true);
     }
+  }
+
+  _say(message, isTrouble = false) {
+    this._message.textContent = message;
+    this._message.classList.toggle("is-trouble", isTrouble);
   }
 
   _box(face, number, { width, height }) {

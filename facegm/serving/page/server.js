@@ -9,7 +9,9 @@ export class ServerError extends Error {
   }
 }
 
+// Keys are what a header can hold: visible ASCII.
 export function keepKey(key) {
+  if (!/^[\x21-\x7e]+$/.test(key)) throw new ServerError("bad-key", "A key consists of ASCII letters, digits and signs, without spaces.");
   sessionStorage.setItem(KEY, key);
 }
 
@@ -29,5 +31,16 @@ export async function ask(address, { method = "GET", fields = null } = {}) {
   }
   const content = await answer.json().catch(() => null);
   if (answer.ok && content !== null) return content;
+  if (content?.error === "unauthorized") {
+    sessionStorage.removeItem(KEY);
+    throw new ServerError("unauthorized", key === null ? "This server asks for its API key." : "That is not this server's key.");
+  }
   throw new ServerError(content?.error ?? "unknown", content?.message ?? `The server answers with status ${answer.status}.`);
+}
+
+// What the whole page must be told of; nothing where all is well.
+export function tell(message) {
+  const place = document.getElementById("trouble");
+  place.textContent = message;
+  place.hidden = message === "";
 }
