@@ -26,7 +26,7 @@ def chosen_device(asked: str | torch.device) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise FacegmError(f"device {asked}: {_seen(count)}; take auto or cpu")
-        if device.index is None:  # each process under torchrun has its own
+        if str(device) == "cuda":  # each process under torchrun has its own
             return torch.device("cuda", torch.cuda.current_device())
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise FacegmError("device mps: torch sees no such GPU here; take auto or cpu")
