@@ -181,7 +181,7 @@ def test_an_index_that_there_is_not_is_refused(tmp_path: Path) -> None:
 
 
 def test_faiss_says_nothing_of_itself() -> None:
-    """It logs which of its builds it loads; a command has its log on the output. In a process that has not loaded it."""
+    """It logs which of its builds it loads, when a process first does so; a command has its log on the output."""
     code = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)

@@ -258,7 +258,7 @@ def test_an_address_that_leads_nowhere_is_named() -> None:
     ],
 )
 def test_an_address_that_is_none_never_reaches_a_server(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pymilvus would take this machine for the server, and give it the token."""
+    """This machine would be taken for the server, and be given the token."""
     monkeypatch.setattr(pymilvus, "MilvusClient", lambda *_, **__: pytest.fail("connected"))
     with pytest.raises(UsageError, match=r"expected milvus\+http://HOST:PORT/COLLECTION"):
         Gallery.open(address)

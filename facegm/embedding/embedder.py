@@ -98,15 +98,15 @@ class FaceEmbedder(AlignedFaceEmbedder):
         file = embedder_file(Path(path))
         there = device_of_model(file, device)
         if is_onnx(file):
-            model: Path | OnnxFile = OnnxFile.read(file)
-            network: EmbeddingNetwork = load_onnx(model, preprocessing=preprocessing, device=there)
+            onnx = OnnxFile.read(file)
+            network: EmbeddingNetwork = load_onnx(onnx, preprocessing=preprocessing, device=there)
+            calibration, likelihood = read_calibration(onnx), read_likelihood(onnx, false_alarm_rate)
+            onnx.forget_model()
         elif preprocessing is not None:
             raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
         else:
-            model, network = file, TrainedNetwork.load(file, there)
-        calibration, likelihood = read_calibration(model), read_likelihood(model, false_alarm_rate)
-        if isinstance(model, OnnxFile):
-            model.forget_model()
+            network = TrainedNetwork.load(file, there)
+            calibration, likelihood = read_calibration(file), read_likelihood(file, false_alarm_rate)
         return cls(network, calibration, likelihood, detector=detector, expected=expected)
 
     @property

@@ -44,6 +44,8 @@ _SCHEMA = (
     END""",
 )
 
+SETTINGS = ("synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON", "page_size=16384", "cache_spill=OFF")
+"""Of a connection. What a transaction changes stays in memory until its end, so that others can read until then."""
 
 _NO_GALLERY = "not a gallery; `facegm enroll` makes one"
 _TOLD = {
@@ -76,7 +78,7 @@ class Database:
         self.path = path
         with self._named_errors():
             self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
-        for setting in ("synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON", "page_size=16384"):
+        for setting in SETTINGS:
             self.query(f"PRAGMA {setting}")
         if is_created and contract is not None:
             self._create(contract)

@@ -1,9 +1,11 @@
 """What stands in a gallery's file: people, and their samples with embeddings."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -62,7 +64,24 @@ class GalleryFile:
     def __init__(self, path: Path, contract: EmbeddingContract | None, *, is_created: bool = False) -> None:
         self._database = Database(path, contract, is_created=is_created)
         self.contract, self.uuid = self._database.contract, self._database.uuid
-        self.writing, self.close = self._database.writing, self._database.close
+        self.close = self._database.close
+
+    @contextmanager
+    def writing(self) -> Iterator["GalleryFile"]:
+        """A transaction; see `Database.writing`.
+
+        Yields:
+            The file by a connection of its own: who reads by this one does not wait while that one waits for another
+            process, and sees nothing of the changes before the end.
+        """
+        writer = GalleryFile(self._database.path, self.contract)
+        try:
+            if writer.uuid != self.uuid:
+                raise FacegmError(f"{self._database.path}: another gallery than was opened is there now; open it anew")
+            with writer._database.writing():
+                yield writer
+        finally:
+            writer.close()
 
     def extent(self) -> Extent:
         """What the file holds now, in short."""
@@ -83,13 +102,10 @@ class GalleryFile:
             yield np.array([row[0] for row in rows], np.int64), self._embeddings([row[1] for row in rows])
             after = rows[-1][0]
 
-    def embeddings_of(self, name: str) -> Float32[np.ndarray, "samples dim"]:
-        """The embeddings of a person's samples, as `samples` orders them."""
-        rows = self._database.query(
-            "SELECT embedding FROM samples JOIN people ON people.id = person WHERE name = ? ORDER BY samples.id",
-            (name,),
-        )
-        return self._embeddings([row[0] for row in rows])
+    def samples_of(self, name: str) -> tuple[list[Sample], Float32[np.ndarray, "samples dim"]]:
+        """The same as `samples` with their embeddings, read at one time."""
+        rows = self._rows(name, "samples.id, source, digest, enrolled, embedding")
+        return [_sample(row) for row in rows], self._embeddings([row[4] for row in rows])
 
     def _embeddings(self, blobs: Sequence[bytes]) -> Float32[np.ndarray, "rows dim"]:
         dim = self.contract.dim
@@ -114,12 +130,13 @@ class GalleryFile:
 
     def samples(self, name: str) -> list[Sample]:
         """A person's samples, in the order of their enrolment; none of a person who is not there."""
-        rows = self._database.query(
-            "SELECT samples.id, source, digest, enrolled FROM samples JOIN people ON people.id = person "
-            "WHERE name = ? ORDER BY samples.id",
+        return [_sample(row) for row in self._rows(name, "samples.id, source, digest, enrolled")]
+
+    def _rows(self, name: str, columns: str) -> list[tuple[Any, ...]]:
+        return self._database.query(
+            f"SELECT {columns} FROM samples JOIN people ON people.id = person WHERE name = ? ORDER BY samples.id",
             (name,),
         )
-        return [Sample(id=row[0], source=row[1], digest=row[2], enrolled=row[3]) for row in rows]
 
     def names_of(self, ids: Sequence[int]) -> dict[int, str]:
         """The person of each sample; samples that are not there are left out."""
@@ -179,6 +196,10 @@ class GalleryFile:
         if not found:
             raise UnknownPersonError(f"{self._database.path}: nobody is called {printable(name)}")
         return int(found[0][0])
+
+
+def _sample(row: tuple[Any, ...]) -> Sample:
+    return Sample(id=row[0], source=row[1], digest=row[2], enrolled=row[3])
 
 
 def is_unit_length(embeddings: Float32[np.ndarray, "rows dim"]) -> Bool[np.ndarray, " rows"]:

@@ -1,10 +1,11 @@
 """A gallery: named people with one or many samples, who are enrolled, searched for, renamed, merged and removed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from threading import RLock
+from threading import Lock
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -32,7 +33,8 @@ class Gallery:
     """
 
     def __init__(self, store: Store, search: Search) -> None:
-        self._store, self._search, self._lock = store, search, RLock()
+        self._store, self._search = store, search
+        self._lock, self._write_lock = Lock(), Lock()  # the first is never held while another process is waited for
 
     @classmethod
     def open(
@@ -165,13 +167,16 @@ class Gallery:
         with self._lock:
             if strict:
                 self._search.catch_up()  # before anybody has to wait for the end of the writing
-            with self._store.writing():
-                nearest = self._search.nearest(vectors, 2) if strict else repeat([], len(samples))
-                enrolling = Enrolling(self._store, strict=strict, threshold=threshold)
-                return [
-                    enrolling.enroll(replace(sample, name=name, embedding=vector), found)
-                    for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
-                ]
+        with self._writing() as writer:
+            nearest: Iterable[list[Match]] = repeat([], len(samples))
+            if strict:
+                with self._lock:
+                    nearest = self._search.nearest(vectors, 2)
+            enrolling = Enrolling(writer, len(samples), strict=strict, threshold=threshold)
+            return [
+                enrolling.enroll(replace(sample, name=name, embedding=vector), found)
+                for sample, name, vector, found in zip(samples, names, vectors, nearest, strict=True)
+            ]
 
     def enroll_gallery(self, address: str | Path) -> list[Enrolment]:
         """Enrol everybody of another gallery; people of one name become one.
@@ -186,7 +191,7 @@ class Gallery:
         samples = [
             NewSample(name=name, embedding=embedding, source=sample.source, digest=sample.digest)
             for name in other.people()
-            for sample, embedding in zip(other.samples(name), other.embeddings_of(name), strict=True)
+            for sample, embedding in zip(*other.samples_of(name), strict=True)
         ]
         other.close()
         return self.enroll_all(samples, strict=False)
@@ -216,11 +221,11 @@ class Gallery:
         Raises:
             UnknownPersonError: there is no such person or sample.
         """
-        with self._lock, self._store.writing():
+        with self._writing() as writer:
             if isinstance(who, str):
-                self._store.remove_person(person_name(who))
+                writer.remove_person(person_name(who))
             else:
-                self._store.remove_sample(who)
+                writer.remove_sample(who)
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name.
@@ -229,8 +234,8 @@ class Gallery:
             UnknownPersonError: there is no such person.
             FacegmError: somebody has the new name already.
         """
-        with self._lock, self._store.writing():
-            self._store.rename(person_name(old), person_name(new))
+        with self._writing() as writer:
+            writer.rename(person_name(old), person_name(new))
 
     def merge(self, name: str, into: str) -> None:
         """Give all samples of a person to another one, who is the same.
@@ -238,8 +243,14 @@ class Gallery:
         Raises:
             UnknownPersonError: one of the two is not there.
         """
-        with self._lock, self._store.writing():
-            self._store.merge(person_name(name), person_name(into))
+        with self._writing() as writer:
+            writer.merge(person_name(name), person_name(into))
+
+    @contextmanager
+    def _writing(self) -> Iterator[Store]:
+        """See `Store.writing`; threads write one after the other, while others search."""
+        with self._write_lock, self._store.writing() as writer:
+            yield writer
 
     def _checked(self, embeddings: Float[np.ndarray, "samples dim"]) -> Float32[np.ndarray, "samples dim"]:
         vectors = np.asarray(embeddings, np.float32)

@@ -36,6 +36,15 @@ class Index(Protocol):
         """
 
 
+def slack(dim: int) -> np.float32:
+    """By how much less than the largest product in float32 that of the nearest vector can be; all have unit length.
+
+    A product is off by less than dim * eps / 2, however it is summed (Higham 2002, 3.5), and both of two that are
+    compared may be; as much again for lengths that are off by rounding.
+    """
+    return np.float32(2 * dim * np.finfo(np.float32).eps)
+
+
 class ExactIndex:
     """An `Index` that compares with every vector, by products of matrices in memory.
 
@@ -52,9 +61,7 @@ class ExactIndex:
         self._vectors = np.empty((0, dim), np.float32)
         self._ids = np.empty(0, np.int64)
         self._count = 0
-        # A product of unit vectors is off by less than dim * eps / 2, however it is summed (Higham 2002, 3.5),
-        # and both of two that are compared may be; as much again for lengths that are off by rounding.
-        self._slack = np.float32(2 * dim * np.finfo(np.float32).eps)
+        self._slack = slack(dim)
 
     def ids(self) -> Int64[np.ndarray, " vectors"]:
         """The ids of all vectors that are held."""

@@ -37,7 +37,7 @@ _PROPERTY = "facegm.gallery"
 
 
 class MilvusCollection:
-    """The collection. Not for several threads at a time.
+    """The collection. Threads may share it, as they may a client of pymilvus.
 
     Args:
         address: `milvus+`, how pymilvus reaches the cluster, `/`, and the collection.
@@ -163,7 +163,7 @@ class MilvusCollection:
 
 
 def _split(address: str) -> tuple[str, str]:
-    """What pymilvus connects to, and the collection. pymilvus takes what it cannot read for a server on this machine."""
+    """What pymilvus connects to, and the collection; what it cannot read it takes for a server on this machine."""
     uri, _, collection = address.removeprefix(PREFIX).rpartition("/")
     try:
         server = urlsplit(uri)
@@ -172,7 +172,5 @@ def _split(address: str) -> tuple[str, str]:
         is_server = False
     is_trial = "://" not in uri and uri.endswith(".db")  # the file of milvus-lite
     if not (is_server or is_trial) or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", collection):
-        raise UsageError(
-            f"{address}: expected {PREFIX}http://HOST:PORT/COLLECTION, the collection in letters and digits"
-        )
+        raise UsageError(f"{address}: expected {PREFIX}http://HOST:PORT/COLLECTION, a collection of letters and digits")
     return uri, collection

@@ -10,6 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -53,14 +54,12 @@ class MilvusStore:
         self._held: _Held | None = None
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator["MilvusStore"]:
         """What the block adds is held back until its end, and then sent together; all else counts at once."""
-        self._held = _Held(known={}, added=[])
-        try:
-            yield
-            self._insert(self._held.added)
-        finally:
-            self._held = None
+        writer, held = copy(self), _Held(known={}, added=[])
+        writer._held = held
+        yield writer
+        self._insert(held.added)
 
     def people(self) -> dict[str, int]:
         """How many samples each person has, by name, in the names' order; takes a look at all samples."""
@@ -69,12 +68,13 @@ class MilvusStore:
 
     def samples(self, name: str) -> list[Sample]:
         """A person's samples, in the order of their enrolment; none of a person who is not there."""
-        fields = ("id", "source", "digest", "enrolled")
-        return [Sample(**{field: row[field] for field in fields}) for row in self._person(name)]
+        return _samples(self._person(name))
 
-    def embeddings_of(self, name: str) -> Float32[np.ndarray, "samples dim"]:
-        """The embeddings of a person's samples, as `samples` orders them."""
-        return np.array([row["embedding"] for row in self._person(name)], np.float32).reshape(-1, self.contract.dim)
+    def samples_of(self, name: str) -> tuple[list[Sample], Float32[np.ndarray, "samples dim"]]:
+        """The same with their embeddings, read at one time."""
+        rows = self._person(name)
+        embeddings = np.array([row["embedding"] for row in rows], np.float32).reshape(-1, self.contract.dim)
+        return _samples(rows), embeddings
 
     def add(self, name: str, embedding: Float32[np.ndarray, " dim"], *, source: str | None, digest: str | None) -> int:
         """Add a sample, within `writing`.
@@ -166,6 +166,11 @@ class MilvusStore:
     def _require(self, name: str) -> None:
         if not self._collection.has(_is_of(name)):
             raise UnknownPersonError(f"{self._collection.address}: nobody is called {printable(name)}")
+
+
+def _samples(rows: list[Row]) -> list[Sample]:
+    fields = ("id", "source", "digest", "enrolled")
+    return [Sample(**{field: row[field] for field in fields}) for row in rows]
 
 
 def _is_of(name: str) -> str:

@@ -22,8 +22,11 @@ class Store(Protocol):
     contract: EmbeddingContract
     uuid: str
 
-    def writing(self) -> AbstractContextManager[None]:
-        """Surrounds all that is changed together."""
+    def writing(self) -> "AbstractContextManager[Store]":
+        """Surrounds all that is changed together, through the store that it gives.
+
+        Meanwhile another thread may read by this store, which has nothing of the changes before the end.
+        """
 
     def close(self) -> None:
         """Let go of it."""
@@ -34,8 +37,8 @@ class Store(Protocol):
     def samples(self, name: str) -> list[Sample]:
         """A person's samples, in the order of their enrolment."""
 
-    def embeddings_of(self, name: str) -> Float32[np.ndarray, "samples dim"]:
-        """The embeddings of a person's samples, as `samples` orders them."""
+    def samples_of(self, name: str) -> tuple[list[Sample], Float32[np.ndarray, "samples dim"]]:
+        """The same with their embeddings, read at one time, whatever others change."""
 
     def add(self, name: str, embedding: Float32[np.ndarray, " dim"], *, source: str | None, digest: str | None) -> int:
         """Add a sample; returns its id."""
