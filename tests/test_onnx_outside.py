@@ -254,7 +254,12 @@ def test_a_model_is_read_parsed_and_begun_once(tmp_path: Path, monkeypatch: pyte
         return read_bytes(path)
 
     monkeypatch.setattr(Path, "read_bytes", noted_read)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **b: begun.append(session(*a, **b)) or begun[-1])
+
+    def noted_session(*arguments: Any, **named: Any) -> Any:
+        begun.append(session(*arguments, **named))
+        return begun[-1]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted_session)
     embedder = loaded(tmp_path / "described.onnx")
     assert _embedded(embedder).shape == (4, 12)
     assert "12 dimensions" in embedder.describe()

@@ -75,8 +75,12 @@ def fork_and_make_in_two_threads(folder: Path) -> None:
                 is_made.wait()
             return number
 
+        def get() -> None:
+            found.append(once.get())
+            asked.set()
+
         os.getpid = slowly
-        other = threading.Thread(target=lambda: (found.append(once.get()), asked.set()))
+        other = threading.Thread(target=get)
         other.start()
         asked.wait()
         found.append(once.get())
