@@ -1,6 +1,7 @@
 """The gallery: who is there after any sequence of changes, strict enrolment, and whose embeddings are taken."""
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from facegm.embedding.contract import EmbeddingContract
 from facegm.embedding.reasons import Reason
 from facegm.errors import FacegmError, UsageError
 from facegm.gallery import file as file_module
+from facegm.gallery.database import Database
 from facegm.gallery.enrolment import NewSample
 from facegm.gallery.file import GalleryFile, UnknownPersonError
 from facegm.gallery.gallery import Gallery
@@ -159,6 +161,31 @@ def test_samples_of_one_call_are_judged_against_those_before(tmp_path: Path) -> 
         assert gallery.people == {"Ann": 2, "Bob": 2}
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_many_samples_of_one_call_are_judged_as_a_naive_loop_does(seed: int, tmp_path: Path) -> None:
+    rng, centres = np.random.default_rng(seed), drawn(seed, 6)
+    people = rng.integers(0, 6, 150)
+    people[40:48] = people[:8]
+    vectors = np.concatenate([drawn(1000 + n, around=centres[person], spread=1.2) for n, person in enumerate(people)])
+    vectors[40:50] = vectors[:10]  # some are there already, or somebody else's
+    taken: list[tuple[int, np.ndarray]] = []
+    expected: list[Reason | None] = []
+    for person, vector in zip(people.tolist(), vectors.astype(np.float64), strict=True):
+        own = min([float(np.linalg.norm(known - vector)) for of, known in taken if of == person], default=None)
+        other = min([float(np.linalg.norm(known - vector)) for of, known in taken if of != person], default=np.inf)
+        if own is not None and own <= 1e-4:
+            expected.append(Reason.ALREADY_ENROLLED)
+        elif other < 0.8 if own is None else other <= own:
+            expected.append(Reason.NEARER_TO_ANOTHER)
+        else:
+            expected.append(None)
+            taken.append((person, vector))
+    samples = [NewSample(name=f"P{person}", embedding=v) for person, v in zip(people, vectors, strict=True)]
+    with new_gallery(tmp_path) as gallery:
+        assert [done.reason for done in gallery.enroll_all(samples, threshold=0.8)] == expected
+    assert {None, Reason.NEARER_TO_ANOTHER, Reason.ALREADY_ENROLLED} == set(expected)
+
+
 def test_what_is_there_already_is_said_so(tmp_path: Path) -> None:
     first, second = drawn(0, 2)
     with new_gallery(tmp_path) as gallery:
@@ -187,6 +214,27 @@ def test_another_gallery_joins(tmp_path: Path) -> None:
         assert gallery.people == {"Ann": 3, "Bob": 1}
         assert [sample.source for sample in gallery.samples("Ann")] == [None, None, "b.jpg"]
         assert gallery.search(drawn(2), k=1)[0][0].name == "Bob"
+
+
+def test_another_gallery_may_change_while_it_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample goes right after its person is first read: what is taken of the person belongs together all the same."""
+    (tmp_path / "other").mkdir()
+    path, query = tmp_path / "other" / "people.gallery", Database.query
+
+    def then_one_is_removed(self: Database, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        rows = query(self, statement, parameters)
+        if self.path == path and "WHERE name = ?" in statement:
+            with sqlite3.connect(path) as another:
+                another.execute("DELETE FROM samples WHERE id = 1")
+            another.close()
+        return rows
+
+    with new_gallery(tmp_path) as gallery, new_gallery(tmp_path / "other") as other:
+        other.enroll("Ann", drawn(0, 3), sources=["0", "1", "2"], strict=False)
+        monkeypatch.setattr(Database, "query", then_one_is_removed)
+        gallery.enroll_gallery(path)
+        by_id = {sample.id: sample.source for sample in gallery.samples("Ann")}
+        assert [by_id[match.sample_id] for (match,) in gallery.search(drawn(0, 3))] == ["0", "1", "2"]
 
 
 def test_another_models_embeddings_are_refused(tmp_path: Path) -> None:
