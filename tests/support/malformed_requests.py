@@ -262,13 +262,15 @@ def _wrong_person(random: Random) -> bytes:
         "",
     ]
     address = "/v1/people/" + quote(random.choice(names), safe="")
-    match random.randrange(4):
+    match random.randrange(5):
         case 0:
             return request(address, method="DELETE")
         case 1:
             return request(f"{address}/samples/{random.choice(['x', '-1', '9' * 40, '1.5', '%00'])}", method="DELETE")
         case 2:
             return request(f"/v1/people/{quote(random.randbytes(5))}", method="DELETE")
+        case 3:
+            return request(f"/v1/people/{random.randbytes(5).hex()}", method="DELETE")
         case _:
             return form(address, [Part("photo", encoded(64, 64))])
 
