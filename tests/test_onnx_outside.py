@@ -248,8 +248,17 @@ def test_a_model_is_read_parsed_and_begun_once(tmp_path: Path, monkeypatch: pyte
     counted = cached_property(noted)
     counted.__set_name__(OnnxFile, "model")
     monkeypatch.setattr(OnnxFile, "model", counted)
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **b: begun.append(session(*a, **b)) or begun[-1])
+
+    def noted_bytes(path: Path) -> bytes:
+        read.append(path)
+        return read_bytes(path)
+
+    def noted_session(*arguments: Any, **options: Any) -> Any:
+        begun.append(session(*arguments, **options))
+        return begun[-1]
+
+    monkeypatch.setattr(Path, "read_bytes", noted_bytes)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted_session)
     embedder = loaded(tmp_path / "described.onnx")
     assert _embedded(embedder).shape == (4, 12)
     assert "12 dimensions" in embedder.describe()

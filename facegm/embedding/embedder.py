@@ -98,16 +98,16 @@ class FaceEmbedder(AlignedFaceEmbedder):
                 that is not here, or a false-alarm rate that was not measured.
         """
         file = embedder_file(Path(path))
-        if is_onnx(file):
-            model: Path | OnnxFile = OnnxFile.read(file)
-            network: EmbeddingNetwork = load_onnx(model, preprocessing=preprocessing, device=onnx_device(device))
+        onnx = OnnxFile.read(file) if is_onnx(file) else None
+        if onnx is not None:
+            network: EmbeddingNetwork = load_onnx(onnx, preprocessing=preprocessing, device=onnx_device(device))
         elif preprocessing is not None:
             raise FacegmError(f"{file}: says itself how faces are prepared for it; leave the preprocessing out")
         else:
-            model, network = file, TrainedNetwork.load(file, chosen_device(device))
-        calibration, likelihood = read_calibration(model), read_likelihood(model, false_alarm_rate)
-        if isinstance(model, OnnxFile):
-            model.forget_model()
+            network = TrainedNetwork.load(file, chosen_device(device))
+        calibration, likelihood = read_calibration(onnx or file), read_likelihood(onnx or file, false_alarm_rate)
+        if onnx is not None:
+            onnx.forget_model()
         return cls(network, calibration, likelihood, detector=detector, expected=expected)
 
     @property
