@@ -113,7 +113,7 @@ def test_views_of_arrays_are_taken() -> None:
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
 def test_an_array_may_be_filled_anew_once_it_was_taken(color: Color, dtype: type) -> None:
     """As whoever reads a video into one buffer does."""
-    buffer = np.empty(NOISE.shape, dtype)
+    buffer: np.ndarray = np.empty(NOISE.shape, dtype)
 
     def frames() -> Iterator[np.ndarray]:
         for level in (10, 20, 30):

@@ -76,7 +76,12 @@ def fork_and_make_in_two_threads(folder: Path) -> None:
             return number
 
         os.getpid = slowly
-        other = threading.Thread(target=lambda: (found.append(once.get()), asked.set()))
+
+        def get() -> None:
+            found.append(once.get())
+            asked.set()
+
+        other = threading.Thread(target=get)
         other.start()
         asked.wait()
         found.append(once.get())
