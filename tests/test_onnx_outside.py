@@ -249,16 +249,15 @@ def test_a_model_is_read_parsed_and_begun_once(tmp_path: Path, monkeypatch: pyte
     counted.__set_name__(OnnxFile, "model")
     monkeypatch.setattr(OnnxFile, "model", counted)
 
-    def noted_read(path: Path) -> bytes:
+    def noted_bytes(path: Path) -> bytes:
         read.append(path)
         return read_bytes(path)
 
-    monkeypatch.setattr(Path, "read_bytes", noted_read)
-
-    def noted_session(*arguments: Any, **named: Any) -> Any:
-        begun.append(session(*arguments, **named))
+    def noted_session(*arguments: Any, **options: Any) -> Any:
+        begun.append(session(*arguments, **options))
         return begun[-1]
 
+    monkeypatch.setattr(Path, "read_bytes", noted_bytes)
     monkeypatch.setattr(onnxruntime, "InferenceSession", noted_session)
     embedder = loaded(tmp_path / "described.onnx")
     assert _embedded(embedder).shape == (4, 12)
