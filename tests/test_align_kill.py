@@ -11,22 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 import cv2
-import numpy as np
 import pytest
 from alignment import Alignment, warm_up
-from PIL import Image
+from mixed_photos import make_mixed_photos
 from stores import NamedFaces, contents
 
 from facegm.data.readers.source import find_photos
 from facegm.store.format import FACES_FOLDER, MANIFEST_FILE
 from facegm.store.journal import JOURNALS, read_journal
 
-HOPPER = Path(str(files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg"))
 Container = Literal["folder", "tar"]
 
 
@@ -65,21 +62,6 @@ class TwoShards:
 Running = Alignment | NewCommand | TwoShards
 Start = Callable[[Path], Running]
 """Begins to align into a store."""
-
-
-def _make_photos(folder: Path, count: int) -> None:
-    """Every third photo has a face, every tenth cannot be read."""
-    rng = np.random.default_rng(7)
-    (folder / "ann").mkdir(parents=True)
-    with Image.open(HOPPER) as hopper:
-        for number in range(count):
-            image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
-            if number % 3 == 0:
-                image = hopper.resize((100 + number % 50, 120 + number % 40))
-            image.save(folder / f"ann/{number:04}.png")
-    for number in range(5, count, 10):
-        path = folder / f"ann/{number:04}.png"
-        os.truncate(path, path.stat().st_size // 2)
 
 
 def _arguments(photos: Path, container: Container, store: Path) -> list[str]:
@@ -136,7 +118,7 @@ def _kill_and_continue(photos: Path, folder: Path, start: Start, kills: int, see
 @pytest.mark.parametrize("container", ["folder", "tar"])
 def test_killed_again_and_again_a_store_ends_as_if_nothing_had_been(tmp_path: Path, container: Container) -> None:
     photos = tmp_path / "photos"
-    _make_photos(photos, 100)
+    make_mixed_photos(photos, 100)
 
     def start(store: Path) -> Alignment:
         # Few photos at a time, so that there is a long time in which some are recorded and some are not.
@@ -153,7 +135,7 @@ def test_twenty_kills_of_one_job_and_of_two(
     tmp_path: Path, container: Container, job: type[Alignment] | type[TwoShards]
 ) -> None:
     photos = tmp_path / "photos"
-    _make_photos(photos, 200)
+    make_mixed_photos(photos, 200)
     warm_up()
     _kill_and_continue(
         photos, tmp_path, lambda store: job(_arguments(photos, container, store), tmp_path, batch=8), kills=20, seed=20
@@ -167,7 +149,7 @@ def test_twenty_kills_on_300_real_photos(tmp_path: Path, shared_data: Path, cont
     photos.mkdir()
     for person in sorted((shared_data / "lfw/lfw-deepfunneled").iterdir())[:200]:
         shutil.copytree(person, photos / person.name)
-    _make_photos(photos, 50)
+    make_mixed_photos(photos, 50)
 
     def start(store: Path) -> NewCommand:
         return NewCommand(["align", *_arguments(photos, container, store)], tmp_path)

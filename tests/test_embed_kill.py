@@ -1,17 +1,15 @@
 """Protects an embedding against kill -9: whenever it comes, the same command goes on, and ends with the same bytes."""
 
-import os
 import random
 import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from embedders import HOPPER, save_small_embedder
+from embedders import save_small_embedder
 from facegm_commands import Command
-from PIL import Image
+from mixed_photos import make_mixed_photos
 
 SMALL_STEPS = """
 import multiprocessing
@@ -23,21 +21,6 @@ embed_source.BATCH = embed_source.PhotosToEmbed.group = 4
 face_parts.PART_SECONDS = 0.0
 """
 """Few photos at a time, so that there is a long time in which some are recorded and some are not."""
-
-
-def make_photos(folder: Path, count: int) -> None:
-    """Every third photo has a face, every tenth cannot be read."""
-    rng = np.random.default_rng(7)
-    (folder / "ann").mkdir(parents=True)
-    with Image.open(HOPPER) as hopper:
-        for number in range(count):
-            image = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
-            if number % 3 == 0:
-                image = hopper.resize((100 + number % 50, 120 + number % 40))
-            image.save(folder / f"ann/{number:04}.png")
-    for number in range(5, count, 10):
-        path = folder / f"ann/{number:04}.png"
-        os.truncate(path, path.stat().st_size // 2)
 
 
 class Embedding:
@@ -60,7 +43,7 @@ class Embedding:
 
 
 def kill_and_continue(folder: Path, photos: int, kills: int, seed: int, suffix: str) -> None:
-    make_photos(folder / "photos", photos)
+    make_mixed_photos(folder / "photos", photos)
     save_small_embedder(folder / "model.safetensors")
     whole, disturbed = Embedding(folder, f"whole{suffix}", 1), Embedding(folder, f"disturbed{suffix}", 2)
     begun = time.monotonic()
@@ -102,7 +85,7 @@ def test_twenty_kills(tmp_path: Path, suffix: str) -> None:
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
-    make_photos(tmp_path / "photos", 60)
+    make_mixed_photos(tmp_path / "photos", 60)
     save_small_embedder(tmp_path / "model.safetensors")
     embedding = Embedding(tmp_path, "faces.parquet", 1)
     running = embedding.begin()

@@ -23,6 +23,7 @@ from facegm.align.found_face import Face
 from facegm.data.names import escaped
 from facegm.data.readers.photo import Photo
 from facegm.embedding.reasons import Reason
+from facegm.store.format import FACE_COLUMNS
 
 DESCRIPTION = "facegm"
 """Under this name a table carries its description."""
@@ -37,13 +38,7 @@ def schema(dim: int, description: Mapping[str, Any]) -> pa.Schema:
         "path": pa.string(),
         "identity": pa.string(),
         "face": pa.int32(),
-        "box": pa.list_(pa.float64(), 4),
-        "landmarks": pa.list_(pa.float64(), 10),
-        "probability": pa.float64(),
-        "residual": pa.float64(),
-        "profile": pa.float64(),
-        "sharpness": pa.float64(),
-        "contrast": pa.float64(),
+        **FACE_COLUMNS,
         "norm": pa.float64(),
         "likelihood": pa.float64(),
         "is_abnormal": pa.bool_(),

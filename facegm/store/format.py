@@ -34,6 +34,16 @@ FORMAT_BEFORE = 1
 SETTINGS_FILE, MANIFEST_FILE = "store.json", "manifest.parquet"
 FACES_FOLDER = "faces"
 
+FACE_COLUMNS: Mapping[str, pa.DataType] = {
+    "box": pa.list_(pa.float64(), 4),
+    "landmarks": pa.list_(pa.float64(), 10),
+    "probability": pa.float64(),
+    "residual": pa.float64(),
+    "profile": pa.float64(),
+    "sharpness": pa.float64(),
+    "contrast": pa.float64(),
+}
+"""Where a face was found and how good it is, in the tables of stores and of embeddings."""
 SCHEMA = pa.schema(
     {
         "key": pa.string(),
@@ -41,13 +51,7 @@ SCHEMA = pa.schema(
         "status": pa.string(),
         "reason": pa.string(),
         "faces": pa.int32(),
-        "box": pa.list_(pa.float64(), 4),
-        "landmarks": pa.list_(pa.float64(), 10),
-        "probability": pa.float64(),
-        "residual": pa.float64(),
-        "profile": pa.float64(),
-        "sharpness": pa.float64(),
-        "contrast": pa.float64(),
+        **FACE_COLUMNS,
         "digest": pa.binary(32),
         "perceptual_hash": pa.binary(32),
         "photo_bytes": pa.int64(),
