@@ -38,16 +38,21 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = "1"
     threadpool_limits(1)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    _take_one_thread()
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run as Python; has to be said before triton is imported
 
 
+def _take_one_thread() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where none is to be seen, or other libraries where they are not on the path."""
+    _take_one_thread()  # whatever a test before has set, as the command that serves does
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and to be run by `make test-gpu`")
     if item.get_closest_marker("peers") and importlib.util.find_spec("torchattacks") is None:

@@ -168,7 +168,8 @@ def test_photos_stream_through_in_bounded_memory(embedder: FaceEmbedder) -> None
     found = embedder.find_batch(endless(), color="rgb")
     sizes = [photo.size for photo in itertools.islice(found, 2 * BATCH + 1)]
     assert sizes == [(size % 60 + 20, 30) for size in range(40, 40 + len(sizes))]  # in their order
-    assert taken <= 4 * BATCH
+    # Three batches are looked at, others by the threads beside, and one is decoded ahead.
+    assert taken <= (3 + torch.get_num_threads() + 1) * BATCH
     found.close()  # type: ignore[attr-defined]
 
 
