@@ -6,7 +6,6 @@ the machine count little.
 """
 
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from adv_lib.attacks import carlini_wagner_l2
 from adv_lib.attacks import ddn as adv_lib_ddn
-from interleaved import measure, write_results
+from interleaved import measure, processor_seconds, write_results
 from scipy.special import logsumexp
 from sklearn.neighbors import KernelDensity
 from torch import Tensor, nn
@@ -194,12 +193,6 @@ def compare(ways: dict[str, Callable[[], object]], results: dict[str, object]) -
 
     rows = measure({name: partial(kept, name, way) for name, way in ways.items()}, runs=RUNS, clock=processor_seconds)
     return [{"times_faster": round(1 / float(str(row["ratio_to_first"])), 2), **row} for row in rows]
-
-
-def processor_seconds(way: Callable[[], object]) -> float:
-    start = time.process_time()
-    way()
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

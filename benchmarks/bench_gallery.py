@@ -13,7 +13,7 @@ from importlib.metadata import version
 import faiss
 import numpy as np
 import torch
-from interleaved import measure, write_results
+from interleaved import measure, processor_seconds, write_results
 from peak_memory import resident_bytes
 from threadpoolctl import threadpool_limits
 
@@ -135,12 +135,6 @@ def searches(index: Index, queries: np.ndarray, *, at_once: bool) -> Callable[[]
 
 def median_seconds(way: Callable[[], object]) -> float:
     return float(np.median([processor_seconds(way) for _ in range(RUNS)]))
-
-
-def processor_seconds(way: Callable[[], object]) -> float:
-    start = time.process_time()
-    way()
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

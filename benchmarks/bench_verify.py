@@ -5,11 +5,10 @@ network's does. Seconds are those that the processor spends on this process, on 
 machine count little.
 """
 
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from interleaved import measure, write_results
+from interleaved import measure, processor_seconds, write_results
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
@@ -129,12 +128,6 @@ def with_scikit_learn(a: np.ndarray, b: np.ndarray, same: np.ndarray, fold: np.n
             yield np.linalg.norm(pca.transform(unit[0]) - pca.transform(unit[1]), axis=1)
 
     return cross_validate(distances_by_fold(), same, fold, variant=PCA_64).accuracy
-
-
-def processor_seconds(way: Callable[[], object]) -> float:
-    start = time.process_time()
-    way()
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.options import add_workers, whole_number
+from facegm.cli.options import add_engine, add_workers, whole_number
 from facegm.data.names import printable
 from facegm.errors import UsageError
 
@@ -74,12 +74,7 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--shard", metavar="I/N", help="do the I-th of N parts, from 0, into one --output; the last to end merges them"
     )
-    options.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="worker processes of this machine (default), or of a Ray cluster (extra facegm[ray])",
-    )
+    add_engine(options)
     options.add_argument(
         "--remove-missing",
         action="store_true",

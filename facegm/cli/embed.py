@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.options import add_device, add_json, add_workers, print_json, whole_number
+from facegm.cli.options import add_device, add_engine, add_json, add_model, add_workers, print_json, whole_number
 from facegm.data.names import printable
 
 
@@ -24,7 +24,7 @@ def parser() -> ArgumentParser:
         "shards or a folder of them (WebDataset); x.rec with x.idx beside it (insightface); an LMDB; or a store that "
         "`facegm align` made, whose faces are embedded as they are",
     )
-    options.add_argument("--model", type=Path, required=True, help="run folder, embedder.safetensors or model.onnx")
+    add_model(options)
     options.add_argument(
         "--output",
         type=Path,
@@ -51,12 +51,7 @@ def parser() -> ArgumentParser:
         help="what computes the detector (default: a GPU where the network runs on one, else cpu); openvino is the "
         "fastest on a CPU and needs the extra facegm[openvino]",
     )
-    options.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="worker processes of this machine (default), or of a Ray cluster (extra facegm[ray])",
-    )
+    add_engine(options)
     add_workers(options)
     add_device(options)
     add_json(options)

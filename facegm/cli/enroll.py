@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.options import add_device, add_gallery, add_json, print_json, whole_number
+from facegm.cli.options import add_device, add_gallery, add_json, add_model, print_json, whole_number
 from facegm.data.names import printable
 from facegm.errors import FacegmError
 
@@ -26,7 +26,7 @@ def parser() -> ArgumentParser:
         "them, of one person",
     )
     add_gallery(options, required=True, what="the gallery, which is made where missing")
-    options.add_argument("--model", type=Path, required=True, help="run folder, embedder.safetensors or model.onnx")
+    add_model(options)
     options.add_argument("--name", help="whom all photos show (default: the folder of each says it)")
     options.add_argument(
         "--policy",

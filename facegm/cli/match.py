@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from facegm.cli.options import add_device, add_json, print_json, real_number
+from facegm.cli.options import add_device, add_json, add_model, print_json, real_number
 from facegm.data.names import printable
 from facegm.errors import UsageError
 
@@ -20,7 +20,7 @@ def parser() -> ArgumentParser:
     )
     options.add_argument("photo_a", type=Path, help="a photo")
     options.add_argument("photo_b", type=Path, help="the other")
-    options.add_argument("--model", type=Path, required=True, help="run folder, embedder.safetensors or model.onnx")
+    add_model(options)
     options.add_argument(
         "--policy",
         choices=("largest-central", "largest", "only"),

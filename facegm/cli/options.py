@@ -4,6 +4,7 @@ import json
 import math
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from facegm.data.machine import default_workers
@@ -20,6 +21,21 @@ def add_workers(options: ArgumentParser) -> None:
         help="worker processes (default: as many as this machine has cores and memory for, "
         f"{default_workers()}; on GPUs a few each)",
     )
+
+
+def add_engine(options: ArgumentParser) -> None:
+    """Add `--engine`, of whose processes photos are looked at."""
+    options.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="worker processes of this machine (default), or of a Ray cluster (extra facegm[ray])",
+    )
+
+
+def add_model(options: ArgumentParser) -> None:
+    """Add `--model`."""
+    options.add_argument("--model", type=Path, required=True, help="run folder, embedder.safetensors or model.onnx")
 
 
 def add_device(options: ArgumentParser) -> None:
