@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from forks import forks, run_ranks
+from quick_charts import quick_charts
 from threadpoolctl import threadpool_limits
 
 from facegm.align.face import TEMPLATE
@@ -99,6 +100,13 @@ def quick_workers() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def one_thread() -> None:
     """What all tests have; for files that ask for it."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def charts_are_quick() -> Iterator[None]:
+    """Tests do not wait for charts that they do not look at."""
+    with quick_charts():
+        yield
 
 
 @pytest.fixture

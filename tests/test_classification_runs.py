@@ -10,6 +10,7 @@ import torch
 from exact_resume import assert_same_end, newest_step
 from facegm_commands import Command
 from image_sets import alternating, write_cifar10, write_cifar100, write_mnist, write_photos
+from quick_charts import geometry_drawn
 
 from facegm.classification.classifier import BEST_FILE, MODEL_FILE, load_classifier
 from facegm.classification.config import ImageRunConfig
@@ -100,7 +101,8 @@ def whole(runs: Path, data: Path) -> Any:
 
     def run(name: str) -> Path:
         if not (runs / name).exists():
-            assert main(command(name, data, runs / name)) == 0
+            with geometry_drawn():
+                assert main(command(name, data, runs / name)) == 0
         return runs / name
 
     return run
@@ -161,8 +163,9 @@ def test_the_learning_rate_falls_by_the_decay_of_the_configuration(whole: Any) -
 
 
 def test_it_learns(data: Path, tmp_path: Path) -> None:
-    options = ["--train.epochs=12", "--validation.every_epochs=12", "--optimizer.milestones=[]"]
+    options = ["--train.epochs=8", "--validation.every_epochs=8", "--optimizer.milestones=[]", *RESNET20]
     assert main(command("mnist", data, tmp_path / "run", *options)) == 0
+    print(read_metrics(tmp_path / "run")[-1]["validation_accuracy"])
     assert read_metrics(tmp_path / "run")[-1]["validation_accuracy"] > 0.6
 
 
@@ -217,11 +220,11 @@ def test_killed_and_resumed_equals_the_whole(data: Path, whole: Any, tmp_path: P
         running.kill()
         running.wait()
     assert newest_step(tmp_path / "run") < CASES["cifar10"].steps, "it had ended before it was killed"
-    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    with geometry_drawn():
+        assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert_same_end(tmp_path / "run", tmp_path / "whole")
     for name in (MODEL_FILE, BEST_FILE, "geometry.svg"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert (tmp_path / "run" / MODEL_FILE).read_bytes() == (whole("cifar10") / MODEL_FILE).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (whole("cifar10") / name).read_bytes()
 
 
 def test_a_run_begins_with_the_weights_of_a_classifier(
