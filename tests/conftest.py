@@ -109,11 +109,13 @@ def charts_are_quick() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Does not wait for the disk, which others are busy with too."""
-    monkeypatch.setattr(os, "sync", lambda: None)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+@pytest.fixture(scope="session", autouse=True)
+def no_disk() -> Iterator[None]:
+    """No test waits for the disk, which others are busy with too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sync", lambda: None)
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")
