@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from image_files import write_idx
 from pages import Page
-from pattern_runs import patterns, train_on_patterns
+from pattern_runs import patterns, shallow_networks, train_on_patterns
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -26,6 +27,12 @@ from facegm.errors import UsageError
 
 CLASSES, TEST = 4, 40
 QUICK = ("--attack", "fgsm", "--attack", "bim", "--images", "16", "--iterations", "4", "--epsilon", "0.2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_networks() -> Iterator[None]:
+    with shallow_networks():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Protects `facegm train` of classifiers in whole, from published files to a run folder, and how it goes on."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from exact_resume import assert_same_end, newest_step
 from facegm_commands import Command
 from image_sets import alternating, write_cifar10, write_cifar100, write_mnist, write_photos
+from pattern_runs import shallow_networks
 from quick_charts import geometry_drawn
 
 from facegm.classification.classifier import BEST_FILE, MODEL_FILE, load_classifier
@@ -162,13 +163,21 @@ def test_the_learning_rate_falls_by_the_decay_of_the_configuration(whole: Any) -
     )
 
 
+@pytest.fixture
+def shallow() -> Iterator[None]:
+    with shallow_networks():
+        yield
+
+
+@pytest.mark.usefixtures("shallow")
 def test_it_learns(data: Path, tmp_path: Path) -> None:
-    options = ["--train.epochs=8", "--validation.every_epochs=8", "--optimizer.milestones=[]", *RESNET20]
+    options = ["--train.epochs=12", "--validation.every_epochs=12", "--optimizer.milestones=[]", *RESNET20]
+    options += ["--optimizer.learning_rate=0.05", "--loss.gm.alpha=0.1"]
     assert main(command("mnist", data, tmp_path / "run", *options)) == 0
-    print(read_metrics(tmp_path / "run")[-1]["validation_accuracy"])
     assert read_metrics(tmp_path / "run")[-1]["validation_accuracy"] > 0.6
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("loss", ["softmax", "center", "l_softmax", "rce", "cosface", "arcface"])
 def test_other_losses_end_in_a_classifier_too(loss: str, data: Path, tmp_path: Path) -> None:
     options = [f"--loss.name={loss}", *RESNET20, "--train.epochs=0.5", "--train.batch_size=8"]
@@ -178,6 +187,7 @@ def test_other_losses_end_in_a_classifier_too(loss: str, data: Path, tmp_path: P
     assert "validation_accuracy" in read_metrics(tmp_path / "run")[-1]
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(("epochs", "steps"), [("1.5", 6), ("0.3", 1), ("0.01", 1), ("0.9", 4)])
 def test_the_last_epoch_may_be_a_part_of_one(epochs: str, steps: int, data: Path, tmp_path: Path) -> None:
     """Of 4 steps an epoch: rounded, and one at least."""

@@ -223,7 +223,11 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_store: Path,
     assert {path.name for path in run.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
 
 
-def test_torchrun_restarts_after_a_process_has_died(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
+@pytest.mark.parametrize("by", ["hand", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_restarted_after_a_process_has_died_it_ends_with_the_same_weights(
+    small_store: Path, tmp_path: Path, torchrun: Torchrun, by: str
+) -> None:
+    """By the same command, given again by torchrun itself or by hand."""
     script = """
 import os, signal, sys
 from facegm.cli import main
@@ -232,7 +236,8 @@ from facegm.training.loop import Trainer
 step = Trainer.step
 
 def die_at_the_twelfth_step(self, batch, progress, watch):
-    if progress.step == 11 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    if progress.step == 11 and os.environ["RANK"] == "1" and not os.path.exists("died"):
+        open("died", "x").close()
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, progress, watch)
 
@@ -243,7 +248,10 @@ sys.exit(main())
     config = everything_on(small_store)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     arguments = ["train", "--config", "config.yaml", "--output"]
-    done = torchrun(2, ["--max-restarts=2", "dying.py", *arguments, "run"], tmp_path)
+    dying = ["dying.py", *arguments, "run"]
+    if by == "hand":
+        assert torchrun(2, dying, tmp_path).returncode == -signal.SIGKILL
+    done = torchrun(2, dying if by == "hand" else ["--max-restarts=2", *dying], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "steps 10 to 20" in done.stdout
     undisturbed = torchrun(2, ["-m", "facegm", *arguments, "whole"], tmp_path)
