@@ -38,7 +38,8 @@ def quick_networks() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("patterns")
-    return train_on_patterns(folder, "--train.batch_size=16", classes=CLASSES, train=160, test=TEST)
+    options = ["--train.batch_size=16", "--train.epochs=5", "--optimizer.learning_rate=0.05"]
+    return train_on_patterns(folder, *options, classes=CLASSES, train=160, test=TEST)
 
 
 @pytest.fixture
