@@ -5,8 +5,8 @@ import json
 import logging
 import re
 import shutil
-from dataclasses import replace
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -31,7 +31,7 @@ Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def everything_on(store: Path, *, epochs: float = 5.0, **train: Any) -> FaceRunConfig:
+def everything_on(store: Path, *, epochs: float = 3.0, **train: Any) -> FaceRunConfig:
     """All that has a state or draws random numbers: 4 steps an epoch, each of two parts, in scaled float16."""
     course: dict[str, Any] = {
         "batch_size": 12,
@@ -63,13 +63,13 @@ def exported(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def whole(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run of 20 steps."""
+    """An undisturbed run of 12 steps."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train_run(everything_on(small_store), folder)
     return folder
 
 
-def test_ten_steps_and_ten_equal_twenty_in_the_middle_of_an_epoch(
+def test_ten_steps_and_two_equal_twelve_in_the_middle_of_an_epoch(
     small_store: Path, whole: Path, tmp_path: Path
 ) -> None:
     end = load_newest_checkpoint(whole)
@@ -157,7 +157,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     folder, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_step_seed", signal_at_step_7)
-        with pytest.raises(StoppedError, match="stopped by SIGTERM after step 7 of 20, with a checkpoint"):
+        with pytest.raises(StoppedError, match="stopped by SIGTERM after step 7 of 12, with a checkpoint"):
             train_run(everything_on(small_store), folder)
     assert signal.getsignal(signal.SIGTERM) is before
     assert checkpoints(folder)[-1].name == "step-00000007.pt"
@@ -171,7 +171,7 @@ def test_a_run_goes_on_in_another_precision(small_store: Path, tmp_path: Path, b
     train_run(everything_on(small_store, precision=begun), tmp_path)
     checkpoints(tmp_path)[-1].unlink()
     train_run(everything_on(small_store, precision=gone_on), tmp_path)
-    assert checkpoints(tmp_path)[-1].name == "step-00000020.pt"
+    assert checkpoints(tmp_path)[-1].name == "step-00000012.pt"
 
 
 # ------------------------------------------------------------------------------------------------- processes
@@ -191,7 +191,7 @@ def test_signals_to_the_group_of_a_command_stop_it_and_it_goes_on_when_given_aga
     small_store: Path, tmp_path: Path
 ) -> None:
     """Protects what a terminal, torchrun or a service manager does: the processes that decode get the signal too."""
-    config = everything_on(small_store, precision="float32", checkpoint_every=100)
+    config = everything_on(small_store, epochs=5, precision="float32", checkpoint_every=100)
     config = replace(config, data=replace(config.data, residency="stream", workers=2))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     train_run(config, tmp_path / "whole")
@@ -253,7 +253,7 @@ sys.exit(main())
         assert torchrun(2, dying, tmp_path).returncode == -signal.SIGKILL
     done = torchrun(2, dying if by == "hand" else ["--max-restarts=2", *dying], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "steps 10 to 20" in done.stdout
+    assert "steps 10 to 12" in done.stdout
     undisturbed = torchrun(2, ["-m", "facegm", *arguments, "whole"], tmp_path)
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert_same_run(tmp_path / "run", tmp_path / "whole")
