@@ -8,13 +8,12 @@ import pytest
 from torch import Tensor
 
 from facegm.training import run as training_run
-
-_DRAW = training_run.draw_geometry
+from facegm.training.geometry_chart import draw_geometry
 
 
 def leave_out_geometry() -> None:
     """From now on, runs of this process end with a file in the place of the chart of their means."""
-    training_run.draw_geometry = _write_nothing
+    training_run.draw_geometry = _write_nothing  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -30,7 +29,7 @@ def quick_charts() -> Iterator[None]:
 def geometry_drawn() -> Iterator[None]:
     """Within, runs of this process end with that chart after all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "draw_geometry", _DRAW)
+        patch.setattr(training_run, "draw_geometry", draw_geometry)
         yield
 
 
