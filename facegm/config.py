@@ -97,7 +97,8 @@ def _parse(content: dict[str, Any], root: type[Root], overrides: Sequence[str], 
         with NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
             yaml.dump(content, file, _Dumper)
             file.flush()
-            values = _parser(root).parse_args(["--config", file.name, *_names_quoted(overrides, root)])
+            parser = _parser(root)  # type: ignore[arg-type]  # a type is hashable, which mypy does not see
+            values = parser.parse_args(["--config", file.name, *_names_quoted(overrides, root)])
     except ArgumentError as error:
         raise UsageError(f"{source} or an option: {error}") from error
     config: Root = _build(root, {name: _plain(values[name]) for name in get_type_hints(root)})
