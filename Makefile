@@ -13,8 +13,9 @@ PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
 
+# What the tests are compiled to is kept, whatever the environment says: each worker would take twenty seconds for it.
 test: install  ## all tests but the long ones, on all cores, against the installed package
-	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu and not peers"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu and not peers"
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m slow
