@@ -191,7 +191,7 @@ def test_signals_to_the_group_of_a_command_stop_it_and_it_goes_on_when_given_aga
     small_store: Path, tmp_path: Path
 ) -> None:
     """Protects what a terminal, torchrun or a service manager does: the processes that decode get the signal too."""
-    config = everything_on(small_store, epochs=5, precision="float32", checkpoint_every=100)
+    config = everything_on(small_store, epochs=5.0, precision="float32", checkpoint_every=100)
     config = replace(config, data=replace(config.data, residency="stream", workers=2))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     train_run(config, tmp_path / "whole")
