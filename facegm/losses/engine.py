@@ -1,4 +1,4 @@
-"""What an implementation of the GM loss computes, in which terms, and which one runs."""
+"""What an implementation of the losses computes, in which terms, and which one runs."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Literal, NamedTuple
@@ -10,63 +10,51 @@ Implementation = Literal["auto", "dense", "chunked", "fused"]
 """`dense` holds batch x classes exponentials in one buffer; `chunked` never holds more than a block of them, and
 computes them twice; so does `fused`, in Triton kernels on a GPU. `auto` is dense while the buffer is small, then fused
 or else chunked."""
+Kind = Literal["distances", "products", "cosines"]
+"""The logits of samples x and learned vectors w_k, as x . v_k + b_k:
+
+- `distances`: v_k = w_k - origin and b_k = -||v_k||^2 / 2, which is minus half the squared distance but for a constant
+  of the sample;
+- `products`: v_k = w_k and b_k is learned;
+- `cosines`: v_k = w_k / ||w_k|| and b_k = 0; the features have been given one length.
+"""
 
 DENSE_BYTES = 2**28
 """Largest buffer that `auto` holds."""
 SCRATCH_NUMBERS = {"cpu": 2**21, "cuda": 2**24}
-"""Numbers in a block's scratch memory, of logits or of means: what a processor's cache likes, or fills a GPU."""
+"""Numbers in a block's scratch memory, of logits or of vectors: what a processor's cache likes, or fills a GPU."""
 LEAST = torch.finfo(torch.float32).min
 """Logit of a class that is to count for nothing: unlike -inf, it can be subtracted from itself."""
+LEAST_LENGTH = 1e-12
+"""A shorter class vector counts as this long in its cosines, so that 0 has some."""
 
 
 class Operands(NamedTuple):
-    """Samples and class means, with x = features - origin and m = means - origin; no origin is 0.
+    """Samples and classes; see `Kind`."""
 
-    The logit of class k is x . m_k - ||m_k||^2 / 2: minus half the squared distance, up to a constant of the sample.
-    """
-
-    features: Tensor
-    """Shape [batch, dim]."""
-    means: Tensor
-    """Shape [classes, dim]."""
-    origin: Tensor | None
-    """A point amid the means, which keeps the products exact in single precision. Shape [dim]."""
+    x: Tensor
+    """Relative to the origin, where there is one. Shape [batch, dim]."""
+    vectors: Tensor
+    """As learned. Shape [classes, dim]."""
     own: Tensor
-    """Own class of each sample, as a row of the means; outside 0 to classes - 1 where it is none of these. [batch]."""
+    """Own class of each sample, as a row of the vectors; outside 0 to classes - 1 where it is none of these. [batch]."""
+    kind: Kind
+    origin: Tensor | None = None
+    """A point amid the vectors, which keeps distances exact in single precision; no origin is 0. Shape [dim]."""
+    bias: Tensor | None = None
+    """Of products. Shape [classes]."""
     log_weights: Tensor | None = None
-    """Added to the logits of the classes. Shape [classes]."""
-
-    @property
-    def x(self) -> Tensor:
-        """Features relative to the origin. Shape [batch, dim]."""
-        return self.features if self.origin is None else self.features - self.origin
+    """Log of the number of classes that each stands for, which is added to its logits; its own one is 0. [classes]."""
 
     @property
     def is_here(self) -> Tensor:
-        """Whether the own class is among the means. Shape [batch]."""
-        return (self.own >= 0) & (self.own < len(self.means))
+        """Whether the own class is among the vectors. Shape [batch]."""
+        return (self.own >= 0) & (self.own < len(self.vectors))
 
     @property
     def row(self) -> Tensor:
         """Row of the own class, or, where that is none of these, of another. Shape [batch]."""
-        return self.own.clamp(0, len(self.means) - 1)
-
-    @property
-    def mean_x(self) -> Tensor:
-        """Mean of x over the samples, without making x. Shape [dim]."""
-        mean = self.features.mean(dim=0)
-        return mean if self.origin is None else mean - self.origin
-
-
-class Position(NamedTuple):
-    """Where samples are, relative to the origin and to their own class."""
-
-    squared_radius: Tensor
-    """||x||^2. Shape [batch]."""
-    own_squared_distance: Tensor
-    """||x - m_z||^2; 0 where class z is none of these. Shape [batch]."""
-    own_logit: Tensor
-    """x . m_z - ||m_z||^2 / 2; 0 where class z is none of these. Shape [batch]."""
+        return self.own.clamp(0, len(self.vectors) - 1)
 
 
 class Others(NamedTuple):
@@ -77,52 +65,54 @@ class Others(NamedTuple):
     log_sum_exp: Tensor
     """Log of the sum of their exponentials; hugely negative where there is no other class. Shape [batch]."""
     total: Tensor
-    """Sum over all classes, own ones too, of m_k. Shape [dim]."""
+    """Of distances: sum over all classes, own ones too, of weight_k v_k; else 0. Shape [dim]."""
     spread: Tensor
-    """Sum over all classes, own ones too, of ||m_k||^2. Shape []."""
+    """Of distances: sum over all classes, own ones too, of weight_k ||v_k||^2; else 0. Shape []."""
 
 
 class Weights(NamedTuple):
-    """How strongly each class acts on each sample, and what acts on the means alone.
+    """How strongly each class acts on each sample, and what acts on the classes alone.
 
-    w_ik is the posterior exp(logit_ik - log_normalizer_i) of the other classes, and `own` of the own class.
+    w_ik is exp(logit_ik - log_normalizer_i) of the other classes, and `own` of the own class.
     """
 
     log_normalizer: Tensor
-    """Log of each sample's sum of exponentials over all classes. Shape [batch]."""
-    own: Tensor
     """Shape [batch]."""
+    own: Tensor
+    """Of any sign. Shape [batch]."""
     scale: Tensor
-    """Factor of the weights in the means' gradient. Shape []."""
-    pull: Tensor
-    """Strength of the means' pull towards `center`. Shape []."""
-    center: Tensor
-    """Relative to the origin. Shape [dim]."""
+    """Factor of all w_ik in the gradients of vectors and bias, of any sign. Shape []."""
+    of_total: Tensor
+    """Derivative of the loss by `Others.total`. Shape [dim]."""
+    of_spread: Tensor
+    """Derivative of the loss by `Others.spread`. Shape []."""
 
 
 class Engine(ABC):
     """An implementation."""
 
     @abstractmethod
-    def locate(self, batch: Operands) -> Position:
-        """Compare samples with their own class."""
-
-    @abstractmethod
     def compare(self, batch: Operands) -> tuple[Others, Any]:
         """Compare samples with all other classes; the second part is what `gradients` needs of it."""
 
     @abstractmethod
-    def gradients(self, batch: Operands, kept: Any, weights: Weights) -> tuple[Tensor, Tensor]:
+    def gradients(self, batch: Operands, kept: Any, weights: Weights) -> tuple[Tensor, Tensor, Tensor | None]:
         """Sum up what samples and classes do to each other.
+
+        With g_k = scale sum_i w_ik x_i, the gradient of w_k is
+
+        - of distances: g_k - scale sum_i w_ik v_k + weight_k (of_total + 2 of_spread v_k);
+        - of products: g_k, and that of b_k is scale sum_i w_ik;
+        - of cosines: (g_k - (g_k . v_k) v_k) / ||w_k||.
 
         Args:
             batch: as in `compare`.
             kept: what `compare` kept, which may be overwritten; None to compute it anew.
-            weights: w_ik, and the pull.
+            weights: w_ik, and what acts on the classes alone.
 
         Returns:
-            sum_k w_ik m_k, shape [batch, dim], and scale * sum_i w_ik (x_i - m_k) + pull * (m_k - center), shape
-            [classes, dim].
+            sum_k w_ik v_k, shape [batch, dim]; the vectors' gradient, shape [classes, dim]; and the bias's, shape
+            [classes], of products that have one.
         """
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from facegm.losses.engine import Engine, Operands, Others, Position, Weights
+from facegm.losses.engine import Engine, Operands, Others, Weights
 
 Result = TypeVar("Result")
 TILE, STEP, ROWS = 128, 32, 16
@@ -46,7 +46,7 @@ def _on_its_device(method: Callable[..., Result]) -> Callable[..., Result]:
 
     @wraps(method)
     def wrapped(self: "Fused", batch: Operands, *others: Any) -> Result:
-        with torch.cuda.device_of(batch.features):
+        with torch.cuda.device_of(batch.x):
             return method(self, batch, *others)
 
     return wrapped
@@ -54,18 +54,6 @@ def _on_its_device(method: Callable[..., Result]) -> Callable[..., Result]:
 
 class Fused(Engine):
     """Logits are computed, used and forgotten tile by tile; weights are held for a panel of classes at a time."""
-
-    @_on_its_device
-    def locate(self, batch: Operands) -> Position:
-        """Compare samples with their own class."""
-        from facegm.losses import fused_kernels as kernels
-
-        b = _Arguments(batch)
-        position = Position(*(b.features.new_empty(b.samples) for _ in Position._fields))
-        kernels.locate[(_tiles(b.samples, ROWS),)](
-            b.features, b.means, b.origin, b.own, *position, b.samples, b.classes, b.dim, SAMPLES=ROWS, DIM=TILE
-        )
-        return position
 
     @_on_its_device
     def compare(self, batch: Operands) -> tuple[Others, Tensor]:
@@ -78,7 +66,8 @@ class Fused(Engine):
             b.means, b.origin, squared_norms, b.classes, b.dim, CLASSES=ROWS, DIM=TILE
         )
         # As a product: torch's sum over rows takes up to twice the means as scratch memory on a GPU.
-        sums = b.means.new_ones(b.classes) @ b.means - b.classes * b.origin, squared_norms.sum()
+        of_classes = b.means.new_ones(b.classes) if batch.log_weights is None else batch.log_weights.exp()
+        sums = of_classes @ b.means - of_classes.sum() * b.origin, squared_norms @ of_classes
         bias = squared_norms.mul_(-0.5)
         if batch.log_weights is not None:
             bias += batch.log_weights
@@ -94,7 +83,9 @@ class Fused(Engine):
         return Others(maximum, maximum + total.log_(), *sums), bias
 
     @_on_its_device
-    def gradients(self, batch: Operands, kept: Tensor | None, weights: Weights) -> tuple[Tensor, Tensor]:
+    def gradients(
+        self, batch: Operands, kept: Tensor | None, weights: Weights
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Sum up what samples and classes do to each other."""
         from facegm.losses import fused_kernels as kernels
 
@@ -111,19 +102,24 @@ class Fused(Engine):
             )  # fmt: skip
             tiles = _tiles(b.dim, TILE) * (_tiles(stop - first, TILE) + _tiles(b.samples, TILE))
             kernels.products[(tiles,)](
-                panel, b.features, b.means, transposed_means, b.origin, weights.scale, weights.pull, weights.center,
+                panel, b.features, b.means, transposed_means, b.origin, weights.scale, torch.zeros_like(weights.scale), weights.of_total,
                 weighted_means, gradient, b.samples, first, stop, b.dim,
                 ROWS=TILE, COLUMNS=TILE, STEP=STEP, num_warps=8,
             )  # fmt: skip
-        return weighted_means, gradient
+        of_all = weights.of_total + 2 * weights.of_spread * (b.means - b.origin)
+        gradient += of_all if batch.log_weights is None else of_all * batch.log_weights.exp()[:, None]
+        return weighted_means, gradient, None
 
 
 class _Arguments:
     """A batch as the kernels take it."""
 
     def __init__(self, batch: Operands) -> None:
-        self.features, self.means, self.own = batch.features.contiguous(), batch.means.contiguous(), batch.own
+        if batch.kind != "distances":
+            raise NotImplementedError("the fused kernels know distances alone")
+        self.means, self.own = batch.vectors.contiguous(), batch.own
         self.origin = self.means.new_zeros(self.means.shape[1]) if batch.origin is None else batch.origin
+        self.features = (batch.x + self.origin).contiguous()
         (self.samples, self.dim), self.classes = self.features.shape, len(self.means)
 
 
