@@ -1,8 +1,14 @@
-"""Steps by sparse gradients of rows, as losses give that draw their classes: what moves, what stays, what it costs."""
+"""Steps by sparse gradients of rows, as losses give that draw their classes: what moves, what stays, what it costs.
+
+As a script under torchrun, this file takes a step of a loss that draws its classes, on the processes there are.
+"""
 
 import math
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -14,16 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from facegm.data.samples import Batch
 from facegm.losses.interface import Loss, LossTerms
-from facegm.losses.softmax import SoftmaxLoss
+from facegm.losses.softmax import SoftmaxConfig, SoftmaxLoss
 from facegm.schedule import Progress
 from facegm.training import optimizer
 from facegm.training.config import OptimizerConfig, TrainConfig
-from facegm.training.distributed import Processes
+from facegm.training.distributed import Processes, join_processes
 from facegm.training.loop import Trainer
 from facegm.training.optimizer import build_optimizer, restore_optimizer, set_learning_rate
 from facegm.training.row_gradients import LazyAdamW, LazySGD
 from facegm.training.task import Task
 
+Torchrun = Callable[[int, Sequence[str], Path], CompletedProcess[str]]
 CLASSES, DIM, STEPS = 9, 2, 6
 MOMENTUM, DECAY, RATE = 0.8, 0.1, 0.05
 SGD_CONFIG = OptimizerConfig(momentum=MOMENTUM, weight_decay=DECAY, decay_all=True)
@@ -294,3 +301,51 @@ def test_rows_of_parts_of_a_step_add_up() -> None:
     rows = task.loss.get_parameter("vectors").grad
     assert rows is not None
     assert rows.is_sparse
+
+
+# ----------------------------------------------------------------- a loss that draws its classes, on two processes
+
+IDENTITIES, LIMIT, LARGE_RATE = 60, 0.05, 0.5
+
+
+def test_two_processes_step_and_clip_by_the_rows_that_each_has_drawn(torchrun: Torchrun, tmp_path: Path) -> None:
+    """The classes of two parts of a batch, which overlap, are drawn from each process's own."""
+    done = torchrun(2, [__file__], tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    rows = [of_one["gradients"][name] for of_one in found for name in ("loss.weight", "loss.bias")]
+    shared = [gradient for name, gradient in found[0]["gradients"].items() if name.startswith("network")]
+    clipped = math.sqrt(sum(float(gradient.square().sum()) for gradient in [*rows, *shared]))
+    assert clipped == pytest.approx(LIMIT, rel=1e-4)
+    assert found[0]["norm"] == found[1]["norm"] > 2 * LIMIT
+    for of_one in found:
+        for name, gradient in of_one["gradients"].items():
+            before, after = of_one["before"][name], of_one["after"][name]
+            torch.testing.assert_close(after, before - LARGE_RATE * gradient, rtol=1e-6, atol=1e-7)
+        assert of_one["drawn"].keys() == {"loss.weight", "loss.bias"}
+        for name, drawn in of_one["drawn"].items():
+            assert 9 < len(drawn) < IDENTITIES // 2  # those of one part, and some more
+            others = [k for k in range(IDENTITIES // 2) if k not in drawn]
+            assert torch.equal(of_one["after"][name][others], of_one["before"][name][others])
+
+
+def main() -> None:
+    with join_processes() as processes:
+        torch.manual_seed(0)
+        config = SoftmaxConfig(shard_means=True, negative_share=0.3)
+        task = LinearTask(nn.Linear(3, DIM), SoftmaxLoss(IDENTITIES, DIM, config))
+        settings = replace(CONFIGS["plain sgd"], learning_rate=LARGE_RATE, weight_decay=0.0, clip_gradient=LIMIT)
+        trainer = Trainer(task, settings, TrainConfig(accumulate=2, precision="float32"), processes)
+        before = deepcopy(task.state_dict())
+        torch.manual_seed(processes.rank)
+        batch = Batch(torch.randn(4, 3), torch.randint(IDENTITIES, (4,)))
+        norm = trainer.step(batch, Progress(0, 2), lambda _: None)["gradient_norm"].item()
+        gradients = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+        drawn = {name: g.coalesce().indices()[0].tolist() for name, g in gradients.items() if g.is_sparse}
+        state = {"before": before, "after": task.state_dict(), "drawn": drawn, "norm": norm}
+        state["gradients"] = {name: gradient.to_dense() for name, gradient in gradients.items()}
+        torch.save(state, f"{processes.rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
