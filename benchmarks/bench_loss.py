@@ -8,7 +8,9 @@ in seconds that the processor spends on this process, so that others on the mach
 """
 
 import argparse
+import csv
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from interleaved import measure, processor_seconds, wall_clock, write_results
+from interleaved import RESULTS, measure, processor_seconds, wall_clock, write_results
 from peak_memory import ENVIRONMENT, peak_bytes
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
@@ -33,6 +35,8 @@ BATCHES = [256, 4096] if ON_GPU else [256]
 CLASSES = [10_575, 20_000, 100_000, 1_000_000] if ON_GPU else [10_575, 100_000]
 ENGINES: tuple[Implementation, ...] = ("dense", "chunked", "fused") if ON_GPU else ("dense", "chunked")
 ALPHA, LIKELIHOOD_WEIGHT = 0.01, 0.001
+SCHEDULE = RESULTS / "schedule.csv"
+"""How busy the fused kernels would keep a GPU, by simulation."""
 
 
 class Case(NamedTuple):
@@ -144,37 +148,55 @@ def run_once(way: Way, case: Case) -> None:
     case.x.grad = case.vectors.grad = case.bias.grad = None
 
 
-def scratch_share(loss: str, way: str, batch: int, classes: int) -> float:
-    """Memory at the peak beyond inputs and gradients, over that of the logits; on a CPU in a process of its own."""
+def scratch_shares(loss: str, batch: int, classes: int) -> dict[str, float]:
+    """Of each way, memory at the peak beyond inputs and gradients, over that of the logits."""
     if ON_GPU:
-        peak = peak_of(loss, way, batch, classes)
-    else:
-        command = [sys.executable, __file__, "--losses", loss, "--batch", str(batch), "--classes", str(classes)]
-        done = subprocess.run([*command, "--peak-of", way], capture_output=True, text=True, check=True, env=ENVIRONMENT)
-        peak = int(done.stdout)
+        peaks = peaks_of(loss, batch, classes)
+    else:  # in a process that gives freed memory back
+        size = ["--losses", loss, "--batch", str(batch), "--classes", str(classes)]
+        command = [sys.executable, __file__, *size, "--peaks"]
+        peaks = json.loads(subprocess.run(command, capture_output=True, check=True, env=ENVIRONMENT).stdout)
     gradients = 4 * DIM * (batch + classes)
-    return round(max(0, peak - gradients) / (4 * batch * classes), 4)
+    return {way: round(max(0, peak - gradients) / (4 * batch * classes), 4) for way, peak in peaks.items()}
 
 
-def peak_of(loss: str, way: str, batch: int, classes: int) -> int:
-    """Bytes at the peak of one run, after a small one that loads the libraries."""
-    known = ways(loss, batch, classes)
-    run_once(known[way], make_case(batch, 1_000))
-    case = make_case(batch, classes)
-    return peak_bytes(lambda: known[way](case))
+def peaks_of(loss: str, batch: int, classes: int) -> dict[str, int]:
+    """Bytes at the peak of a run of each way, after a small one that loads the libraries."""
+    peaks = {}
+    for name, way in ways(loss, batch, classes).items():
+        run_once(way, make_case(batch, 1_000))
+        case = make_case(batch, classes)
+        peaks[name] = peak_bytes(lambda way=way, case=case: way(case))
+    return peaks
+
+
+def simulated_use(batch: int, classes: int) -> dict[str, object]:
+    """Share of time for which the fused kernels keep this GPU's processors busy, of a size near this one."""
+    if not SCHEDULE.is_file():
+        return {}
+    processors = str(torch.cuda.get_device_properties(0).multi_processor_count)
+    for row in csv.DictReader(SCHEDULE.read_text().splitlines()):
+        is_near = 0.9 < classes / int(row["classes"]) < 1.1
+        if row["processors"] == processors and row["batch"] == str(batch) and is_near:
+            return {"simulated_use_forward": row["forward_after"], "simulated_use_backward": row["backward_after"]}
+    return {}
 
 
 def measure_loss(loss: str, case: Case) -> list[dict[str, object]]:
     batch, classes = case.d_logits.shape
-    known = ways(loss, batch, classes)
-    shares = {way: scratch_share(loss, way, batch, classes) for way in known}
+    shares = scratch_shares(loss, batch, classes)
     timed = measure(
-        {name: partial(run_once, way, case) for name, way in known.items()},
+        {name: partial(run_once, way, case) for name, way in ways(loss, batch, classes).items()},
         runs=21 if classes < 50_000 else 7 if classes < 500_000 else 3,
         clock=wall_clock if ON_GPU else processor_seconds,
     )
-    size = {"loss": loss, "batch": batch, "classes": classes}
-    return [size | row | {"scratch_share": shares[str(row["way"])]} for row in timed]
+    rows = []
+    for row in timed:
+        way = str(row["way"])
+        rows.append({"loss": loss, "batch": batch, "classes": classes, **row, "scratch_share": shares[way]})
+        if way == "facegm fused":
+            rows[-1] |= simulated_use(batch, classes)
+    return rows
 
 
 def main() -> None:
@@ -182,12 +204,12 @@ def main() -> None:
     options.add_argument("--losses", nargs="*", choices=LOSSES, default=list(LOSSES))
     options.add_argument("--batch", nargs="*", type=int, default=BATCHES)
     options.add_argument("--classes", nargs="*", type=int, default=CLASSES)
-    options.add_argument("--peak-of", help=argparse.SUPPRESS)  # of one way, in a process of its own
+    options.add_argument("--peaks", action="store_true", help=argparse.SUPPRESS)  # memory alone, of one loss and size
     asked = options.parse_args()
     if not ON_GPU:
         torch.set_num_threads(1)
-    if asked.peak_of:
-        print(peak_of(asked.losses[0], asked.peak_of, asked.batch[0], asked.classes[0]))
+    if asked.peaks:
+        print(json.dumps(peaks_of(asked.losses[0], asked.batch[0], asked.classes[0])))
         return
     rows = []
     for batch in asked.batch:
