@@ -166,7 +166,7 @@ def peaks_of(loss: str, batch: int, classes: int) -> dict[str, int]:
     for name, way in ways(loss, batch, classes).items():
         run_once(way, make_case(batch, 1_000))
         case = make_case(batch, classes)
-        peaks[name] = peak_bytes(lambda way=way, case=case: way(case))
+        peaks[name] = peak_bytes(partial(way, case))
     return peaks
 
 
