@@ -83,9 +83,7 @@ class Fused(Engine):
         return Others(maximum, maximum + total.log_(), *sums), bias
 
     @_on_its_device
-    def gradients(
-        self, batch: Operands, kept: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradients(self, batch: Operands, kept: Tensor | None, weights: Weights) -> tuple[Tensor, Tensor, Tensor | None]:
         """Sum up what samples and classes do to each other."""
         from facegm.losses import fused_kernels as kernels
 
@@ -102,7 +100,8 @@ class Fused(Engine):
             )  # fmt: skip
             tiles = _tiles(b.dim, TILE) * (_tiles(stop - first, TILE) + _tiles(b.samples, TILE))
             kernels.products[(tiles,)](
-                panel, b.features, b.means, transposed_means, b.origin, weights.scale, torch.zeros_like(weights.scale), weights.of_total,
+                panel, b.features, b.means, transposed_means, b.origin, weights.scale, torch.zeros(1).to(b.means),
+                weights.of_total,
                 weighted_means, gradient, b.samples, first, stop, b.dim,
                 ROWS=TILE, COLUMNS=TILE, STEP=STEP, num_warps=8,
             )  # fmt: skip
