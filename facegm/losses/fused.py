@@ -68,7 +68,7 @@ class Fused(Engine):
         schedule = plan(samples, classes, dim, device)
         shape, parts = schedule.compare, tiles(classes, schedule.classes_of_part)
         maxima, totals = (x.new_empty(parts, samples) for _ in range(2))
-        kernels.evidence[(tiles(samples, shape.rows), parts)](
+        kernels.evidence[(shape.programs(tiles(samples, shape.rows) * parts, device),)](
             x, vectors, batch.origin, *kept, batch.own, maxima, totals, samples, classes, dim,
             schedule.classes_of_part, SAMPLES=shape.rows, CLASSES=shape.columns, **_options(shape, dim, device),
         )  # fmt: skip
@@ -96,9 +96,9 @@ class Fused(Engine):
         sums = x.new_empty(height // shape.rows, width)
         for first in range(0, classes, width):
             stop = min(first + width, classes)
-            kernels.weigh[(len(sums), tiles(stop - first, shape.columns))](
+            kernels.weigh[(shape.programs(shape.cover(height, stop - first), device),)](
                 x, vectors, batch.origin, lengths, bias, batch.own, weights.log_normalizer, weights.own, panel, sums,
-                samples, first, stop, dim, width,
+                samples, first, stop, dim, width, height,
                 SAMPLES=shape.rows, CLASSES=shape.columns, **_options(shape, dim, device),
             )  # fmt: skip
             kernels.products[(sum(programs_of_products(schedule, stop - first, dim)),)](
@@ -145,6 +145,7 @@ def _options(shape: Tiles, dim: int, device: Device) -> dict[str, Any]:
         "EVEN": dim % device.unit == 0,
         "num_warps": shape.warps,
         "num_stages": shape.stages,
+        "maxnreg": shape.registers,
     }
 
 

@@ -116,57 +116,66 @@ def evidence(
     x, vectors, origin, lengths, bias, own, maxima, totals, samples, classes, dim, classes_of_part,
     SAMPLES: tl.constexpr, CLASSES: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Maximum of the other classes' logits in one part of the classes, and the sum of exponentials relative to it."""
-    i = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
-    z = tl.load(own + i, mask=i < samples, other=-1).to(tl.int32)
-    first = tl.program_id(1) * classes_of_part
-    maximum = tl.full((SAMPLES,), LEAST, dtype=tl.float32)
-    total = tl.zeros((SAMPLES,), dtype=tl.float32)
-    for start in range(first, tl.minimum(first + classes_of_part, classes), CLASSES):
-        k = start + tl.arange(0, CLASSES)
-        logits = products_of_tile(
-            x, vectors, origin, lengths, i, k, samples, classes, dim, SAMPLES, CLASSES, STEP, EVEN
-        )  # fmt: skip
-        if bias is not None:
-            logits += tl.load(bias + k, mask=k < classes, other=0.0)[None, :]
-        is_other = (z[:, None] != k[None, :]) & (k < classes)[None, :]
-        logits = tl.where(is_other, logits, float("-inf"))
-        new_maximum = tl.maximum(maximum, tl.max(logits, axis=1))
-        total = total * tl.exp(maximum - new_maximum) + tl.sum(tl.exp(logits - new_maximum[:, None]), axis=1)
-        maximum = new_maximum
-    out = tl.program_id(1).to(tl.int64) * samples + i
-    tl.store(maxima + out, maximum, mask=i < samples)
-    tl.store(totals + out, total, mask=i < samples)
+    """Maximum of the other classes' logits in one part of the classes, and the sum of exponentials relative to it.
+
+    A program takes one tile of samples and one part after the other.
+    """
+    rows = tl.cdiv(samples, SAMPLES)
+    for job in range(tl.program_id(0), rows * tl.cdiv(classes, classes_of_part), tl.num_programs(0)):
+        part = job // rows
+        i = job % rows * SAMPLES + tl.arange(0, SAMPLES)
+        z = tl.load(own + i, mask=i < samples, other=-1).to(tl.int32)
+        maximum = tl.full((SAMPLES,), LEAST, dtype=tl.float32)
+        total = tl.zeros((SAMPLES,), dtype=tl.float32)
+        for start in range(part * classes_of_part, tl.minimum((part + 1) * classes_of_part, classes), CLASSES):
+            k = start + tl.arange(0, CLASSES)
+            logits = products_of_tile(
+                x, vectors, origin, lengths, i, k, samples, classes, dim, SAMPLES, CLASSES, STEP, EVEN
+            )  # fmt: skip
+            if bias is not None:
+                logits += tl.load(bias + k, mask=k < classes, other=0.0)[None, :]
+            is_other = (z[:, None] != k[None, :]) & (k < classes)[None, :]
+            logits = tl.where(is_other, logits, float("-inf"))
+            new_maximum = tl.maximum(maximum, tl.max(logits, axis=1))
+            total = total * tl.exp(maximum - new_maximum) + tl.sum(tl.exp(logits - new_maximum[:, None]), axis=1)
+            maximum = new_maximum
+        out = part.to(tl.int64) * samples + i
+        tl.store(maxima + out, maximum, mask=i < samples)
+        tl.store(totals + out, total, mask=i < samples)
 
 
 @triton.jit(do_not_specialize=("first", "stop"))
 @no_type_check
 def weigh(
-    x, vectors, origin, lengths, bias, own, log_normalizer, own_weight, panel, sums, samples, first, stop, dim, width,
+    x, vectors, origin, lengths, bias, own, log_normalizer, own_weight, panel, sums, samples, first, stop, dim, width, height,
     SAMPLES: tl.constexpr, CLASSES: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Weights w_ik of the classes from `first` to `stop`, 0 beyond; and their sums over the samples of a tile.
 
-    Of cosines, whose vectors have lengths, the latter are sums of w_ik (x_i . v_k).
+    Of cosines, whose vectors have lengths, the latter are sums of w_ik (x_i . v_k). A program takes one tile after the
+    other.
     """
-    i = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
-    column = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
-    k = first + column
-    product = products_of_tile(
-        x, vectors, origin, lengths, i, k, samples, stop, dim, SAMPLES, CLASSES, STEP, EVEN
-    )  # fmt: skip
-    z = tl.load(own + i, mask=i < samples, other=-1).to(tl.int32)
-    log_w = product - tl.load(log_normalizer + i, mask=i < samples, other=float("inf"))[:, None]
-    if bias is not None:
-        log_w += tl.load(bias + k, mask=k < stop, other=0.0)[None, :]
-    is_own = z[:, None] == k[None, :]
-    of_own = tl.load(own_weight + i, mask=i < samples, other=0.0)[:, None]
-    w = tl.where(is_own, of_own, tl.exp(tl.where(is_own, 0.0, log_w)))
-    w = tl.where((k < stop)[None, :], w, 0.0)
-    tl.store(panel + i.to(tl.int64)[:, None] * width + column[None, :], w)
-    if lengths is not None:
-        w *= product
-    tl.store(sums + tl.program_id(0) * width + column, tl.sum(w, axis=0))
+    rows = height // SAMPLES
+    for job in range(tl.program_id(0), rows * tl.cdiv(stop - first, CLASSES), tl.num_programs(0)):
+        row = job % rows
+        i = row * SAMPLES + tl.arange(0, SAMPLES)
+        column = job // rows * CLASSES + tl.arange(0, CLASSES)
+        k = first + column
+        product = products_of_tile(
+            x, vectors, origin, lengths, i, k, samples, stop, dim, SAMPLES, CLASSES, STEP, EVEN
+        )  # fmt: skip
+        z = tl.load(own + i, mask=i < samples, other=-1).to(tl.int32)
+        log_w = product - tl.load(log_normalizer + i, mask=i < samples, other=float("inf"))[:, None]
+        if bias is not None:
+            log_w += tl.load(bias + k, mask=k < stop, other=0.0)[None, :]
+        is_own = z[:, None] == k[None, :]
+        of_own = tl.load(own_weight + i, mask=i < samples, other=0.0)[:, None]
+        w = tl.where(is_own, of_own, tl.exp(tl.where(is_own, 0.0, log_w)))
+        w = tl.where((k < stop)[None, :], w, 0.0)
+        tl.store(panel + i.to(tl.int64)[:, None] * width + column[None, :], w)
+        if lengths is not None:
+            w *= product
+        tl.store(sums + row * width + column, tl.sum(w, axis=0))
 
 
 @triton.jit
@@ -234,7 +243,7 @@ def write_gradient(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=("first", "stop", "share"))
+@triton.jit(do_not_specialize=("first", "stop"))
 @no_type_check
 def products(
     panel, sums, turned_x, vectors, origin, lengths, log_weights, scale, of_total, of_spread, of_samples, gradient,

@@ -29,11 +29,20 @@ class Tiles(NamedTuple):
     stages: int
     """Steps whose operands are on their way."""
     resident: int
-    """Programs for which a processor has registers and shared memory, of each of the kernels."""
+    """Programs that a processor is to hold at a time."""
+
+    @property
+    def registers(self) -> int:
+        """Of a thread, so that so many programs find room among a processor's 65,536."""
+        return min(255, 65_536 // (32 * self.warps * self.resident) // 8 * 8)
 
     def cover(self, rows: int, columns: int) -> int:
         """Tiles of a matrix."""
         return tiles(rows, self.rows) * tiles(columns, self.columns)
+
+    def programs(self, jobs: int, device: "Device") -> int:
+        """Programs that share so many jobs, all of them at work at a time."""
+        return min(jobs, self.resident * device.processors)
 
 
 class Device(NamedTuple):
@@ -55,7 +64,7 @@ class Device(NamedTuple):
 
 AMPERE = Tiles(64, 128, 16, 4, 3, 2), Tiles(64, 64, 16, 4, 4, 3)
 HOPPER = Tiles(64, 128, 32, 4, 3, 2), Tiles(64, 64, 32, 4, 3, 3)
-BLACKWELL = Tiles(128, 64, 32, 4, 3, 2), Tiles(64, 64, 32, 4, 3, 2)
+BLACKWELL = Tiles(128, 64, 32, 4, 3, 2), Tiles(64, 64, 32, 4, 3, 3)
 TILES = {8: AMPERE, 9: HOPPER, 10: BLACKWELL, 12: AMPERE}
 """Large and small tiles by the major number of a GPU's compute capability: what compiles without spilled registers, with
 two programs a processor at least, so that one's tensor-core products hide the other's splitting of operands."""
@@ -120,8 +129,8 @@ def _classes_of_part(shape: Tiles, rows: int, classes: int, processors: int) -> 
     columns = tiles(classes, shape.columns)
 
     def ends_at(parts: int) -> int:
-        programs = tiles(rows * parts, processors)  # of the busiest processor; one alone is half as fast
-        return tiles(columns, parts) * (programs + (programs % shape.resident == 1))
+        jobs = tiles(rows * parts, processors)  # of the busiest processor; one program alone is half as fast
+        return tiles(columns, parts) * (jobs + (jobs % shape.resident == 1))
 
     most = min(columns, tiles(8 * shape.resident * processors, rows))
     earliest = min(ends_at(parts) for parts in range(1, most + 1))
