@@ -104,10 +104,9 @@ def test_monitors_equal_plain_formulas(shift: float, implementation: Implementat
 
 
 def test_with_drawn_negatives_each_counts_for_the_classes_that_it_stands_for() -> None:
-    """Protects posterior and accuracy from classes that were not compared, and the distances from the draw."""
+    """Protects all that is watched from classes that were not compared."""
     x, mu, labels = random_case(0.0, classes=60)
     drawn = draw_negatives(labels, Shard.whole(60), 0.3, torch.Generator().manual_seed(0))
-    drawn = drawn._replace(log_weights=drawn.log_weights.double())
     found = gm_loss(x, mu, labels, alpha=0.7, likelihood_weight=0.1, negatives=drawn)
 
     half_squares = 0.5 * (x[:, None] - mu[drawn.classes]).square().sum(dim=2)
@@ -118,5 +117,8 @@ def test_with_drawn_negatives_each_counts_for_the_classes_that_it_stands_for() -
     assert found.accuracy == (predicted == labels).double().mean() < (nearest == labels).double().mean()
     torch.testing.assert_close(found.posterior, logits.softmax(dim=1)[is_own].mean())
     torch.testing.assert_close(found.own_distances, (2 * half_squares[is_own]).sqrt())
-    torch.testing.assert_close(found.mean_distance, torch.pdist(mu).square().mean().sqrt())
-    torch.testing.assert_close(found.feature_radius, (x - mu.mean(dim=0)).norm(dim=1).mean())
+    counts = drawn.log_weights.exp()[:, None]
+    center = (counts * mu[drawn.classes]).sum(dim=0) / 60
+    spread = (counts * (mu[drawn.classes] - center).square()).sum()
+    torch.testing.assert_close(found.mean_distance, (spread * 2 / 59).sqrt())
+    torch.testing.assert_close(found.feature_radius, (x - center).norm(dim=1).mean())

@@ -1,105 +1,115 @@
-"""Sampled negative classes: what is drawn, what the estimator promises, and what it does not."""
+"""Sampled negative classes: what is drawn, what the estimators promise and what they do not, and whose gradient it is."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive_losses import CLASSIFYING, make_case, terms_of
 from torch import Tensor
 
-from facegm.losses.gm import Regularizer, gm_loss
-from facegm.losses.gm_module import GMLoss, GMLossConfig
+from facegm.losses.config import LossConfig, LossName, build_loss
 from facegm.losses.negatives import draw_negatives
 from facegm.losses.shard import Shard
 from facegm.schedule import Progress
 
-DRAWS = 800
+DRAWS = 500
+MODULES: tuple[LossName, ...] = ("gm", "softmax", "center", "cosface", "arcface")
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_case(classes: int = 40) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.randn(6, 8, generator=generator(1), dtype=torch.float64)
-    mu = 0.3 * torch.randn(classes, 8, generator=generator(2), dtype=torch.float64)
-    return x, mu, torch.tensor([0, 3, 3, 17, 39, 20])
-
-
-def test_the_batchs_classes_are_always_drawn_and_the_others_by_share() -> None:
+def test_the_batchs_classes_are_always_drawn_and_so_many_others() -> None:
     labels = torch.tensor([5, 9_000, 5])
     drawn = draw_negatives(labels, Shard.whole(10_000), 0.1, generator())
     assert {5, 9_000} <= set(drawn.classes.tolist())
     assert torch.equal(drawn.classes, drawn.classes.unique(sorted=True))
-    assert len(drawn.classes) == pytest.approx(1_000, abs=4 * math.sqrt(900))
+    assert len(drawn.classes) == 1_000
     own = (drawn.classes == 5) | (drawn.classes == 9_000)
-    assert torch.equal(drawn.log_weights[own], torch.zeros(2))
-    assert drawn.log_weights[~own].unique().item() == pytest.approx(math.log(10))
+    assert torch.equal(drawn.log_weights[own], torch.zeros(2, dtype=torch.float64))
+    assert drawn.log_weights[~own].unique().item() == pytest.approx(math.log(9_998 / 998), abs=1e-15)
 
 
-def test_the_draw_does_not_depend_on_how_the_classes_are_split() -> None:
-    labels = torch.tensor([5, 90, 33])
-    whole = draw_negatives(labels, Shard.whole(100), 0.2, generator())
-    parts = [draw_negatives(labels, shard, 0.2, generator()) for shard in (Shard(0, 33, 100), Shard(33, 100, 100))]
-    assert torch.equal(torch.cat([parts[0].classes, parts[1].classes + 33]), whole.classes)
-    assert torch.equal(torch.cat([part.log_weights for part in parts]), whole.log_weights)
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_draw_has_its_fixed_number_and_counts_for_all_classes(data: st.DataObject) -> None:
+    # Shards of a single class, batches of more samples than classes, labels that are all of one class or elsewhere.
+    classes = data.draw(st.integers(1, 40))
+    first = data.draw(st.integers(0, classes - 1))
+    shard = Shard(first, data.draw(st.integers(first + 1, classes)), classes)
+    labels = data.draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=9))
+    share, held = data.draw(st.floats(0.01, 1)), shard.last - shard.first
+    drawn = draw_negatives(torch.tensor(labels), shard, share, generator(data.draw(st.integers(0, 99))))
+    assert len(drawn.classes) == min(held, max(round(share * held), len(labels) + 1))
+    assert drawn.classes.tolist() == sorted({*drawn.classes.tolist()})
+    assert {*drawn.classes.tolist()} <= {*range(held)}
+    own = {label - first for label in labels if first <= label < shard.last}
+    assert own <= {*drawn.classes.tolist()}
+    counts = drawn.log_weights.exp()
+    assert counts.sum().item() == pytest.approx(held)
+    assert all(count == 1 for k, count in zip(drawn.classes.tolist(), counts.tolist(), strict=True) if k in own)
 
 
-@pytest.mark.parametrize("regularizer", ["mixture", "own"])
-def test_the_sampled_loss_is_the_one_of_the_weighted_classes(regularizer: Regularizer) -> None:
-    x, mu, y = random_case()
-    x, mu = x.requires_grad_(), mu.requires_grad_()
-    drawn = draw_negatives(y, Shard.whole(40), 0.4, generator())
-    drawn = drawn._replace(log_weights=drawn.log_weights.double())
-    found = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, regularizer=regularizer, negatives=drawn)
-
-    half_squares = 0.5 * (x[:, None] - mu).square().sum(dim=2)
-    weights = torch.full((40,), -torch.inf, dtype=torch.float64).index_copy(0, drawn.classes, drawn.log_weights)
-    is_own = torch.nn.functional.one_hot(y, 40).to(x)
-    logits = weights - (1 + 0.3 * is_own) * half_squares
-    likelihood = 2 * (half_squares.mean() if regularizer == "mixture" else (is_own * half_squares).sum() / len(x))
-    expected = torch.nn.functional.cross_entropy(logits, y) + 0.1 * likelihood
-    assert found.total.item() == pytest.approx(expected.item(), rel=1e-12)
-    pairs = zip(torch.autograd.grad(found.total, (x, mu)), torch.autograd.grad(expected, (x, mu)), strict=True)
-    for a, b in pairs:
-        torch.testing.assert_close(a, b)
+def test_every_other_class_is_drawn_equally_often() -> None:
+    labels, times = torch.tensor([3, 7]), torch.zeros(20)
+    for seed in range(DRAWS):
+        times[draw_negatives(labels, Shard.whole(20), 0.4, generator(seed)).classes] += 1
+    assert (times[[3, 7]] == DRAWS).all()
+    others = times[[k for k in range(20) if k not in (3, 7)]]
+    expected, deviation = DRAWS * 6 / 18, math.sqrt(DRAWS * 6 / 18 * 12 / 18)
+    assert ((others - expected).abs() < 4 * deviation).all()
 
 
-def test_the_sum_is_estimated_without_bias_and_its_logarithm_from_below() -> None:
-    x, mu, y = random_case()
-    exact = gm_loss(x, mu, y, alpha=0.1, likelihood_weight=0.1)
-    draws = [draw_negatives(y, Shard.whole(40), 0.3, generator(seed)) for seed in range(DRAWS)]
-    terms = [
-        gm_loss(
-            x, mu, y, alpha=0.1, likelihood_weight=0.1,
-            negatives=drawn._replace(log_weights=drawn.log_weights.double()),
-        )
-        for drawn in draws
-    ]  # fmt: skip
-    likelihoods = torch.stack([t.likelihood for t in terms])
-    torch.testing.assert_close(likelihoods, exact.likelihood.expand(DRAWS))
-    classification = torch.stack([t.classification for t in terms])
-    assert classification.mean() < exact.classification
-    assert classification.mean().item() == pytest.approx(exact.classification.item(), rel=0.05)
-    # Of a single sample, exp(loss) is affine in the sum of exponentials, and so without bias itself.
-    one = torch.stack(
-        [
-            gm_loss(
-                x[:1], mu, y[:1], alpha=0.1, likelihood_weight=0.1,
-                negatives=drawn._replace(log_weights=drawn.log_weights.double()),
-            ).classification.exp()
-            for drawn in (draw_negatives(y[:1], Shard.whole(40), 0.3, generator(seed)) for seed in range(DRAWS))
-        ]
-    )  # fmt: skip
-    exact_one = gm_loss(x[:1], mu, y[:1], alpha=0.1, likelihood_weight=0.1).classification.exp()
-    assert abs(one.mean() - exact_one) < 4 * one.std() / math.sqrt(DRAWS)
+@pytest.mark.parametrize("name", ["gm", "softmax", "cosface"])
+def test_sums_are_estimated_without_bias_and_their_logarithm_from_below(name: str) -> None:
+    """Of one sample, exp(loss) is affine in the sum of exponentials, and so without bias itself."""
+    case = make_case(1, 40, 8)
+    case = case._replace(vectors=0.5 * case.vectors.detach(), x=case.x.detach(), bias=case.bias.detach())
+    exact = terms_of(name, case)
+    shards = [draw_negatives(case.labels, Shard.whole(40), 0.3, generator(seed)) for seed in range(DRAWS)]
+    draws = [terms_of(name, case, negatives=negatives) for negatives in shards]
+    pairs = [(torch.stack([classification(t) for t in draws]), classification(exact))]
+    assert pairs[0][0].mean() < pairs[0][1]
+    pairs = [(found.exp(), expected.exp()) for found, expected in pairs]
+    if name == "gm":
+        pairs.append((torch.stack([t.likelihood for t in draws]), exact.likelihood))
+    for found, expected in pairs:
+        assert found.std() > 0
+        assert abs(found.mean() - expected) < 4 * found.std() / math.sqrt(DRAWS)
 
 
-def test_a_run_draws_by_its_seed_and_step() -> None:
+def classification(terms: Any) -> Tensor:
+    found: Tensor = terms.classification if hasattr(terms, "classification") else terms.total
+    return found
+
+
+@pytest.mark.parametrize("name", CLASSIFYING)
+def test_the_gradient_is_sparse_in_the_drawn_rows(name: str) -> None:
+    """Protects the time of a step, which may not depend on the classes that are not looked at."""
+    case = make_case(3, 50, 4)
+    negatives = draw_negatives(case.labels, Shard.whole(50), 0.2, generator())
+    learned = [case.vectors, case.bias] if name in ("softmax", "center") else [case.vectors]
+    for gradient in torch.autograd.grad(terms_of(name, case, negatives=negatives).total, learned):
+        assert gradient.is_sparse
+        assert gradient.is_coalesced()
+        assert torch.equal(gradient.indices()[0], negatives.classes)
+        assert len(gradient.values()) == 10
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_run_draws_by_its_seed_and_step(name: LossName) -> None:
     torch.manual_seed(7)
-    loss = GMLoss(500, 8, GMLossConfig(negative_share=0.1))
+    config = LossConfig(name=name)
+    config = replace(config, **{name: replace(config.chosen, negative_share=0.1)})
+    loss = build_loss(config, 500, 8).eval()
     x, y = torch.randn(6, 8), torch.randint(500, (6,))
-    first = [loss(x, y, Progress(step, 9)).classification.item() for step in (0, 1)]
-    assert first == [loss(x, y, Progress(step, 9)).classification.item() for step in (0, 1)]
-    assert first[0] != first[1]
-    exact = gm_loss(x, loss.means, y, alpha=0.01, likelihood_weight=0.001)
-    assert all(map(torch.equal, loss(x, y), exact)), "outside a run, all classes count"
+    first = [loss(x, y, Progress(step, 9)).total.item() for step in (0, 0, 1)]
+    assert first[0] == first[1] != first[2]
+    torch.manual_seed(7)
+    exact = build_loss(LossConfig(name=name), 500, 8).eval()
+    assert all(map(torch.equal, loss(x, y), exact(x, y))), "outside a run, all classes count"

@@ -1,134 +1,155 @@
-"""The GM loss with its means split over processes: equal to one process, in loss and in both gradients."""
+"""Losses with their classes split over processes, against one process and one class at a time."""
 
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from naive_losses import CLASSIFYING, gradients_of, make_case, naive_total, relative_error
 
-from facegm.losses.gm import gm_loss
-from facegm.losses.gm_module import GMLoss, GMLossConfig
-from facegm.losses.negatives import draw_negatives
+from facegm.losses.config import LossConfig, LossName, build_loss
+from facegm.losses.negatives import Negatives
 from facegm.losses.shard import Shard
 from facegm.schedule import Progress
 
 Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]]
-BATCH, DIM = 8, 5
-SETTINGS: dict[str, dict[str, Any]] = {
-    f"{implementation}-{regularizer}": {"implementation": implementation, "regularizer": regularizer}
-    for implementation in ("dense", "chunked")
-    for regularizer in ("mixture", "own")
-} | {
-    "drawn": {"negatives": 0.4},
-    "drawn-own": {"negatives": 0.4, "regularizer": "own"},
-    "fused": {"implementation": "fused"},
-    "fused-drawn": {"implementation": "fused", "negatives": 0.4},
-}
+BATCH, DIM, SHARE = 8, 5, 0.4
+MODULES: tuple[LossName, ...] = ("gm", "softmax", "center", "cosface", "arcface")
 
 SCRIPT = """
 import sys
+from dataclasses import replace
+sys.path.insert(0, sys.argv[2])
 import torch
 import torch.distributed as dist
-from facegm.losses.gm import gm_loss
-from facegm.losses.gm_module import GMLoss, GMLossConfig
-from facegm.schedule import Progress
+from naive_losses import Case, gradients_of, in_precision, terms_of
+from facegm.losses.config import LossConfig, build_loss
 from facegm.losses.negatives import draw_negatives
 from facegm.losses.shard import Shard
+from facegm.schedule import Progress
 
 dist.init_process_group("gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
-case = torch.load("case.pt", weights_only=True)
-shard = Shard.mine(len(case["means"]))
-results = {}
-for name, chosen in case["settings"].items():
-    for precision in (torch.float32, *([] if "fused" in name else [torch.float64])):
-        x = case["features"].to(precision, copy=True).requires_grad_()
-        mu = shard.part_of(case["means"]).to(precision).clone().requires_grad_()
-        settings = dict(chosen)
-        if share := settings.pop("negatives", None):
-            generator = torch.Generator().manual_seed(5)
-            settings["negatives"] = draw_negatives(case["labels"], shard, share, generator)
-        terms = gm_loss(x, mu, case["labels"], alpha=0.3, likelihood_weight=0.1, shard=shard, **settings)
-        terms.total.backward()
-        dist.all_reduce(x.grad)
-        whole = shard.whole_of(mu.grad)
-        results[name, str(precision)] = [*(term.detach() for term in terms), x.grad, whole]
+given = torch.load("case.pt", weights_only=True)
+case, (batch, share) = Case(*given["case"]), given["settings"]
+shard = Shard.mine(len(case.vectors))
 
-# The module takes each process's own samples; DDP averages what it gives to their features, and to whole means.
+def counts_of(negatives):
+    counts = torch.zeros(shard.last - shard.first, dtype=torch.float64)
+    return shard.whole_of(counts.index_copy(0, negatives.classes, negatives.log_weights.exp()))
+
+generator = torch.Generator().manual_seed(rank)  # each process draws from its own classes
+drawn = draw_negatives(case.labels, shard, share, generator)
+terms = {}
+for name, by, is_drawn, precision in given["cases"]:
+    part = in_precision(case._replace(**{
+        of_each: shard.part_of(getattr(case, of_each).detach()) for of_each in ("vectors", "bias", "centers")
+    }), getattr(torch, precision))
+    found = terms_of(name, part, implementation=by, shard=shard, negatives=drawn if is_drawn else None)
+    d_x, d_vectors, d_bias = gradients_of(found.total, part)
+    dist.all_reduce(d_x)
+    watched = torch.stack([found.total.detach(), found.accuracy])
+    terms[name, by, is_drawn, precision] = [watched, d_x, shard.whole_of(d_vectors), shard.whole_of(d_bias)]
+
+# The module takes each process's own samples; DDP averages what it gives to their features, and to whole vectors.
 modules = {}
-rows = slice(rank * 8 // size, (rank + 1) * 8 // size)
-for shard_means in (True, False):
-    for share in (1.0, 0.4):
-        torch.manual_seed(0)
-        config = GMLossConfig(shard_means=shard_means, negative_share=share)
-        loss = GMLoss(len(case["means"]), case["features"].shape[1], config)
-        x = case["features"][rows].float().requires_grad_()
-        loss(x, case["labels"][rows], Progress(3, 4)).total.backward()
-        gathered = [torch.empty_like(x) for _ in range(size)]
-        dist.all_gather(gathered, x.grad / size)
-        means, gradient = loss.means.detach(), loss.means.grad
-        if shard_means:
-            means, gradient = shard.whole_of(means), shard.whole_of(gradient)
-        else:
-            dist.all_reduce(gradient)
-            gradient /= size
-        modules[shard_means, share] = [torch.cat(gathered), means, gradient]
+rows = slice(rank * batch // size, (rank + 1) * batch // size)
+for name in given["modules"]:
+    for is_split in (True, False):
+        for of_all in (1.0, share):
+            torch.manual_seed(0)
+            config = LossConfig(name=name)
+            chosen = replace(config.chosen, shard_means=is_split, negative_share=of_all)
+            loss = build_loss(replace(config, **{name: chosen}), len(case.vectors), case.x.shape[1])
+            x = case.x.detach()[rows].float().requires_grad_()
+            _, labels = loss._gathered(x, case.labels[rows])
+            negatives = loss._comparison(labels, Progress(3, 4))["negatives"]
+            before = {key: tensor.clone() for key, tensor in loss.state_dict().items()}
+            loss(x, case.labels[rows], Progress(3, 4)).total.backward()
+            gathered = [torch.empty_like(x) for _ in range(size)]
+            dist.all_gather(gathered, x.grad / size)
+            gradients = {key: parameter.grad.to_dense() for key, parameter in loss.named_parameters()}
+            after = {key: tensor - before[key] for key, tensor in loss.named_buffers()}
+            assert set(loss.sharded) == (set(before) if is_split else set())
+            for tensors in (before, gradients, after):
+                for key, tensor in tensors.items():
+                    if is_split:
+                        tensors[key] = shard.whole_of(tensor)
+                    else:
+                        dist.all_reduce(tensor)
+                        tensor /= size
+            counts = None
+            if negatives is not None:
+                counts = counts_of(negatives) if is_split else torch.zeros(len(case.vectors)).double().index_copy(
+                    0, negatives.classes, negatives.log_weights.exp()
+                )
+            modules[name, is_split, of_all] = [counts, torch.cat(gathered), before, gradients, after]
+counts = counts_of(drawn)
 if rank == 0:
-    torch.save({"terms": results, "modules": modules}, sys.argv[1])
+    torch.save({"terms": terms, "modules": modules, "counts": counts}, sys.argv[1])
 dist.destroy_process_group()
 """
 
 
-def make_case(classes: int, spread: float) -> dict[str, Tensor]:
-    """Features of which some are nearest to their own mean, all around 3."""
-    generator = torch.Generator().manual_seed(0)
-    noise, means = (torch.randn(n, DIM, generator=generator, dtype=torch.float64) for n in (BATCH, classes))
-    labels = torch.randint(classes, (BATCH,), generator=generator)
-    return {"features": spread * (noise + means[labels]) + 3, "means": spread * means + 3, "labels": labels}
-
-
-@pytest.mark.parametrize(("processes", "classes", "spread"), [(2, 13, 1.0), (4, 13, 1.0), (4, 5, 4.0)])
-def test_split_means_equal_whole_ones(
-    tmp_path: Path, torchrun: Torchrun, kernels_run: bool, processes: int, classes: int, spread: float
+@pytest.mark.parametrize(("processes", "classes", "shift"), [(2, 13, 3.0), (4, 13, 0.0), (4, 5, 0.0)])
+def test_split_classes_equal_whole_ones(
+    tmp_path: Path,
+    torchrun: Torchrun,
+    kernels_run: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    classes: int,
+    shift: float,
 ) -> None:
     # Of five classes three processes hold one each, beside which their samples know no other class.
-    case = make_case(classes, spread)
-    every = {name: chosen for name, chosen in SETTINGS.items() if kernels_run or "fused" not in name}
-    torch.save(case | {"settings": every}, tmp_path / "case.pt")
+    case = make_case(BATCH, classes, DIM, shift=shift)
+    cases = [
+        (name, by, is_drawn, precision)
+        for name in CLASSIFYING
+        for by in ("dense", "chunked", *(["fused"] if kernels_run and name == "gm" else []))
+        for is_drawn in (False, True)
+        for precision in ("float32", *([] if by == "fused" else ["float64"]))
+    ]
+    given = {"case": tuple(case), "settings": (BATCH, SHARE), "cases": cases, "modules": MODULES}
+    torch.save(given, tmp_path / "case.pt")
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = torchrun(processes, ["script.py", "results.pt"], tmp_path)
+    done = torchrun(processes, ["script.py", "results.pt", str(Path(__file__).parent / "support")], tmp_path)
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "results.pt", weights_only=True)
 
-    x, mu, y = case["features"].requires_grad_(), case["means"].requires_grad_(), case["labels"]
-    for name, chosen in every.items():
-        settings = dict(chosen)
-        if share := settings.pop("negatives", None):
-            settings["negatives"] = draw_negatives(y, Shard.whole(classes), share, torch.Generator().manual_seed(5))
-        if "fused" in name:  # which is for single precision; dense tells what it should be
-            settings["implementation"] = "dense"
-        terms = gm_loss(x, mu, y, alpha=0.3, likelihood_weight=0.1, **settings)
-        assert 0 < terms.accuracy < 1
-        expected = [*(term.detach() for term in terms), *torch.autograd.grad(terms.total, (x, mu))]
-        for precision, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
-            if (name, str(precision)) not in found["terms"]:
-                continue
-            for a, b in zip(found["terms"][name, str(precision)], expected, strict=True):
-                assert (a.double() - b).norm() <= tolerance * b.norm(), (name, precision)
+    expected = {}
+    for name in CLASSIFYING:
+        for is_drawn in (False, True):
+            total, accuracy = naive_total(name, case, found["counts"] if is_drawn else None)
+            watched = torch.stack([total.detach(), torch.tensor(accuracy)])
+            expected[name, is_drawn] = [watched, *gradients_of(total, case)]
+    assert len({float(watched[1]) for watched, *_ in expected.values()}) > 1, "some samples are taken for others"
+    for (name, by, is_drawn, precision), results in found["terms"].items():
+        for a, b in zip(results, expected[name, is_drawn], strict=True):
+            assert relative_error(a, b) <= {"float32": 1e-5, "float64": 1e-10}[precision], (name, by, is_drawn)
 
-    for (_, share), (d_x, means, d_means) in found["modules"].items():
+    for (name, is_split, share), (counts, *results) in found["modules"].items():
         torch.manual_seed(0)
-        loss = GMLoss(classes, DIM, GMLossConfig(negative_share=share))
-        assert torch.equal(means, loss.means), "the start does not depend on how the means are split"
-        x_single = x.detach().float().requires_grad_()
-        loss(x_single, y, Progress(3, 4)).total.backward()
-        assert x_single.grad is not None
-        assert loss.means.grad is not None
-        torch.testing.assert_close(d_x, x_single.grad, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(d_means, loss.means.grad, rtol=1e-5, atol=1e-7)
+        config = LossConfig(name=name)
+        config = replace(config, **{name: replace(config.chosen, negative_share=share)})
+        loss = build_loss(config, classes, DIM)
+        start = {key: tensor.clone() for key, tensor in loss.state_dict().items()}
+        assert all(torch.equal(results[1][key], tensor) for key, tensor in start.items()), "however they are split"
+        if is_split and share < 1:  # each process draws by itself; one that has all draws other classes
+            negatives = Negatives(counts.nonzero()[:, 0], counts[counts > 0].log())
+            how = {"implementation": "auto", "shard": Shard.whole(classes), "negatives": negatives}
+            monkeypatch.setattr(loss, "_comparison", lambda *_, how=how: how)
+        x = case.x.detach().float().requires_grad_()
+        loss(x, case.labels, Progress(3, 4)).total.backward()
+        gradients = {key: parameter.grad.to_dense() for key, parameter in loss.named_parameters()}
+        moved = {key: tensor - start[key] for key, tensor in loss.named_buffers()}
+        expected_here = [{"x": x.grad}, start, gradients, moved]
+        for some, of_one in zip([{"x": results[0]}, *results[1:]], expected_here, strict=True):
+            assert some.keys() == of_one.keys()
+            for key, tensor in of_one.items():
+                assert relative_error(some[key], tensor.double()) < 1e-5, (name, is_split, share, key)
 
 
 def test_parts_cover_all_classes_and_differ_by_one_at_most() -> None:

@@ -78,6 +78,7 @@ def project(stages: StageSeconds, workers: int, here: Circumstances) -> StepTime
 
 def advice(limit: Limit, config: FaceRunConfig, here: Circumstances) -> str:
     """What would make the stage that limits faster: half a sentence."""
+    loss, how = f"loss.{config.loss.name}", config.loss.classification
     more_hardware = "more GPUs (torchrun)" if here.is_gpu else "a GPU"
     options: dict[Limit, list[tuple[bool, str]]] = {
         "network": [
@@ -87,8 +88,8 @@ def advice(limit: Limit, config: FaceRunConfig, here: Circumstances) -> str:
             (not here.is_gpu, "a smaller network (model.width, preprocessing.crop_size)"),
         ],
         "loss": [
-            (config.loss.name == "gm" and config.loss.gm.implementation != "auto", "loss.gm.implementation=auto"),
-            (config.loss.name == "gm" and config.loss.gm.negative_share == 1, "loss.gm.negative_share=0.1"),
+            (how is not None and how.implementation != "auto", f"{loss}.implementation=auto"),
+            (how is not None and how.negative_share == 1, f"{loss}.negative_share=0.1"),
             (True, more_hardware),
         ],
         "optimizer": [(True, "a larger train.batch_size, since each step takes it once")],

@@ -55,8 +55,11 @@ def image_setup(
     Raises:
         FacegmError: network or loss do not go with the images or the processes.
     """
-    if config.loss.name == "gm" and config.loss.gm.shard_means and processes.world_size > 1:
-        raise FacegmError("loss.gm.shard_means: a classifier cannot be evaluated with its means split; set it to false")
+    if config.loss.is_split and processes.world_size > 1:
+        raise FacegmError(
+            f"loss.{config.loss.name}.shard_means: a classifier cannot be evaluated with its class vectors split; set "
+            "it to false"
+        )
     torch.manual_seed(config.train.seed)
     description = Description(
         model=config.model,

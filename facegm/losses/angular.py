@@ -7,20 +7,26 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
-from facegm.losses.interface import LossTerms, accuracy_of
+from facegm.losses.class_vectors import ClassificationConfig
+from facegm.losses.classification import Margin, classify
+from facegm.losses.engine import Implementation
+from facegm.losses.interface import LossTerms
 from facegm.losses.linear import ClassVectorLoss, linear_scores
+from facegm.losses.negatives import Negatives
 from facegm.losses.precision import precision_of
+from facegm.losses.shard import Shard
 from facegm.schedule import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AngularConfig:
+class _AngularConfig(ClassificationConfig):
     scale: float = 64.0
     """Factor on the cosines: the length that all features are given."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale: {self.scale}, must be above 0")
 
@@ -66,12 +72,16 @@ def cosface_loss(
     *,
     scale: float,
     margin: float,
+    implementation: Implementation = "auto",
+    shard: Shard | None = None,
+    negatives: Negatives | None = None,
 ) -> LossTerms:
-    """Mean cross-entropy of scale * (cos(theta_ik) - margin * [k = z_i])."""
-    own = labels[:, None]
-    logits = cosines(features, weight)
-    widened = logits.scatter_add(1, own, torch.full_like(logits[:, :1], -margin))
-    return LossTerms(cross_entropy(scale * widened, labels), accuracy_of(logits, labels))
+    """Mean cross-entropy of scale * (cos(theta_ik) - margin * [k = z_i]); the last three settings as of `classify`."""
+
+    def widened(logit: Tensor, _: Tensor) -> Tensor:
+        return logit - scale * margin
+
+    return _angular_loss(features, weight, labels, scale, widened, implementation, shard, negatives)
 
 
 def arcface_loss(
@@ -81,36 +91,58 @@ def arcface_loss(
     *,
     scale: float,
     margin: float,
+    implementation: Implementation = "auto",
+    shard: Shard | None = None,
+    negatives: Negatives | None = None,
 ) -> LossTerms:
-    """Mean cross-entropy of scale * cos(theta_ik + margin * [k = z_i]).
+    """Mean cross-entropy of scale * cos(theta_ik + margin * [k = z_i]); the last three settings as of `classify`.
 
     Where theta + margin passes pi, and the cosine would rise again, the true class's logit is
     cos(theta) - margin * sin(margin), as in the authors' code.
     """
-    own = labels[:, None]
-    logits = cosines(features, weight)
-    cosine = logits.gather(1, own)
-    sine = (1 - cosine.square()).clamp_min(torch.finfo(cosine.dtype).eps).sqrt()  # its slope is infinite at 0
-    widened = cosine * math.cos(margin) - sine * math.sin(margin)
-    passes_pi = cosine <= math.cos(math.pi - margin)
-    widened = torch.where(passes_pi, cosine - margin * math.sin(margin), widened)
-    loss = cross_entropy(scale * logits.scatter(1, own, widened), labels)
-    return LossTerms(loss, accuracy_of(logits, labels))
+
+    def widened(logit: Tensor, _: Tensor) -> Tensor:
+        cosine = logit / scale
+        sine = (1 - cosine.square()).clamp_min(torch.finfo(cosine.dtype).eps).sqrt()  # its slope is infinite at 0
+        passes_pi = cosine <= math.cos(math.pi - margin)
+        beyond = cosine - margin * math.sin(margin)
+        return scale * torch.where(passes_pi, beyond, cosine * math.cos(margin) - sine * math.sin(margin))
+
+    return _angular_loss(features, weight, labels, scale, widened, implementation, shard, negatives)
+
+
+def _angular_loss(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    scale: float,
+    margin: Margin,
+    implementation: Implementation,
+    shard: Shard | None,
+    negatives: Negatives | None,
+) -> LossTerms:
+    """Of features on a sphere, whose logits are scale * cos(theta_ik)."""
+    x = scale * normalize(features.to(precision_of(features, weight)))
+    found = classify(
+        x, weight, labels, margin, kind="cosines", implementation=implementation, shard=shard, negatives=negatives
+    )
+    return LossTerms(found.term, found.accuracy)
 
 
 class _AngularLoss(ClassVectorLoss):
     _function: Callable[..., LossTerms]
 
     def __init__(self, classes: int, dim: int, config: CosFaceConfig | ArcFaceConfig) -> None:
-        super().__init__(classes, dim)
+        super().__init__(classes, dim, config)
         self._config = config
 
     def forward(
         self, features: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"], progress: Progress | None = None
     ) -> LossTerms:
         """Compute the loss of the features."""
-        del progress
-        return self._function(features, self.weight, labels, scale=self._config.scale, margin=self._config.margin)
+        features, labels = self._gathered(features, labels)
+        c, settings = self._config, self._comparison(labels, progress)
+        return self._function(features, self.weight, labels, scale=c.scale, margin=c.margin, **settings)
 
     def logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         """Cosines, without scale and margin."""

@@ -1,141 +1,175 @@
-"""The GM loss by matrix products, one block of classes at a time, on any device."""
+"""Classification by matrix products, one block of classes at a time, on any device."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from facegm.losses.engine import LEAST, Engine, Operands, Others, Position, Weights
+from facegm.losses.engine import LEAST, LEAST_LENGTH, Engine, Operands, Others, Weights
+
+
+class Sums(NamedTuple):
+    """What is found out about the classes by themselves, in one pass."""
+
+    sizes: Tensor
+    """Of distances ||v_k||^2, of cosines 1 / ||w_k||. Shape [classes]."""
+    total: Tensor
+    """Sum of the v_k so far. Shape [dim]."""
 
 
 @dataclass(frozen=True)
 class Blocks(Engine):
-    """Streams over blocks of means.
+    """Streams over blocks of class vectors.
 
-    Logits lie class by sample in memory, so that all products read and write rows. Where the means have to be shifted,
-    a block of them is made, used and overwritten while it is in the processor's cache.
+    Logits lie class by sample in memory, so that all products read and write rows. Where the vectors have to be
+    shifted, a block of them is made, used and overwritten while it is in the processor's cache. The vectors of cosines
+    are left as they are: it is their products that are scaled.
     """
 
     size: int
     """Classes in a block."""
 
-    def locate(self, batch: Operands) -> Position:
-        """Compare samples with their own class."""
-        x = batch.x
-        is_here = batch.is_here
-        m = batch.means.index_select(0, batch.row)
-        if batch.origin is not None:
-            m -= batch.origin
-        own_logit = (x * m).sum(dim=1) - 0.5 * _squared_norms(m)
-        own_squared_distance = _squared_norms(torch.sub(x, m, out=m))
-        return Position(_squared_norms(x), own_squared_distance * is_here, own_logit * is_here)
-
-    def gradients(self, batch: Operands, kept: Any, weights: Weights) -> tuple[Tensor, Tensor]:
+    def gradients(self, batch: Operands, kept: Any, weights: Weights) -> tuple[Tensor, Tensor, Tensor | None]:
         """Sum up what samples and classes do to each other."""
-        x = batch.x
-        of_samples, of_block = self._factors(batch, x, kept, weights)
-        scaled_x = x * (weights.scale * of_samples)[:, None]
-        toward_center = -weights.pull * weights.center
-        weighted_means, gradient = torch.zeros_like(x), torch.empty_like(batch.means)
-        for block, m in self._centred(batch):
-            factors = of_block(block, m)
-            weighted_means.addmm_(factors.T, m)
-            of_mean = torch.mv(factors, of_samples).mul_(-weights.scale).add_(weights.pull)
-            torch.addcmul(toward_center, m, of_mean[:, None], out=gradient[block]).addmm_(factors, scaled_x)
-        return weighted_means.mul_(of_samples[:, None]), gradient
+        sizes, of_samples, of_block = self._factors(batch, kept, weights)
+        scaled_x = batch.x * (weights.scale * of_samples)[:, None]
+        weighted, gradient = torch.zeros_like(batch.x), torch.empty_like(batch.vectors)
+        of_bias = None if batch.bias is None else torch.empty_like(batch.bias)
+        for block, v in self._vectors(batch):
+            factors, out = of_block(block, v), gradient[block]
+            if batch.kind == "cosines":
+                factors.mul_(sizes[block, None])
+            weighted.addmm_(factors.T, v)
+            if batch.kind == "distances":
+                of_vector, of_all = torch.mv(factors, of_samples).mul_(-weights.scale), weights.of_total
+                if batch.log_weights is None:
+                    of_vector += 2 * weights.of_spread
+                else:
+                    weight = batch.log_weights[block].exp()
+                    of_vector, of_all = of_vector + 2 * weights.of_spread * weight, weight[:, None] * of_all
+                torch.addcmul(of_all, v, of_vector[:, None], out=out).addmm_(factors, scaled_x)
+                continue
+            torch.mm(factors, scaled_x, out=out)
+            if batch.kind == "cosines":
+                out.addcmul_(v, (torch.linalg.vecdot(out, v) * -sizes[block].square())[:, None])
+            elif of_bias is not None:
+                torch.mv(factors, of_samples * weights.scale, out=of_bias[block])
+        return weighted.mul_(of_samples[:, None]), gradient, of_bias
 
     @abstractmethod
     def _factors(
-        self, batch: Operands, x: Tensor, kept: Any, weights: Weights
-    ) -> tuple[Tensor, Callable[[slice, Tensor], Tensor]]:
-        """The weights as products: a factor of each sample, and from a block and its means one of class and sample."""
+        self, batch: Operands, kept: Any, weights: Weights
+    ) -> tuple[Tensor, Tensor, Callable[[slice, Tensor], Tensor]]:
+        """The classes' sizes; and the weights as products of a factor of each sample and one of class and sample.
 
-    def _centred(self, batch: Operands) -> Iterator[tuple[slice, Tensor]]:
-        """Each block and its means minus the origin, which the next block's may overwrite."""
+        The latter, of a block and its vectors, may be overwritten.
+        """
+
+    def _vectors(self, batch: Operands) -> Iterator[tuple[slice, Tensor]]:
+        """Each block and its vectors minus the origin, which the next block's may overwrite."""
         if batch.origin is None:
-            yield from ((block, batch.means[block]) for block in self._blocks(batch))
+            yield from ((block, batch.vectors[block]) for block in self._blocks(batch))
             return
-        scratch = self._scratch(batch.means, batch.means.shape[1])
+        scratch = self._scratch(batch.vectors, batch.vectors.shape[1])
         for block in self._blocks(batch):
-            yield block, torch.sub(batch.means[block], batch.origin, out=scratch[: block.stop - block.start])
+            yield block, torch.sub(batch.vectors[block], batch.origin, out=scratch[: block.stop - block.start])
 
     def _blocks(self, batch: Operands) -> Iterator[slice]:
-        for start in range(0, len(batch.means), self.size):
-            yield slice(start, min(start + self.size, len(batch.means)))
+        for start in range(0, len(batch.vectors), self.size):
+            yield slice(start, min(start + self.size, len(batch.vectors)))
 
-    def _scratch(self, means: Tensor, width: int) -> Tensor:
-        return means.new_empty(min(self.size, len(means)), width)
+    def _scratch(self, vectors: Tensor, width: int) -> Tensor:
+        return vectors.new_empty(min(self.size, len(vectors)), width)
 
 
 class Dense(Blocks):
     """Holds all exponentials, and computes them once."""
 
-    def compare(self, batch: Operands) -> tuple[Others, tuple[Tensor, Tensor]]:
+    def compare(self, batch: Operands) -> tuple[Others, tuple[Tensor, Tensor, Tensor]]:
         """Compare samples with all other classes; keep their exponentials relative to each sample's largest."""
-        x, means = batch.x, batch.means
-        logits, squared_norms = means.new_empty(len(means), len(x)), means.new_empty(len(means))
-        maximum, exponentials, total = x.new_full((len(x),), LEAST), x.new_zeros(len(x)), torch.zeros_like(means[0])
-        for block, m in self._centred(batch):
-            products = torch.mm(m, x.T, out=logits[block])  # first, since it hides the means' way from memory
-            total += m.sum(dim=0)
-            _add_biases(batch, block, products, _squared_norms(m, out=squared_norms[block]))
+        x, sums = batch.x, _no_sums(batch)
+        logits = x.new_empty(len(batch.vectors), len(x))
+        maximum, exponentials = x.new_full((len(x),), LEAST), x.new_zeros(len(x))
+        for block, v in self._vectors(batch):
+            products = torch.mm(v, x.T, out=logits[block])  # first, since it hides the vectors' way from memory
+            _add_up(batch, block, v, sums)
+            _to_logits(batch, block, products, sums.sizes)
             maximum = torch.maximum(maximum, _put_own(logits[block], batch.own - block.start, LEAST).amax(dim=0))
         for block in self._blocks(batch):
             exponentials += _exponentiate(logits[block], maximum).sum(dim=0)
-        others = Others(maximum, maximum + exponentials.log(), total, squared_norms.sum())
-        return others, (logits, maximum)
+        return _others(batch, maximum, exponentials, sums), (logits, maximum, sums.sizes)
 
     def _factors(
-        self, batch: Operands, x: Tensor, kept: tuple[Tensor, Tensor] | None, weights: Weights
-    ) -> tuple[Tensor, Callable[[slice, Tensor], Tensor]]:
-        exponentials, maximum = kept or self.compare(batch)[1]
-        of_samples = (maximum - weights.log_normalizer).clamp_min_(_lowest_exponent(x)).exp_()
+        self, batch: Operands, kept: tuple[Tensor, Tensor, Tensor] | None, weights: Weights
+    ) -> tuple[Tensor, Tensor, Callable[[slice, Tensor], Tensor]]:
+        exponentials, maximum, sizes = kept or self.compare(batch)[1]
+        of_samples = (maximum - weights.log_normalizer).clamp_min_(_lowest_exponent(maximum)).exp_()
         _put_own(exponentials, batch.own, weights.own / of_samples)
-        return of_samples, lambda block, _: exponentials[block]
+        return sizes, of_samples, lambda block, _: exponentials[block]
 
 
 class Chunked(Blocks):
     """Never holds the logits of more than a block, and computes them twice."""
 
     def compare(self, batch: Operands) -> tuple[Others, Tensor]:
-        """Compare samples with all other classes by a running log-sum-exp; keep the means' squared norms."""
-        x, means = batch.x, batch.means
-        scratch, squared_norms = self._scratch(means, len(x)), means.new_empty(len(means))
-        maximum, exponentials, total = x.new_full((len(x),), LEAST), x.new_zeros(len(x)), torch.zeros_like(means[0])
-        for block, m in self._centred(batch):
-            products = torch.mm(m, x.T, out=scratch[: len(m)])
-            total += m.sum(dim=0)
-            logits = _add_biases(batch, block, products, _squared_norms(m, out=squared_norms[block]))
-            _put_own(logits, batch.own - block.start, LEAST)
+        """Compare samples with all other classes by a running log-sum-exp; keep the classes' sizes."""
+        x, sums = batch.x, _no_sums(batch)
+        scratch = self._scratch(batch.vectors, len(x))
+        maximum, exponentials = x.new_full((len(x),), LEAST), x.new_zeros(len(x))
+        for block, v in self._vectors(batch):
+            products = torch.mm(v, x.T, out=scratch[: len(v)])
+            _add_up(batch, block, v, sums)
+            logits = _put_own(_to_logits(batch, block, products, sums.sizes), batch.own - block.start, LEAST)
             new_maximum = torch.maximum(maximum, logits.amax(dim=0))
             exponentials *= (maximum - new_maximum).exp_()
             exponentials += _exponentiate(logits, new_maximum).sum(dim=0)
             maximum = new_maximum
-        return Others(maximum, maximum + exponentials.log(), total, squared_norms.sum()), squared_norms
+        return _others(batch, maximum, exponentials, sums), sums.sizes
 
     def _factors(
-        self, batch: Operands, x: Tensor, kept: Tensor | None, weights: Weights
-    ) -> tuple[Tensor, Callable[[slice, Tensor], Tensor]]:
-        squared_norms = self.compare(batch)[1] if kept is None else kept
-        scratch = self._scratch(batch.means, len(x))
+        self, batch: Operands, kept: Tensor | None, weights: Weights
+    ) -> tuple[Tensor, Tensor, Callable[[slice, Tensor], Tensor]]:
+        sizes = self.compare(batch)[1] if kept is None else kept
+        scratch = self._scratch(batch.vectors, len(batch.x))
 
-        def of_block(block: slice, m: Tensor) -> Tensor:
-            products = torch.mm(m, x.T, out=scratch[: len(m)])
-            logits = _add_biases(batch, block, products, squared_norms[block])
+        def of_block(block: slice, v: Tensor) -> Tensor:
+            logits = _to_logits(batch, block, torch.mm(v, batch.x.T, out=scratch[: len(v)]), sizes)
             return _put_own(_exponentiate(logits, weights.log_normalizer), batch.own - block.start, weights.own)
 
-        return torch.ones_like(weights.own), of_block
+        return sizes, torch.ones_like(weights.own), of_block
 
 
-def _add_biases(batch: Operands, block: slice, products: Tensor, squared_norms: Tensor) -> Tensor:
+def _no_sums(batch: Operands) -> Sums:
+    classes, dim = batch.vectors.shape
+    return Sums(batch.vectors.new_empty(0 if batch.kind == "products" else classes), batch.vectors.new_zeros(dim))
+
+
+def _add_up(batch: Operands, block: slice, v: Tensor, sums: Sums) -> None:
+    """Take in a block's classes."""
+    if batch.kind == "distances":
+        sums.total.add_(v.sum(dim=0) if batch.log_weights is None else batch.log_weights[block].exp() @ v)
+        torch.linalg.vector_norm(v, dim=1, out=sums.sizes[block]).square_()
+    elif batch.kind == "cosines":
+        torch.linalg.vector_norm(v, dim=1, out=sums.sizes[block]).clamp_min_(LEAST_LENGTH).reciprocal_()
+
+
+def _others(batch: Operands, maximum: Tensor, exponentials: Tensor, sums: Sums) -> Others:
+    spread = sums.total.new_zeros(())
+    if batch.kind == "distances":
+        spread = (sums.sizes if batch.log_weights is None else sums.sizes * batch.log_weights.exp()).sum()
+    return Others(maximum, maximum + exponentials.log(), sums.total, spread)
+
+
+def _to_logits(batch: Operands, block: slice, products: Tensor, sizes: Tensor) -> Tensor:
     """Make the products of a block's classes their logits."""
-    biases = squared_norms * -0.5
-    if batch.log_weights is not None:
-        biases += batch.log_weights[block]
-    return products.add_(biases[:, None])
+    if batch.kind == "cosines":
+        products.mul_(sizes[block, None])
+    biases = [sizes[block] * -0.5] if batch.kind == "distances" else []
+    biases += [of_all[block] for of_all in (batch.bias, batch.log_weights) if of_all is not None]
+    return products.add_(sum(biases[1:], biases[0])[:, None]) if biases else products
 
 
 def _put_own(of_classes: Tensor, own: Tensor, values: Tensor | float) -> Tensor:
@@ -155,8 +189,3 @@ def _lowest_exponent(like: Tensor) -> float:
     The product of two such numbers is still a normal number: processors are many times slower with denormal ones.
     """
     return {torch.float32: -35.0, torch.float64: -280.0}[like.dtype]
-
-
-def _squared_norms(rows: Tensor, out: Tensor | None = None) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, out=out)
-    return norms.square_()

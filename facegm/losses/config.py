@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from facegm.losses.angular import ArcFaceConfig, ArcFaceLoss, CosFaceConfig, CosFaceLoss
 from facegm.losses.center import CenterLoss, CenterLossConfig
+from facegm.losses.class_vectors import ClassificationConfig
 from facegm.losses.gm_module import GMLoss, GMLossConfig
 from facegm.losses.interface import Loss
 from facegm.losses.l_softmax import LSoftmaxConfig, LSoftmaxLoss
 from facegm.losses.rce import RCELoss
-from facegm.losses.softmax import SoftmaxLoss
+from facegm.losses.softmax import SoftmaxConfig, SoftmaxLoss
 
 LossName = Literal["gm", "softmax", "center", "l_softmax", "rce", "cosface", "arcface"]
 _LOSSES: dict[LossName, Callable[..., Loss]] = {
@@ -32,6 +33,8 @@ class LossConfig:
     """The loss: gm, softmax, center, l_softmax, rce (reverse cross-entropy), cosface or arcface."""
     gm: GMLossConfig = field(default_factory=GMLossConfig)
     """Settings of gm."""
+    softmax: SoftmaxConfig = field(default_factory=SoftmaxConfig)
+    """Settings of softmax."""
     center: CenterLossConfig = field(default_factory=CenterLossConfig)
     """Settings of center."""
     l_softmax: LSoftmaxConfig = field(default_factory=LSoftmaxConfig)
@@ -45,6 +48,16 @@ class LossConfig:
     def chosen(self) -> Any:
         """Settings of the loss of that name; None where it has none."""
         return getattr(self, self.name, None)
+
+    @property
+    def classification(self) -> ClassificationConfig | None:
+        """How the chosen loss compares a batch with the classes; None of one that has but one way."""
+        return self.chosen if isinstance(self.chosen, ClassificationConfig) else None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether its class vectors are to be split over the processes."""
+        return self.classification is not None and self.classification.shard_means
 
     def sections_in_use(self) -> tuple[str, ...]:
         """Which sections matter; see `facegm.identity`."""

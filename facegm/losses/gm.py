@@ -1,16 +1,16 @@
 """The Gaussian mixture (GM) loss of Wan et al., "Shaping Deep Feature Space towards Gaussian Mixture"."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from facegm.losses.engine import Engine, Implementation, Operands, Others, Position, Weights, choose_engine
+from facegm.losses.classification import classify
+from facegm.losses.engine import Implementation
 from facegm.losses.negatives import Negatives
-from facegm.losses.precision import exact_product, exact_products, precision_of
+from facegm.losses.precision import exact_product, precision_of
 from facegm.losses.shard import Shard
 
 Regularizer = Literal["mixture", "own"]
@@ -34,7 +34,7 @@ class GMLossTerms(NamedTuple):
     own_distance: Float[Tensor, ""]
     """Their mean."""
     mean_distance: Float[Tensor, ""]
-    """Root mean square of ||mu_j - mu_k|| over pairs j != k."""
+    """Root mean square of ||mu_j - mu_k|| over pairs j != k; where negatives are drawn, estimated from them."""
     feature_radius: Float[Tensor, ""]
     """Mean of ||x_i - mean of means||; near 0 in a collapse."""
     posterior: Float[Tensor, ""]
@@ -74,7 +74,7 @@ def gm_loss(
         implementation: how to compute it; all give the same values.
         shard: the classes of this process, where other processes hold the others. The terms are then those over all
             classes; the features' gradient is this process's part, to be summed over the processes.
-        negatives: the classes to look at for the classification term, by default all; see `draw_negatives`.
+        negatives: the classes to look at, by default all; see `draw_negatives`.
 
     Returns:
         The loss and its parts, in float32 or, for such features, float64.
@@ -84,13 +84,41 @@ def gm_loss(
     """
     check_likelihood_weight(likelihood_weight, regularizer)
     precision = precision_of(features, means)
-    x, mu = features.to(precision), means.to(precision)
-    engine = choose_engine(implementation, x, len(mu) if negatives is None else len(negatives.classes))
-    classification, likelihood, own_distances, *geometry = GMFunction.apply(
-        x, mu, labels, alpha, regularizer, engine, shard or Shard.whole(len(mu)), negatives
+    x, mu, shard = features.to(precision), means.to(precision), shard or Shard.whole(len(means))
+    origin = _origin(mu.detach(), shard)
+    x = x if origin is None else x - origin
+    found = classify(
+        x,
+        mu,
+        labels,
+        lambda logit, squared_distance: logit - 0.5 * alpha * squared_distance,
+        kind="distances",
+        implementation=implementation,
+        shard=shard,
+        negatives=negatives,
+        origin=origin,
     )
-    total = classification + likelihood_weight * likelihood
-    return GMLossTerms(total, classification, likelihood, own_distances, own_distances.mean(), *geometry)
+    center, mean_spread = found.total / shard.classes, found.spread / shard.classes
+    if regularizer == "mixture":
+        once = x if shard.is_first else x.detach()  # the processes' gradients are summed
+        likelihood = once.square().sum(dim=1).mean() + mean_spread - 2 * (once.mean(dim=0) * center).sum()
+    else:
+        likelihood = found.own_squared_distance.mean()
+    total = found.term + likelihood_weight * likelihood
+    with torch.no_grad():
+        own_distances = found.own_squared_distance.sqrt()
+        of_pairs = 2 * shard.classes / max(shard.classes - 1, 1)
+        return GMLossTerms(
+            total,
+            found.term,
+            likelihood,
+            own_distances,
+            own_distances.mean(),
+            mean_distance=((mean_spread - center.square().sum()).clamp_min(0) * of_pairs).sqrt(),
+            feature_radius=(x - center).norm(dim=1).mean(),
+            posterior=found.posterior,
+            accuracy=found.accuracy,
+        )
 
 
 def check_likelihood_weight(likelihood_weight: float, regularizer: Regularizer) -> None:
@@ -119,35 +147,6 @@ def gm_logits(
     return logits
 
 
-class Scores(NamedTuple):
-    """Samples against their own class and against all others, of all processes."""
-
-    batch: Operands
-    """The classes of this process that are looked at."""
-    center: Tensor
-    """Mean of all means, relative to the batch's origin. Shape [dim]."""
-    position: Position
-    others: Others
-    kept: Any
-    """What the engine's `gradients` needs."""
-
-
-def score_samples(
-    features: Tensor, means: Tensor, labels: Tensor, engine: Engine, shard: Shard, negatives: Negatives | None = None
-) -> Scores:
-    """Compare samples with their own class and with all others, or with those drawn; all tensors in one precision."""
-    everything = Operands(features, means, _origin(means, shard), shard.local(labels))
-    position = engine.locate(everything)
-    of_own = shard.sum(torch.stack([position.own_squared_distance, position.own_logit]))
-    batch = everything if negatives is None else negatives.select(everything)
-    here, kept = engine.compare(batch)
-    highest = shard.maximum(here.log_sum_exp.clone())
-    log_sum_exp = highest + shard.sum((here.log_sum_exp - highest).exp()).log()
-    total, spread = (here.total, here.spread) if negatives is None else _sums(everything)
-    others = Others(shard.maximum(here.maximum.clone()), log_sum_exp, shard.sum(total), shard.sum(spread))
-    return Scores(batch, others.total / shard.classes, Position(position.squared_radius, *of_own), others, kept)
-
-
 def _origin(means: Tensor, shard: Shard) -> Tensor | None:
     """The mean of some of the means; None where they lie around 0, and products lose nothing if they stay there.
 
@@ -159,119 +158,3 @@ def _origin(means: Tensor, shard: Shard) -> Tensor | None:
     if means.device.type == "cpu" and center.square().sum() <= 0.25 * squared_norm:
         return None
     return center
-
-
-def _sums(batch: Operands) -> tuple[Tensor, Tensor]:
-    """Sums over all means of m_k and of ||m_k||^2, a few at a time."""
-    origin = 0.0 if batch.origin is None else batch.origin
-    parts = [(m.sum(dim=0), m.square_().sum()) for m in (some - origin for some in batch.means.split(4096))]
-    totals, spreads = zip(*parts, strict=True)
-    return torch.stack(totals).sum(dim=0), torch.stack(spreads).sum()
-
-
-class Geometry(NamedTuple):
-    """What the loss has seen of features and means; a collapse shows as a radius near 0 and accuracy at chance."""
-
-    own_distances: Tensor
-    """||x_i - mu_zi||. Shape [batch]."""
-    mean_distance: Tensor
-    """Root mean square of ||mu_j - mu_k|| over pairs j != k. Shape []."""
-    feature_radius: Tensor
-    """Mean of ||x_i - mean of means||. Shape []."""
-    posterior: Tensor
-    """Mean probability of the own class, without the margin, among the classes looked at. Shape []."""
-    accuracy: Tensor
-    """Share of samples whose nearest mean, of those looked at, is their own. Shape []."""
-
-
-def _geometry(scores: Scores, shard: Shard) -> Geometry:
-    batch, center, position, others, _ = scores
-    spread = (others.spread - shard.classes * center.square().sum()).clamp_min(0)
-    return Geometry(
-        own_distances=position.own_squared_distance.sqrt(),
-        mean_distance=(spread * 2 / max(shard.classes - 1, 1)).sqrt(),
-        feature_radius=(batch.x - center).norm(dim=1).mean(),
-        posterior=(position.own_logit - others.log_sum_exp).sigmoid().mean(),
-        accuracy=(position.own_logit > others.maximum).to(center.dtype).mean(),
-    )
-
-
-class GMFunction(torch.autograd.Function):
-    """(features, means) -> the classification and the likelihood term, and the `Geometry` of both, without gradient.
-
-    The outputs are the same in all processes that share the classes. The gradient of the features is this process's
-    part of it, to be summed over the processes; that of the means is whole.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        means: Tensor,
-        labels: Tensor,
-        alpha: float,
-        regularizer: Regularizer,
-        engine: Engine,
-        shard: Shard,
-        negatives: Negatives | None,
-    ) -> tuple[Tensor, ...]:
-        """Both terms and the geometry; the samples' weights follow from two numbers of each, which are kept."""
-        with exact_products(features.device.type):
-            scores = score_samples(features, means, labels, engine, shard, negatives)
-            batch, center, position, others, kept = scores
-            geometry = _geometry(scores, shard)
-            if regularizer == "mixture":
-                squares = position.squared_radius.mean() + others.spread / shard.classes
-                likelihood = squares - 2 * batch.mean_x @ center
-            else:
-                likelihood = position.own_squared_distance.mean()
-        margin_logit = position.own_logit - 0.5 * alpha * position.own_squared_distance
-        log_odds = others.log_sum_exp - margin_logit  # of the other classes against the own one
-        ctx.save_for_backward(*batch, means, center, margin_logit, log_odds)
-        ctx.kept = kept  # until the first backward, though the loss may live on; a second one computes it anew
-        ctx.alpha, ctx.regularizer, ctx.engine, ctx.shard, ctx.negatives = alpha, regularizer, engine, shard, negatives
-        ctx.mark_non_differentiable(*geometry)
-        return _softplus(log_odds).mean(), likelihood, *geometry
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, d_classification: Tensor, d_likelihood: Tensor, *of_geometry: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """dL/dx_i = scale sum_k w_ik (m_k - x_i), and for the means alike, with the weights of `Weights`."""
-        del of_geometry
-        *tensors, means, center, margin_logit, log_odds = ctx.saved_tensors
-        batch, shard = Operands(*tensors), ctx.shard
-        kept, ctx.kept = ctx.kept, None
-        d_mixture, d_own = (d_likelihood, 0.0) if ctx.regularizer == "mixture" else (0.0 * d_likelihood, d_likelihood)
-        samples = len(batch.features)
-        miss = log_odds.sigmoid()  # 1 - posterior of the own class
-        scale, pull = d_classification / samples, 2 * d_mixture / shard.classes
-        weights = Weights(
-            log_normalizer=margin_logit + _softplus(log_odds),
-            own=-(1 + ctx.alpha) * miss,
-            scale=scale,
-            pull=pull if ctx.negatives is None else torch.zeros_like(pull),
-            center=batch.mean_x,
-        )
-        with exact_products(means.device.type):
-            weighted_means, d_means = ctx.engine.gradients(batch, kept, weights)
-        d_features = weighted_means.mul_(scale)
-        if shard.is_first:
-            to_center = 2 * d_mixture / samples
-            of_x = (scale * ctx.alpha * miss + to_center)[:, None]
-            d_features.addcmul_(batch.features, of_x).sub_(center * to_center)
-            if batch.origin is not None:
-                d_features.addcmul_(batch.origin, of_x, value=-1)
-        if ctx.regularizer == "own":
-            to_own = (batch.features - batch.means[batch.row]).mul_(batch.is_here[:, None] * (2 * d_own / samples))
-            d_features += to_own
-            d_means.index_put_((batch.row,), -to_own, accumulate=True)
-        if ctx.negatives is not None:
-            pulled = (means - batch.features.mean(dim=0)).mul_(pull)
-            d_means = pulled.index_add_(0, ctx.negatives.classes, d_means)
-        return d_features, d_means, None, None, None, None, None, None
-
-
-def _softplus(x: Tensor) -> Tensor:
-    return torch.logaddexp(x, torch.zeros_like(x))

@@ -1,12 +1,10 @@
-"""What the losses with a linear classifier share."""
-
-import math
+"""What the losses on x_i . w_k share."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from facegm.losses.interface import Loss
+from facegm.losses.class_vectors import ClassificationConfig, ClassificationLoss, small_vectors
 from facegm.losses.precision import exact_product, precision_of
 
 
@@ -21,42 +19,30 @@ def linear_scores(
     return scores if bias is None else scores + bias
 
 
-class ClassVectorLoss(Loss):
+class ClassVectorLoss(ClassificationLoss):
     """A loss on x_i . w_k.
 
-    The class vectors start like the means of the GM loss: of standard deviation sqrt(2/3)/sqrt(dim), as in the authors'
-    code.
+    The class vectors start like the means of the GM loss, as in the authors' code.
     """
 
-    def __init__(self, classes: int, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(small_vectors(classes, dim))
+    def __init__(self, classes: int, dim: int, config: ClassificationConfig = ClassificationConfig()) -> None:
+        super().__init__(classes, config)
+        self.weight = nn.Parameter(small_vectors(self.shard, dim))
 
     def logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         """x_i . w_k."""
         scores: Tensor = linear_scores(features, self.weight)
         return scores
 
-    @property
-    def classes(self) -> int:
-        """Number of class vectors."""
-        return len(self.weight)
-
 
 class LinearLoss(ClassVectorLoss):
     """A loss on the scores x_i . w_k + b_k of a linear classifier."""
 
-    def __init__(self, classes: int, dim: int) -> None:
-        super().__init__(classes, dim)
-        self.bias = nn.Parameter(torch.zeros(classes))
+    def __init__(self, classes: int, dim: int, config: ClassificationConfig = ClassificationConfig()) -> None:
+        super().__init__(classes, dim, config)
+        self.bias = nn.Parameter(torch.zeros(len(self.weight)))
 
     def logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         """x_i . w_k + b_k."""
         scores: Tensor = linear_scores(features, self.weight, self.bias)
         return scores
-
-
-def small_vectors(classes: int, dim: int) -> Float[Tensor, "classes dim"]:
-    """Random class vectors of length about 0.8, whatever the dimension."""
-    vectors: Tensor = torch.randn(classes, dim) * math.sqrt(2 / 3 / dim)
-    return vectors

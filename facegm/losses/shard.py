@@ -1,4 +1,4 @@
-"""Classes split over the processes of a run: each holds a part of the means, and they exchange a few vectors."""
+"""Classes split over the processes of a run: each holds a part of the vectors, and they exchange a few numbers."""
 
 from dataclasses import dataclass
 
@@ -65,6 +65,10 @@ class Shard:
         if self.is_split:
             dist.all_reduce(local)
         return local
+
+    def sum_of_parts(self, local: Tensor) -> Tensor:
+        """Sum over the processes, of which each has the gradient of its own part."""
+        return local + (self.sum(local.detach().clone()) - local.detach()) if self.is_split else local
 
     def maximum(self, local: Tensor) -> Tensor:
         """Maximum over the processes, in place."""

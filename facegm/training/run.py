@@ -61,17 +61,17 @@ def check_loss(loss: LossConfig, classes: int, dim: int, processes: Processes) -
         processes: this process among those of the run.
 
     Raises:
-        FacegmError: the means cannot be split, or the implementation that is asked for cannot run here.
+        FacegmError: the classes cannot be split, or the implementation that is asked for cannot run here.
     """
-    if loss.name != "gm":
+    if loss.classification is None:
         return
     features = torch.empty(1, dim, device=processes.device)
     try:
-        choose_engine(loss.gm.implementation, features, classes)
-        if loss.gm.shard_means:
+        choose_engine(loss.classification.implementation, features, classes)
+        if loss.is_split:
             Shard.of_rank(classes, processes.rank, processes.world_size)
     except ValueError as error:
-        raise FacegmError(f"loss.gm: {error}") from error
+        raise FacegmError(f"loss.{loss.name}: {error}") from error
 
 
 def _check_division(setup: TrainingSetup[Any], processes: int) -> None:

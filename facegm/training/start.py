@@ -40,8 +40,8 @@ def prepare_task(setup: TrainingSetup[Any], processes: Processes) -> None:
     task, train, device = setup.task, setup.train, processes.device
     if train.precision == "float16" and task.sharded:
         raise FacegmError(
-            "train.precision: float16 scales the loss by what each process finds in its own part of the means; "
-            "with loss.gm.shard_means take bfloat16 or float32"
+            "train.precision: float16 scales the loss by what each process finds in its own part of the classes; "
+            "with shard_means of the loss take bfloat16 or float32"
         )
     if train.capture and (device.type != "cuda" or processes.world_size > 1 or train.precision == "float16"):
         raise FacegmError(

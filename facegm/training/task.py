@@ -77,8 +77,9 @@ class Task(nn.Module, ABC, Generic[Network]):
             workers: processes that decode, where images are kept nowhere.
         """
         if world_size() > 1:
-            for buffer in self.buffers():
-                dist.broadcast(buffer, 0)
+            for name, buffer in self.named_buffers():
+                if name not in self.sharded:
+                    dist.broadcast(buffer, 0)
         sampler = EvaluationSampler(samples, batch_size, rank=rank(), world_size=world_size())
         with evaluating(self), closing(load(samples, sampler, workers=workers)) as batches:
             return self.judge(samples, zip(sampler, batches, strict=True))
@@ -97,7 +98,7 @@ class Task(nn.Module, ABC, Generic[Network]):
             FacegmError: the classes are split over the processes.
         """
         if self.sharded:
-            raise FacegmError("loss.gm.shard_means: classes that are split over processes cannot be evaluated together")
+            raise FacegmError("shard_means: classes that are split over processes cannot be evaluated together")
         device = self.device
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         for _, batch in batches:
