@@ -24,7 +24,7 @@ class Tiles(NamedTuple):
     rows: int
     columns: int
     step: int
-    """Summands that it takes at a time."""
+    """Summands that it takes at a time; the sides of all tiles of a device are multiples of it."""
     warps: int
     stages: int
     """Steps whose operands are on their way."""
@@ -140,7 +140,7 @@ def _classes_of_part(shape: Tiles, rows: int, classes: int, processors: int) -> 
 
 def scratch_bytes(samples: int, classes: int, dim: int, device: Device) -> int:
     """Memory that a batch takes beside its operands, its gradients and two numbers a class: 128 MiB, or 2 % of
-    batch x classes numbers, whichever is more, up to 16,384 samples of 512 dimensions.
+    batch x classes numbers, whichever is more, up to 8,192 samples of 512 dimensions.
     """
     schedule = plan(samples, classes, dim, device)
     parts = tiles(classes, schedule.classes_of_part)
