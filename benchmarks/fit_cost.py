@@ -55,7 +55,8 @@ def fused_rate(rows: list[dict[str, str]]) -> float:
 
 
 def main() -> None:
-    rows = list(csv.DictReader(Path(sys.argv[1]).open(encoding="utf-8")))
+    with Path(sys.argv[1]).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     for name, value in fit(rows).items():
         print(f"{name}: {value:.3g}")
     print(f"fused products: {fused_rate(rows):.3g}")

@@ -2,8 +2,9 @@
 
 The kernels are compiled for GPUs of three generations; what they take says how many programs a processor holds at a
 time, and each launch is simulated: a program goes to the processor that holds the fewest, and those that are together
-there share it; where programs take several jobs, all start at once. The use of a pass is the processors' busy time over all their time until its launches have ended, one
-after the other. A program is busy for its products of tiles, and for one step more that fills its pipeline.
+there share it; where programs take several tiles, all start at once. The use of a pass is the processors' busy time
+over all their time until its launches have ended, one after the other. A program is busy for its products of tiles, and
+for one step more that fills its pipeline.
 """
 
 import csv
@@ -81,9 +82,8 @@ EARLIER_KERNELS = {
 """What those took, compiled by Triton 3.8."""
 
 
-def earlier_launches(samples: int, classes: int, gpu: Gpu) -> Passes:
+def earlier_launches(samples: int, classes: int) -> Passes:
     """As those kernels were cut: 264 programs forward, and panels of at most 64 MiB and 1 % of batch x classes."""
-    del gpu
     rows, of_dim, steps = tiles(samples, 128), tiles(DIM, 128), tiles(DIM, 32)
     parts = [tiles(part, 128) for part in _cut(classes, 128 * tiles(classes, 128 * max(1, 264 // rows)))]
     jobs = [steps * part for part in parts for _ in range(rows)]
@@ -159,6 +159,12 @@ def processor_use(samples: int, classes: int, gpu: Gpu) -> dict[str, float]:
     return use(passes, gpu, lambda launch: compile_kernel(launch.kernel, launch.shape, gpu.capability))
 
 
+def earlier_use(samples: int, classes: int, gpu: Gpu) -> dict[str, float]:
+    """Of the kernels until 2026-11-28."""
+    kernels = EARLIER_KERNELS[gpu.capability]
+    return use(earlier_launches(samples, classes), gpu, lambda launch: kernels[launch.kernel])
+
+
 def kernel_rows() -> Iterator[dict[str, object]]:
     """What each kernel takes on each GPU."""
     for gpu in GPUS:
@@ -180,10 +186,7 @@ def use_rows() -> Iterator[dict[str, object]]:
     """Use of the processors before and after."""
     for gpu in GPUS:
         for samples, classes in SIZES:
-            before = use(
-                earlier_launches(samples, classes, gpu), gpu, lambda launch: EARLIER_KERNELS[gpu.capability][launch.kernel]
-            )  # fmt: skip
-            after = processor_use(samples, classes, gpu)
+            before, after = earlier_use(samples, classes, gpu), processor_use(samples, classes, gpu)
             yield {"gpu": gpu.name, "processors": gpu.processors, "batch": samples, "classes": classes} | {
                 f"{name}_{when}": round(share[name], 3)
                 for name in ("forward", "backward")

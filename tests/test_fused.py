@@ -58,37 +58,46 @@ def make_batch(shape: tuple[int, int, int], kind: Kind, *, is_drawn: bool) -> tu
     return Operands(0.5 * draw(batch, dim), vectors, own, kind, origin, bias, log_weights), weights
 
 
+def moved(batch: Operands, device: str) -> Operands:
+    fields: dict[str, Any] = {
+        name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch._asdict().items()
+    }
+    return Operands(**fields)
+
+
 def naive(batch: Operands, weights: Weights) -> tuple[list[Tensor], list[Tensor]]:
     """What `compare` and `gradients` are to give, class by class; the latter by automatic differentiation."""
     x, w = batch.x.double(), batch.vectors.double().requires_grad_()
     bias = None if batch.bias is None else batch.bias.double().requires_grad_()
     classes = len(w)
     log_weights = torch.zeros(classes).double() if batch.log_weights is None else batch.log_weights.double()
-    v = {
-        "distances": lambda row: row if batch.origin is None else row - batch.origin.double(),
-        "products": lambda row: row,
-        "cosines": lambda row: row / row.norm(),
-    }[batch.kind]
+
+    def v(k: int) -> Tensor:
+        vector: Tensor = w[k] if batch.origin is None else w[k] - batch.origin.double()
+        return vector / torch.linalg.vector_norm(vector) if batch.kind == "cosines" else vector
+
     objective, weighted, others = w.new_zeros(()), torch.zeros_like(x), []
     for i, z in enumerate(batch.own.tolist()):
         logits = []
         for k in range(classes):
-            logit = x[i] @ v(w[k])
+            logit = x[i] @ v(k)
             if batch.kind == "distances":
-                logit = logit - 0.5 * v(w[k]).square().sum()
+                logit = logit - 0.5 * v(k).square().sum()
             logit = logit + (0.0 if bias is None else bias[k])
             with_weight = (logit + log_weights[k]).detach()
             weight = weights.own[i].double() if k == z else (with_weight - weights.log_normalizer[i]).exp()
             objective = objective + weights.scale * weight * logit
-            weighted[i] += weight * v(w[k]).detach()
+            weighted[i] += weight * v(k).detach()
             logits += [] if k == z else [with_weight]
         others.append(torch.stack(logits) if logits else torch.full((1,), -torch.inf).double())
     total, spread = torch.zeros_like(x[0]), w.new_zeros(())
     if batch.kind == "distances":
-        total = sum(log_weights[k].exp() * v(w[k]) for k in range(classes))
-        spread = sum(log_weights[k].exp() * v(w[k]).square().sum() for k in range(classes))
+        total = torch.stack([log_weights[k].exp() * v(k) for k in range(classes)]).sum(dim=0)
+        spread = torch.stack([log_weights[k].exp() * v(k).square().sum() for k in range(classes)]).sum()
         objective = objective + total @ weights.of_total.double() + spread * weights.of_spread.double()
-    maximum, log_sum_exp = (torch.stack([f(row) for row in others]) for f in (Tensor.amax, lambda row: row.logsumexp(0)))
+    maximum, log_sum_exp = (
+        torch.stack([f(row) for row in others]) for f in (Tensor.amax, lambda row: row.logsumexp(0))
+    )
     gradients = torch.autograd.grad(objective, (w,) if bias is None else (w, bias))
     return [maximum, log_sum_exp, total.detach(), spread.detach()], [weighted, *gradients]
 
@@ -103,8 +112,7 @@ def test_comparison_and_gradients_equal_a_naive_loop(
     """Protects the kernels: ragged tiles, several panels, shares and parts, own classes elsewhere, weighted classes."""
     batch, weights = make_batch(shape, kind, is_drawn=is_drawn)
     of_comparison, gradients = naive(batch, weights)
-    there = Operands(*(value.to(device) if isinstance(value, Tensor) else value for value in batch))
-    on_device = Weights(*(value.to(device) for value in weights))
+    there, on_device = moved(batch, device), Weights(*(value.to(device) for value in weights))
     found, kept = fused.Fused().compare(there)
     for a, b in zip(found, of_comparison, strict=True):
         is_finite = b.isfinite()  # where there is no other class, hugely negative
@@ -112,8 +120,7 @@ def test_comparison_and_gradients_equal_a_naive_loop(
         assert (a.cpu()[~is_finite] < -1e38).all()
     by_sample, *by_class = fused.Fused().gradients(there, kept, on_device)
     assert (by_class[-1] is None) == (kind != "products")
-    for a, b in zip((by_sample, *by_class), gradients, strict=kind == "products"):
-        assert a is not None
+    for a, b in zip([t for t in (by_sample, *by_class) if t is not None], gradients, strict=True):
         assert relative_error(a.cpu(), b) < 2e-6
 
 
@@ -122,8 +129,7 @@ def test_comparison_and_gradients_equal_a_naive_loop(
 def test_the_order_of_every_sum_is_fixed(device: str) -> None:
     """Protects runs that are to be repeated bit by bit, and a second backward pass, which finds nothing kept."""
     batch, weights = make_batch(SHAPES[-1], "distances", is_drawn=False)
-    there = Operands(*(value.to(device) if isinstance(value, Tensor) else value for value in batch))
-    on_device = Weights(*(value.to(device) for value in weights))
+    there, on_device = moved(batch, device), Weights(*(value.to(device) for value in weights))
     kept = fused.Fused().compare(there)[1]
     first, again = fused.Fused().gradients(there, kept, on_device), fused.Fused().gradients(there, None, on_device)
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, again, strict=True))  # type: ignore[arg-type]
@@ -147,9 +153,14 @@ def test_losses_equal_a_naive_loop(name: str, device: str) -> None:
     case = make_case(4, 40, 6, shift=3.0, of_vectors=3.0 if name.startswith("gm") else 0.0)
     negatives = draw_negatives(case.labels, Shard.whole(40), 0.4, torch.Generator().manual_seed(0))
     counts = torch.zeros(40, dtype=torch.float64).index_copy(0, negatives.classes, negatives.log_weights.exp().double())
-    single = type(case)(*(t.detach().to(device).requires_grad_(t.requires_grad) for t in in_precision(case, torch.float32)))
+    single = type(case)(
+        *(t.detach().to(device).requires_grad_(t.requires_grad) for t in in_precision(case, torch.float32))
+    )
     drawn = type(negatives)(*(t.to(device) for t in negatives))
-    found, (expected, _) = terms_of(name, single, implementation="fused", negatives=drawn), naive_total(name, case, counts)
+    found, (expected, _) = (
+        terms_of(name, single, implementation="fused", negatives=drawn),
+        naive_total(name, case, counts),
+    )
     assert found.total.item() == pytest.approx(expected.item(), rel=1e-5)
     for a, b in zip(gradients_of(found.total, single), gradients_of(expected, case), strict=True):
         assert relative_error(a.cpu(), b) < 1e-5
@@ -160,7 +171,9 @@ sizes = st.tuples(st.integers(1, 8_192), st.integers(1, 2_000_000), st.sampled_f
 
 @settings(max_examples=40, deadline=None)
 @given(sizes, st.sampled_from([8, 9, 10]), st.integers(20, 160))
-def test_a_schedule_covers_the_batch_in_little_memory(size: tuple[int, int, int], capability: int, processors: int) -> None:
+def test_a_schedule_covers_the_batch_in_little_memory(
+    size: tuple[int, int, int], capability: int, processors: int
+) -> None:
     """Protects from sums that leave out classes, and from tiles that end between two panels."""
     samples, classes, dim = size
     device = device_of(capability, processors)
@@ -184,7 +197,7 @@ def test_scratch_memory_is_what_is_said() -> None:
         _, kept = engine.compare(batch)
         gradients = engine.gradients(batch, kept, weights)
     held = peak = 0
-    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()
             peak = max(peak, held)
@@ -201,7 +214,7 @@ kinds = {"A100": "products", "H100": "distances", "B200": "cosines"}
 kernels = [
     {"kernel": f"{name} for {gpu.name}", "wanted": shape.resident, "resident": compiled.resident(gpu, shape.warps)}
     | compiled._asdict()
-    for gpu in GPUS for shape in tiles_of(gpu) for name in PRODUCTS
+    for gpu in GPUS for shape in tiles_of(gpu)[: 2 if gpu.name == "H100" else 1] for name in PRODUCTS
     for compiled in [compile_kernel(name, shape, gpu.capability, kinds[gpu.name])]
 ]
 print(json.dumps({"kernels": kernels, "use": [processor_use(*size, GPUS[1]) for size in SIZES]}))
@@ -209,8 +222,9 @@ print(json.dumps({"kernels": kernels, "use": [processor_use(*size, GPUS[1]) for 
 
 
 def test_kernels_compiled_for_absent_gpus_fill_them() -> None:
-    """Protects what a GPU's speed hangs on: programs beside each other, few spilled registers, whole-vector copies, no
-    processor without work; and that Ampere, Hopper and Blackwell can run the kernels at all.
+    """Protects what speed hangs on, and that Ampere, Hopper and Blackwell can run the kernels at all.
+
+    That is programs beside each other, few spilled registers, copies of whole vectors, and no processor without work.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     folder = Path(__file__).parents[1] / "benchmarks"

@@ -8,8 +8,8 @@ from torch import Tensor
 
 Implementation = Literal["auto", "dense", "chunked", "fused"]
 """`dense` holds batch x classes exponentials in one buffer; `chunked` never holds more than a block of them, and
-computes them twice; so does `fused`, in Triton kernels on a GPU. `auto` takes on a GPU what `facegm.losses.cost` expects
-to be the fastest, and elsewhere is dense while the buffer is small, then chunked."""
+computes them twice; so does `fused`, in Triton kernels on a GPU. There `auto` takes what `facegm.losses.cost` expects
+to be the fastest; elsewhere it is dense while the buffer is small, then chunked."""
 Kind = Literal["distances", "products", "cosines"]
 """The logits of samples x and learned vectors w_k, as x . v_k + b_k:
 

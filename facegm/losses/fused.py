@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from facegm.losses.engine import Engine, Operands, Others, Weights
-from facegm.losses.fused_schedule import INTERPRETED, SURVEYED, Device, Tiles, device_of, plan, programs_of_products, tiles
+from facegm.losses.fused_schedule import (
+    INTERPRETED,
+    SURVEYED,
+    Device,
+    Tiles,
+    device_of,
+    plan,
+    programs_of_products,
+    tiles,
+)
 
 Result = TypeVar("Result")
 
@@ -77,9 +86,7 @@ class Fused(Engine):
         return Others(maximum, maximum + exponentials.log_(), total, spread), kept
 
     @_on_its_device
-    def gradients(
-        self, batch: Operands, kept: Kept | None, weights: Weights
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradients(self, batch: Operands, kept: Kept | None, weights: Weights) -> tuple[Tensor, Tensor, Tensor | None]:
         """Sum up what samples and classes do to each other."""
         from facegm.losses import fused_kernels as kernels
 

@@ -6,8 +6,8 @@ float32, at a third of the tensor cores' TF32 speed. Each step's product is adde
 loses nothing to the tensor cores' shorter accumulators. No kernel adds atomically: the order of every sum is fixed, and
 so is the result. Rows are counted in 64 bits, since a matrix may exceed 2^31 elements.
 
-Loads have no mask where they need none, so that 16 bytes go at once: rows beyond the last are the last again, and do not
-count; scratch memory has full tiles. Tensor cores want the second operand of a TF32 product to lie along the summed
+Loads have no mask where they need none, so that 16 bytes go at once: rows beyond the last are the last again, and do
+not count; scratch memory has full tiles. Tensor cores want the second operand of a TF32 product to lie along the summed
 index; the first one may be turned on its way into registers. Hence the order of the operands, and `turned_x`.
 
 `no_type_check` keeps run-time type checkers, which wrap functions, away from what Triton reads as source.
@@ -36,7 +36,7 @@ def split(numbers):
 @triton.jit
 @no_type_check
 def add_product(a, b, total):
-    """total + a @ b."""
+    """Add a @ b."""
     a_high, a_low = split(a)
     b_high, b_low = split(b)
     product = tl.dot(a_low, b_high, input_precision="tf32")
@@ -50,11 +50,7 @@ def add_product(a, b, total):
 def load(matrix, row, column, rows, columns, EVEN: tl.constexpr):
     """Tile of a matrix at the rows and columns; 0 outside of its columns, which even ones are not."""
     at = matrix + tl.minimum(row, rows - 1).to(tl.int64)[:, None] * columns + column[None, :]
-    if EVEN:
-        tile = tl.load(at)
-    else:
-        tile = tl.load(at, mask=(column < columns)[None, :], other=0.0)
-    return tile
+    return tl.load(at, mask=None if EVEN else (column < columns)[None, :], other=None if EVEN else 0.0)
 
 
 @triton.jit
@@ -147,7 +143,8 @@ def evidence(
 @triton.jit(do_not_specialize=("first", "stop"))
 @no_type_check
 def weigh(
-    x, vectors, origin, lengths, bias, own, log_normalizer, own_weight, panel, sums, samples, first, stop, dim, width, height,
+    x, vectors, origin, lengths, bias, own, log_normalizer, own_weight, panel, sums,
+    samples, first, stop, dim, width, height,
     SAMPLES: tl.constexpr, CLASSES: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """Weights w_ik of the classes from `first` to `stop`, 0 beyond; and their sums over the samples of a tile.
@@ -184,7 +181,7 @@ def add_to_samples(
     program, panel, vectors, origin, lengths, out, samples, first, stop, dim, width, height, share,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Add sum_k w_ik v_k over a share of a panel's classes to one of the parts of `out`: a tile, dimension by sample."""
+    """Add sum_k w_ik v_k over a share of a panel's classes to a part of `out`: one tile, dimension by sample."""
     d = program % tl.cdiv(dim, ROWS) * ROWS + tl.arange(0, ROWS)
     program = program // tl.cdiv(dim, ROWS)
     i = program % (height // COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
@@ -223,7 +220,7 @@ def write_gradient(
     gradient = factor * total
     if DISTANCES or lengths is not None or of_bias is not None:
         sum_of_w = tl.zeros((ROWS,), dtype=tl.float32)
-        for summand in range(0, summands):
+        for summand in range(summands):
             sum_of_w += tl.load(sums + summand * width + column)
         sum_of_w *= factor
         if of_bias is not None:

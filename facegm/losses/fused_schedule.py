@@ -66,8 +66,8 @@ AMPERE = Tiles(64, 128, 16, 4, 3, 2), Tiles(64, 64, 16, 4, 4, 3)
 HOPPER = Tiles(64, 128, 32, 4, 3, 2), Tiles(64, 64, 32, 4, 3, 3)
 BLACKWELL = Tiles(128, 64, 32, 4, 3, 2), Tiles(64, 64, 32, 4, 3, 3)
 TILES = {8: AMPERE, 9: HOPPER, 10: BLACKWELL, 12: AMPERE}
-"""Large and small tiles by the major number of a GPU's compute capability: what compiles without spilled registers, with
-two programs a processor at least, so that one's tensor-core products hide the other's splitting of operands."""
+"""Large and small tiles by the major number of a GPU's compute capability: the largest with which the loops spill no
+registers and a processor holds two programs at least, so that one's products hide the other's splitting of operands."""
 INTERPRETED = Device(3, Tiles(32, 64, 32, 4, 1, 2), Tiles(32, 32, 32, 4, 1, 2))
 """For Triton's interpreter, which runs small cases."""
 
@@ -139,8 +139,9 @@ def _classes_of_part(shape: Tiles, rows: int, classes: int, processors: int) -> 
 
 
 def scratch_bytes(samples: int, classes: int, dim: int, device: Device) -> int:
-    """Memory that a batch takes beside its operands, its gradients and two numbers a class: 128 MiB, or 2 % of
-    batch x classes numbers, whichever is more, up to 8,192 samples of 512 dimensions.
+    """Memory that a batch takes beside its operands, its gradients and two numbers a class.
+
+    Up to 8,192 samples of 512 dimensions it is below 128 MiB or 2 % of batch x classes numbers, whichever is more.
     """
     schedule = plan(samples, classes, dim, device)
     parts = tiles(classes, schedule.classes_of_part)
