@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,6 +165,28 @@ def test_losses_equal_a_naive_loop(name: str, device: str) -> None:
     assert found.total.item() == pytest.approx(expected.item(), rel=1e-5)
     for a, b in zip(gradients_of(found.total, single), gradients_of(expected, case), strict=True):
         assert relative_error(a.cpu(), b) < 1e-5
+
+
+@pytest.mark.usefixtures("small_panels")
+def test_products_of_numbers_cut_to_tf32_keep_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Protects what the interpreter does not show: tensor cores leave out the 13 lowest bits of what they multiply."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    exact = interpreter.InterpreterBuilder.create_dot
+
+    def cut(operand: Any) -> Any:
+        bits = np.ascontiguousarray(operand.data).view(np.int32)
+        return interpreter.TensorHandle((bits & -8192).view(np.float32), operand.dtype)
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        return exact(self, cut(a), cut(b), *others)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+    batch, weights = make_batch((6, 40, 48), "distances", is_drawn=False)
+    of_comparison, gradients = naive(batch, weights)
+    found, kept = fused.Fused().compare(batch)
+    by_sample, by_class, _ = fused.Fused().gradients(batch, kept, weights)
+    for a, b in zip((found.log_sum_exp, by_sample, by_class), (of_comparison[1], *gradients), strict=True):
+        assert relative_error(a, b) < 2e-6
 
 
 sizes = st.tuples(st.integers(1, 8_192), st.integers(1, 2_000_000), st.sampled_from([2, 100, 512]))

@@ -1,4 +1,4 @@
-"""Sampled negative classes: what is drawn, what the estimators promise and what they do not, and whose gradient it is."""
+"""Sampled negative classes: what is drawn, what estimators promise and what they do not, and whose gradient it is."""
 
 import math
 from dataclasses import replace

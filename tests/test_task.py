@@ -6,7 +6,7 @@ As a script under torchrun, this file evaluates, and takes a step, on the proces
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -22,6 +22,7 @@ from facegm.data.preprocessing import Preprocessing
 from facegm.data.samples import Batch, DrawnSamples, Samples
 from facegm.errors import FacegmError
 from facegm.faces.task import FaceTask
+from facegm.losses.center import CenterLoss, CenterLossConfig
 from facegm.losses.config import LossConfig
 from facegm.losses.gm_module import GMLoss, GMLossConfig
 from facegm.models.face_network import FaceModelConfig
@@ -66,6 +67,14 @@ class Images(Samples):
 class ImageTask(Task[nn.Sequential]):
     def inputs(self, batch: Batch) -> Tensor:
         return batch.images.permute(0, 3, 1, 2).float() / 255 - 0.5
+
+
+class OfCenters(ImageTask):
+    """Judged by the centers of its loss."""
+
+    def judge(self, samples: Samples, batches: Iterable[tuple[DrawnSamples, Batch]]) -> dict[str, float]:
+        del samples, batches
+        return {"mean": self.loss.get_buffer("centers").mean().item()}
 
 
 def new_task(classes: int = CLASSES) -> ImageTask:
@@ -132,6 +141,11 @@ def test_three_processes_evaluate_what_the_first_one_exports(of_three_processes:
     expected = [naive(new_task().state_dict(), Images(count)) for count in COUNTS]
     for found in of_three_processes:
         assert [pytest.approx(numbers, rel=1e-5) for numbers in expected] == found["evaluations"]
+
+
+def test_evaluation_leaves_each_process_its_part_of_what_is_split(of_three_processes: list[dict[str, Any]]) -> None:
+    """Running statistics are the first one's everywhere; centers of split classes are not."""
+    assert [found["centers"] for found in of_three_processes] == [{"mean": 0}, {"mean": 1}, {"mean": 2}]
 
 
 def test_evaluation_in_bfloat16_is_near() -> None:
@@ -309,12 +323,16 @@ def main() -> None:
         for buffer in task.buffers():
             buffer += processes.rank
         evaluations = [task.evaluate(Images(count), batch_size=3) for count in COUNTS]
+        of_centers = OfCenters(nn.Sequential(), CenterLoss(CLASSES, DIM, CenterLossConfig(shard_means=True)))
+        of_centers.loss.get_buffer("centers").fill_(processes.rank)
+        centers = of_centers.evaluate(Images(3), batch_size=3)
         task = class_vectors_alone(shard_means=True)
         config = OptimizerConfig(learning_rate=0.1, clip_gradient=math.inf)
         trainer = Trainer(task, config, TrainConfig(precision="float32"), processes)
         part = list(Images(BATCH).batch.parts(processes.world_size))[processes.rank]
         norm = trainer.step(part, Progress(0, 2), lambda _: None)["gradient_norm"].item()
-        found = {"evaluations": evaluations, "means": task.loss.get_parameter("means").tolist(), "norm": norm}
+        found = {"evaluations": evaluations, "centers": centers, "norm": norm}
+        found |= {"means": task.loss.get_parameter("means").tolist()}
         Path(sys.argv[1], f"{processes.rank}.json").write_text(json.dumps(found))
 
 

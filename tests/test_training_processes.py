@@ -121,13 +121,20 @@ def test_a_checkpoint_of_four_processes_resumes_on_other_numbers(
 
 
 def test_centers_are_the_same_on_two_processes_as_on_one(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
+    """Protects what moves without a gradient, and biases and centers of classes that are split."""
     config = run_config(small_store, LossConfig(name="center"), epochs=10)
     with float64():
         train_run(config, tmp_path / "one")
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    done = torchrun(2, [float64_script(tmp_path), "train", "--config", "config.yaml", "--output", "two"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-9)
+    for is_split in ("false", "true"):
+        options = ["--config", "config.yaml", f"--loss.center.shard_means={is_split}", "--output", is_split]
+        done = torchrun(2, [float64_script(tmp_path), "train", *options], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert losses(tmp_path / is_split) == pytest.approx(losses(tmp_path / "one"), abs=1e-9)
+        state, expected = load_newest_checkpoint(tmp_path / is_split), load_newest_checkpoint(tmp_path / "one")
+        assert state is not None
+        assert expected is not None
+        torch.testing.assert_close(state["task"], expected["task"], rtol=1e-9, atol=1e-9)
 
 
 def test_ranks_with_other_data_stop_with_one_message(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:

@@ -54,7 +54,7 @@ class Blocks(Engine):
                 continue
             torch.mm(factors, scaled_x, out=out)
             if batch.kind == "cosines":
-                out.addcmul_(v, (torch.linalg.vecdot(out, v) * -sizes[block].square())[:, None])
+                _project(out, v, sizes[block])
             elif of_bias is not None:
                 torch.mv(factors, of_samples * weights.scale, out=of_bias[block])
         return weighted.mul_(of_samples[:, None]), gradient, of_bias
@@ -170,6 +170,13 @@ def _to_logits(batch: Operands, block: slice, products: Tensor, sizes: Tensor) -
     biases = [sizes[block] * -0.5] if batch.kind == "distances" else []
     biases += [of_all[block] for of_all in (batch.bias, batch.log_weights) if of_all is not None]
     return products.add_(sum(biases[1:], biases[0])[:, None]) if biases else products
+
+
+def _project(gradients: Tensor, vectors: Tensor, inverse_lengths: Tensor) -> None:
+    """Take from gradients their part along the vectors, in place; on a CPU a few at a time, which stay in its cache."""
+    size = 256 if vectors.device.type == "cpu" else len(vectors)
+    for g, w, r in zip(gradients.split(size), vectors.split(size), inverse_lengths.split(size), strict=True):
+        g.addcmul_(w, (torch.linalg.vecdot(g, w) * -r.square())[:, None])
 
 
 def _put_own(of_classes: Tensor, own: Tensor, values: Tensor | float) -> Tensor:

@@ -119,9 +119,7 @@ class CenterLoss(LinearLoss):
         """Compute `center_loss` of the features; while training, move the centers by the batch of all processes."""
         features, labels = self._gathered(features, labels)
         c, settings = self._config, self._comparison(labels, progress)
-        terms = center_loss(
-            features, self.weight, self.bias, self.centers, labels, center_weight=c.weight, **settings
-        )
+        terms = center_loss(features, self.weight, self.bias, self.centers, labels, center_weight=c.weight, **settings)
         if self.training and torch.is_grad_enabled():
             if not self.shard.is_split:
                 features, labels = all_rows(features), all_rows(labels)

@@ -1,4 +1,4 @@
-"""What the losses that classify by one log-sum-exp share: how it is computed, and vectors of which a process has a part."""
+"""What losses with a vector for each class share: how they are compared with a batch, and which a process holds."""
 
 import math
 from dataclasses import dataclass, field
@@ -43,8 +43,9 @@ class ClassificationLoss(Loss):
     DistributedDataParallel, which averages over the processes: see `all_rows_with_gradient`.
     """
 
-    def __init__(self, classes: int, config: ClassificationConfig) -> None:
+    def __init__(self, classes: int, config: ClassificationConfig | None) -> None:
         super().__init__()
+        config = config or ClassificationConfig()
         self.shard = Shard.mine(classes) if config.shard_means else Shard.whole(classes)
         self._classification = config
         self._seed = torch.initial_seed()

@@ -187,8 +187,8 @@ def _with_slopes(margin: Margin, logit: Tensor, squared_distance: Tensor) -> tup
     with torch.enable_grad():
         inputs = logit.detach().requires_grad_(), squared_distance.detach().requires_grad_()
         value = margin(*inputs)
-        slopes = torch.autograd.grad(value.sum(), inputs, materialize_grads=True)
-    return value.detach(), *slopes
+        of_logit, of_distance = torch.autograd.grad(value.sum(), inputs, materialize_grads=True)
+    return value.detach(), of_logit, of_distance
 
 
 def _softplus(x: Tensor) -> Tensor:

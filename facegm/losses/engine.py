@@ -37,7 +37,7 @@ class Operands(NamedTuple):
     vectors: Tensor
     """As learned. Shape [classes, dim]."""
     own: Tensor
-    """Own class of each sample, as a row of the vectors; outside 0 to classes - 1 where it is none of these. [batch]."""
+    """Own class of each sample, as a row of the vectors; outside 0 to classes - 1 where it is none. [batch]."""
     kind: Kind
     origin: Tensor | None = None
     """A point amid the vectors, which keeps distances exact in single precision; no origin is 0. Shape [dim]."""

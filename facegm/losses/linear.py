@@ -25,7 +25,7 @@ class ClassVectorLoss(ClassificationLoss):
     The class vectors start like the means of the GM loss, as in the authors' code.
     """
 
-    def __init__(self, classes: int, dim: int, config: ClassificationConfig = ClassificationConfig()) -> None:
+    def __init__(self, classes: int, dim: int, config: ClassificationConfig | None = None) -> None:
         super().__init__(classes, config)
         self.weight = nn.Parameter(small_vectors(self.shard, dim))
 
@@ -38,7 +38,7 @@ class ClassVectorLoss(ClassificationLoss):
 class LinearLoss(ClassVectorLoss):
     """A loss on the scores x_i . w_k + b_k of a linear classifier."""
 
-    def __init__(self, classes: int, dim: int, config: ClassificationConfig = ClassificationConfig()) -> None:
+    def __init__(self, classes: int, dim: int, config: ClassificationConfig | None = None) -> None:
         super().__init__(classes, dim, config)
         self.bias = nn.Parameter(torch.zeros(len(self.weight)))
 

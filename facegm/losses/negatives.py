@@ -34,7 +34,8 @@ class Negatives(NamedTuple):
         """
         shape = (shard.last - shard.first, *of_drawn.shape[1:])
         if shard.is_split or world_size() == 1:
-            return torch.sparse_coo_tensor(self.classes[None], of_drawn, shape, is_coalesced=True, check_invariants=False)
+            row = self.classes[None]
+            return torch.sparse_coo_tensor(row, of_drawn, shape, is_coalesced=True, check_invariants=False)
         return of_drawn.new_zeros(shape).index_copy_(0, self.classes, of_drawn)
 
 

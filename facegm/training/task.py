@@ -98,7 +98,7 @@ class Task(nn.Module, ABC, Generic[Network]):
             FacegmError: the classes are split over the processes.
         """
         if self.sharded:
-            raise FacegmError("shard_means: classes that are split over processes cannot be evaluated together")
+            raise FacegmError("the loss's shard_means: classes that are split over processes cannot be evaluated")
         device = self.device
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         for _, batch in batches:

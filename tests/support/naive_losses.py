@@ -61,9 +61,7 @@ def terms_of(name: str, case: Case, **how: Any) -> Any:
 
 def gradients_of(total: Tensor, case: Case, *, retain_graph: bool = False) -> list[Tensor]:
     """Of x, vectors and bias, dense; 0 where the loss knows none."""
-    found = torch.autograd.grad(
-        total, case[:3], retain_graph=retain_graph, allow_unused=True, materialize_grads=True
-    )
+    found = torch.autograd.grad(total, case[:3], retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
     return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found]
 
 
@@ -103,7 +101,9 @@ def naive_total(name: str, case: Case, counts: Tensor | None = None) -> tuple[Te
             if is_own:
                 own, own_logit = widened[-1], plain[-1]
         right += sum(logit >= own_logit for logit in plain) == 1
-        pull = CENTER_WEIGHT * 0.5 * (feature - centers[label]).square().sum() if name == "center" else LAMBDA * likelihood
+        pull = LAMBDA * likelihood
+        if name == "center":
+            pull = CENTER_WEIGHT * 0.5 * (feature - centers[label]).square().sum()
         losses.append(torch.stack(widened).logsumexp(dim=0) - own + pull)
     return torch.stack(losses).mean(), right / len(losses)
 
