@@ -8,7 +8,7 @@ SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml'
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0
 PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 
-.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-embed-photos bench-gallery bench-gather bench-inspect bench-million bench-serve bench-shared-embedder bench-store bench-train bench-verify install clean
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-embed-photos bench-gallery bench-gather bench-inspect bench-million bench-schedule bench-serve bench-shared-embedder bench-store bench-train bench-verify install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
@@ -71,6 +71,9 @@ bench-inspect: install  ## the inspection of half a million photos, on one threa
 
 bench-million: install  ## a training step with a million identities, two processes, all classes and a tenth of them
 	$(BIN)/python benchmarks/bench_million.py $(ARGS)
+
+bench-schedule: install  ## how busy the fused kernels keep GPUs, simulated from the compiled kernels; without a GPU
+	$(BIN)/python benchmarks/simulate_schedule.py
 
 bench-serve: install  ## the server under 32 clients, with batching and without; MODEL=... (an untrained one)
 	$(BIN)/python benchmarks/bench_serve.py $(MODEL)
