@@ -89,7 +89,7 @@ def test_fused_takes_little_memory_and_always_gives_the_same() -> None:
         terms = gm_loss(x, mu, labels, alpha=0.01, likelihood_weight=0.001, implementation="fused")
         gradients.append(torch.autograd.grad(terms.total, (x, mu)))
         scratch = torch.cuda.max_memory_allocated() - before - 4 * 512 * (4_096 + 10_575)
-        assert scratch < 0.02 * 4 * 4_096 * 10_575
+        assert scratch < 2**27, "as said of the engine, with the features relative to the origin"
     assert all(torch.equal(a, b) for again in gradients[1:] for a, b in zip(gradients[0], again, strict=True))
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 Implementation = Literal["auto", "dense", "chunked", "fused"]
 """`dense` holds batch x classes exponentials in one buffer; `chunked` never holds more than a block of them, and
-computes them twice; so does `fused`, in Triton kernels on a GPU. `auto` is dense while the buffer is small, then fused
-or else chunked."""
+computes them twice; so does `fused`, in Triton kernels on a GPU. There `auto` takes what `facegm.losses.cost` expects
+to be the fastest; elsewhere it is dense while the buffer is small, then chunked."""
 Kind = Literal["distances", "products", "cosines"]
 """The logits of samples x and learned vectors w_k, as x . v_k + b_k:
 
@@ -20,7 +20,7 @@ Kind = Literal["distances", "products", "cosines"]
 """
 
 DENSE_BYTES = 2**28
-"""Largest buffer that `auto` holds."""
+"""Largest buffer that `auto` holds on a CPU."""
 SCRATCH_NUMBERS = {"cpu": 2**21, "cuda": 2**24}
 """Numbers in a block's scratch memory, of logits or of vectors: what a processor's cache likes, or fills a GPU."""
 LEAST = torch.finfo(torch.float32).min
@@ -126,10 +126,7 @@ def choose_engine(implementation: Implementation, features: Tensor, classes: int
     from facegm.losses.fused import Fused, obstacle
 
     if implementation == "auto":
-        if len(features) * classes * features.element_size() <= DENSE_BYTES:
-            implementation = "dense"
-        else:
-            implementation = "chunked" if obstacle(features) else "fused"
+        implementation = _cheapest(features, classes)
     if implementation == "fused":
         if reason := obstacle(features):
             raise ValueError(f"implementation: fused, but {reason}; take auto")
@@ -138,6 +135,18 @@ def choose_engine(implementation: Implementation, features: Tensor, classes: int
     if implementation == "chunked":
         return Chunked(size)
     return Dense(4 * size if features.device.type == "cpu" else size)  # on a CPU few large blocks cost less
+
+
+def _cheapest(features: Tensor, classes: int) -> Implementation:
+    from facegm.losses.cost import cheapest
+    from facegm.losses.fused import obstacle
+
+    if features.device.type != "cuda":
+        return "dense" if len(features) * classes * features.element_size() <= DENSE_BYTES else "chunked"
+    gpu = torch.cuda.get_device_properties(features.device)
+    samples, dim = features.shape
+    can_fuse = obstacle(features) is None
+    return cheapest(samples, classes, dim, gpu.major, gpu.multi_processor_count, can_fuse=can_fuse)
 
 
 def block_size(features: Tensor) -> int:

@@ -1,25 +1,27 @@
-"""The GM loss without logits in memory: Triton kernels on a CUDA device."""
+"""Classification without logits in memory: Triton kernels on a CUDA device."""
 
 import importlib.util
 import os
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from facegm.losses.engine import Engine, Operands, Others, Weights
+from facegm.losses.fused_schedule import (
+    INTERPRETED,
+    SURVEYED,
+    Device,
+    Tiles,
+    device_of,
+    plan,
+    programs_of_products,
+    tiles,
+)
 
 Result = TypeVar("Result")
-TILE, STEP, ROWS = 128, 32, 16
-"""Samples, classes or dimensions of a product's tile; how many it sums up at a time; rows of a tile without product."""
-PANEL_BYTES = 2**26
-"""Largest panel of weights, which `gradients` writes and reads in the device's cache or memory."""
-PANEL_SHARE = 0.01
-"""Largest panel, with what goes with it, as a share of batch x classes; but one tile of classes."""
-PROGRAMS = 264
-"""Programs that keep a large device busy: two for each of its 132 processors."""
 
 
 @cache
@@ -52,86 +54,110 @@ def _on_its_device(method: Callable[..., Result]) -> Callable[..., Result]:
     return wrapped
 
 
+class Kept(NamedTuple):
+    """What `gradients` needs of `compare`."""
+
+    lengths: Tensor | None
+    """Of cosines 1 / ||w_k||. Shape [classes]."""
+    bias: Tensor | None
+    """All that is added to the products. Shape [classes]."""
+
+
 class Fused(Engine):
     """Logits are computed, used and forgotten tile by tile; weights are held for a panel of classes at a time."""
 
     @_on_its_device
-    def compare(self, batch: Operands) -> tuple[Others, Tensor]:
-        """Compare samples with all other classes; keep the classes' biases."""
+    def compare(self, batch: Operands) -> tuple[Others, Kept]:
+        """Compare samples with all other classes; keep the classes' factors and biases."""
         from facegm.losses import fused_kernels as kernels
 
-        b = _Arguments(batch)
-        squared_norms = b.means.new_empty(b.classes)
-        kernels.squared_norms[(_tiles(b.classes, ROWS),)](
-            b.means, b.origin, squared_norms, b.classes, b.dim, CLASSES=ROWS, DIM=TILE
-        )
-        # As a product: torch's sum over rows takes up to twice the means as scratch memory on a GPU.
-        of_classes = b.means.new_ones(b.classes) if batch.log_weights is None else batch.log_weights.exp()
-        sums = of_classes @ b.means - of_classes.sum() * b.origin, squared_norms @ of_classes
-        bias = squared_norms.mul_(-0.5)
-        if batch.log_weights is not None:
-            bias += batch.log_weights
-        rows, classes_of_part = _tiles(b.samples, TILE), _classes_of_part(b.samples, b.classes)
-        parts = _tiles(b.classes, classes_of_part)
-        maxima, totals = (b.features.new_empty(parts, b.samples) for _ in range(2))
-        kernels.evidence[(rows, parts)](
-            b.features, b.means, b.origin, bias, b.own, maxima, totals, b.samples, b.classes, b.dim, classes_of_part,
-            SAMPLES=TILE, CLASSES=TILE, DIM=STEP, num_warps=8,
+        x, vectors = batch.x.contiguous(), batch.vectors.contiguous()
+        (samples, dim), classes, device = x.shape, len(vectors), _device(x)
+        kept, total, spread = _survey(batch, vectors, device)
+        schedule = plan(samples, classes, dim, device)
+        shape, parts = schedule.compare, tiles(classes, schedule.classes_of_part)
+        maxima, totals = (x.new_empty(parts, samples) for _ in range(2))
+        kernels.evidence[(shape.programs(tiles(samples, shape.rows) * parts, device),)](
+            x, vectors, batch.origin, *kept, batch.own, maxima, totals, samples, classes, dim,
+            schedule.classes_of_part, SAMPLES=shape.rows, CLASSES=shape.columns, **_options(shape, dim, device),
         )  # fmt: skip
         maximum = maxima.amax(dim=0)
-        total = totals.mul_((maxima - maximum).exp_()).sum(dim=0).clamp_min_(torch.finfo(totals.dtype).tiny)
-        return Others(maximum, maximum + total.log_(), *sums), bias
+        exponentials = totals.mul_((maxima - maximum).exp_()).sum(dim=0).clamp_min_(torch.finfo(totals.dtype).tiny)
+        return Others(maximum, maximum + exponentials.log_(), total, spread), kept
 
     @_on_its_device
-    def gradients(self, batch: Operands, kept: Tensor | None, weights: Weights) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradients(self, batch: Operands, kept: Kept | None, weights: Weights) -> tuple[Tensor, Tensor, Tensor | None]:
         """Sum up what samples and classes do to each other."""
         from facegm.losses import fused_kernels as kernels
 
-        b = _Arguments(batch)
-        bias = self.compare(batch)[1] if kept is None else kept
-        weighted_means, gradient = torch.zeros_like(b.features), torch.empty_like(b.means)
-        size = _panel_size(b.samples, b.classes, b.dim)
-        panel, transposed_means = b.means.new_empty(size, b.samples), b.means.new_empty(b.dim, size)
-        for first in range(0, b.classes, size):
-            stop = min(first + size, b.classes)
-            kernels.weigh[(_tiles(b.samples, TILE) + 1, _tiles(stop - first, TILE))](
-                b.features, b.means, b.origin, bias, b.own, weights.log_normalizer, weights.own, panel,
-                transposed_means, b.samples, first, stop, b.dim, SAMPLES=TILE, CLASSES=TILE, DIM=STEP, num_warps=8,
+        x, vectors = batch.x.contiguous(), batch.vectors.contiguous()
+        (samples, dim), classes, device = x.shape, len(vectors), _device(x)
+        lengths, bias = kept or _survey(batch, vectors, device)[0]
+        schedule = plan(samples, classes, dim, device)
+        height, width, share, shares = schedule.height, schedule.width, schedule.share, schedule.shares
+        turned_x = x.new_zeros(dim, height)
+        turned_x[:, :samples] = x.T
+        of_samples, gradient = x.new_zeros(shares, samples, dim), torch.empty_like(vectors)
+        of_bias = None if batch.bias is None else torch.empty_like(batch.bias)
+        shape, panel = schedule.weigh, x.new_empty(height, width)
+        sums = x.new_empty(height // shape.rows, width)
+        for first in range(0, classes, width):
+            stop = min(first + width, classes)
+            kernels.weigh[(shape.programs(shape.cover(height, stop - first), device),)](
+                x, vectors, batch.origin, lengths, bias, batch.own, weights.log_normalizer, weights.own, panel, sums,
+                samples, first, stop, dim, width, height,
+                SAMPLES=shape.rows, CLASSES=shape.columns, **_options(shape, dim, device),
             )  # fmt: skip
-            tiles = _tiles(b.dim, TILE) * (_tiles(stop - first, TILE) + _tiles(b.samples, TILE))
-            kernels.products[(tiles,)](
-                panel, b.features, b.means, transposed_means, b.origin, weights.scale, torch.zeros(1).to(b.means),
-                weights.of_total,
-                weighted_means, gradient, b.samples, first, stop, b.dim,
-                ROWS=TILE, COLUMNS=TILE, STEP=STEP, num_warps=8,
+            kernels.products[(sum(programs_of_products(schedule, stop - first, dim)),)](
+                panel, sums, turned_x, vectors, batch.origin, lengths, batch.log_weights, weights.scale,
+                weights.of_total, weights.of_spread, of_samples, gradient, of_bias,
+                samples, first, stop, dim, width, height, share, len(sums), DISTANCES=batch.kind == "distances",
+                CLASSES_FIRST=height >= share, ROWS=schedule.products.rows, COLUMNS=schedule.products.columns,
+                **_options(schedule.products, dim, device),
             )  # fmt: skip
-        of_all = weights.of_total + 2 * weights.of_spread * (b.means - b.origin)
-        gradient += of_all if batch.log_weights is None else of_all * batch.log_weights.exp()[:, None]
-        return weighted_means, gradient, None
+        return of_samples.sum(dim=0) if shares > 1 else of_samples[0], gradient, of_bias
 
 
-class _Arguments:
-    """A batch as the kernels take it."""
+def _survey(batch: Operands, vectors: Tensor, device: Device) -> tuple[Kept, Tensor, Tensor]:
+    """The classes by themselves: factors and biases, `Others.total` and `Others.spread`."""
+    from facegm.losses import fused_kernels as kernels
 
-    def __init__(self, batch: Operands) -> None:
-        if batch.kind != "distances":
-            raise NotImplementedError("the fused kernels know distances alone")
-        self.means, self.own = batch.vectors.contiguous(), batch.own
-        self.origin = self.means.new_zeros(self.means.shape[1]) if batch.origin is None else batch.origin
-        self.features = (batch.x + self.origin).contiguous()
-        (self.samples, self.dim), self.classes = self.features.shape, len(self.means)
+    classes, dim = vectors.shape
+    total, spread, log_weights = vectors.new_zeros(dim), vectors.new_zeros(()), batch.log_weights
+    if batch.kind == "products":
+        return Kept(None, _sum(batch.bias, log_weights)), total, spread
+    width = 1 << (dim - 1).bit_length()
+    rows = max(1, SURVEYED // width)
+    classes_of_part = rows * tiles(classes, 4 * device.processors * rows)
+    sizes = vectors.new_empty(classes)
+    totals = vectors.new_empty(tiles(classes, classes_of_part), dim) if batch.kind == "distances" else None
+    kernels.survey[(tiles(classes, classes_of_part),)](
+        vectors, batch.origin, log_weights, sizes, totals, classes, dim, classes_of_part,
+        COSINES=totals is None, CLASSES=rows, DIM=width,
+    )  # fmt: skip
+    if totals is None:
+        return Kept(sizes, log_weights), total, spread
+    spread = sizes.sum() if log_weights is None else sizes @ log_weights.exp()
+    return Kept(None, _sum(sizes.mul_(-0.5), log_weights)), totals.sum(dim=0), spread
 
 
-def _panel_size(samples: int, classes: int, dim: int) -> int:
-    """Classes in a panel, full tiles."""
-    allowed = min(PANEL_BYTES / 4, PANEL_SHARE * samples * classes) / (samples + dim)
-    return TILE * max(1, int(allowed) // TILE)
+def _sum(bias: Tensor | None, log_weights: Tensor | None) -> Tensor | None:
+    return log_weights if bias is None else bias if log_weights is None else bias + log_weights
 
 
-def _classes_of_part(samples: int, classes: int) -> int:
-    """Classes that one program of `compare` runs through, full tiles."""
-    return TILE * _tiles(classes, TILE * max(1, PROGRAMS // _tiles(samples, TILE)))
+def _options(shape: Tiles, dim: int, device: Device) -> dict[str, Any]:
+    """What a product's kernel takes beside the sides of its tiles."""
+    return {
+        "STEP": shape.step,
+        "EVEN": dim % device.unit == 0,
+        "num_warps": shape.warps,
+        "num_stages": shape.stages,
+        "maxnreg": shape.registers,
+    }
 
 
-def _tiles(length: int, size: int) -> int:
-    return -(-length // size)
+def _device(x: Tensor) -> Device:
+    if x.device.type != "cuda":
+        return INTERPRETED
+    properties = torch.cuda.get_device_properties(x.device)
+    return device_of(properties.major, properties.multi_processor_count)

@@ -1,9 +1,14 @@
-"""Triton kernels of the fused engine. All matrices are float32 and lie row by row, without gaps.
+"""Triton kernels of the fused engine. All matrices are float32 and lie row by row.
 
-Products split each operand into a TF32 number and its TF32 rest and add up three tensor-core products (`tf32x3`): the
-error is that of float32, at a third of the tensor cores' TF32 speed. Each step's product is added to the sum in
-float32, so a long sum loses nothing to the tensor cores' shorter accumulators. No kernel adds atomically: the order of
-every sum is fixed, and so is the result. Rows are counted in 64 bits, since a matrix may exceed 2^31 elements.
+Products split each operand into a TF32 number and its rest and add up three tensor-core products, of which the smaller
+come first (`tf32x3`, written out here because Triton's own also looks for NaNs between them): the error is that of
+float32, at a third of the tensor cores' TF32 speed. Each step's product is added to the sum in float32, so a long sum
+loses nothing to the tensor cores' shorter accumulators. No kernel adds atomically: the order of every sum is fixed, and
+so is the result. Rows are counted in 64 bits, since a matrix may exceed 2^31 elements.
+
+Loads have no mask where they need none, so that 16 bytes go at once: rows beyond the last are the last again, and do
+not count; scratch memory has full tiles. Tensor cores want the second operand of a TF32 product to lie along the summed
+index; the first one may be turned on its way into registers. Hence the order of the operands, and `turned_x`.
 
 `no_type_check` keeps run-time type checkers, which wrap functions, away from what Triton reads as source.
 """
@@ -15,207 +20,247 @@ import triton.language as tl  # type: ignore[import-not-found, import-untyped, u
 
 LEAST = tl.constexpr(-3.4028234663852886e38)
 """Least float32: unlike -inf, it can be subtracted from itself."""
+LEAST_LENGTH = tl.constexpr(1e-12)
+"""As in the engine."""
 
 
 @triton.jit
 @no_type_check
-def load(matrix, row, column, rows, columns):
-    """Tile of a matrix at the rows and columns; 0 outside of it."""
-    inside = (row < rows)[:, None] & (column < columns)[None, :]
-    return tl.load(matrix + row.to(tl.int64)[:, None] * columns + column[None, :], mask=inside, other=0.0)
+def split(numbers):
+    """The nearest TF32 numbers, and the rests."""
+    bits = numbers.to(tl.int32, bitcast=True)
+    high = ((bits + 4096) & -8192).to(tl.float32, bitcast=True)
+    return high, numbers - high
 
 
 @triton.jit
 @no_type_check
-def store(matrix, row, column, rows, columns, tile):
-    """Write a tile at the rows and columns, what lies inside."""
-    inside = (row < rows)[:, None] & (column < columns)[None, :]
-    tl.store(matrix + row.to(tl.int64)[:, None] * columns + column[None, :], tile, mask=inside)
+def add_product(a, b, total):
+    """Add a @ b."""
+    a_high, a_low = split(a)
+    b_high, b_low = split(b)
+    product = tl.dot(a_low, b_high, input_precision="tf32")
+    product = tl.dot(a_high, b_low, product, input_precision="tf32")
+    product = tl.dot(a_high, b_high, product, input_precision="tf32")
+    return total + product
 
 
 @triton.jit
 @no_type_check
-def load_relative(matrix, origin, row, column, rows, columns):
-    """Tile of a matrix, minus the origin in each row; 0 outside of its columns."""
-    shift = tl.load(origin + column, mask=column < columns, other=0.0)
-    return load(matrix, row, column, rows, columns) - shift[None, :]
+def load(matrix, row, column, rows, columns, EVEN: tl.constexpr):
+    """Tile of a matrix at the rows and columns; 0 outside of its columns, which even ones are not."""
+    at = matrix + tl.minimum(row, rows - 1).to(tl.int64)[:, None] * columns + column[None, :]
+    return tl.load(at, mask=None if EVEN else (column < columns)[None, :], other=None if EVEN else 0.0)
 
 
 @triton.jit
 @no_type_check
-def locate(
-    features, means, origin, own, squared_radius, own_squared_distance, own_logit, samples, classes, dim,
-    SAMPLES: tl.constexpr, DIM: tl.constexpr,
+def load_vectors(vectors, origin, k, d, classes, dim, EVEN: tl.constexpr):
+    """Tile of class vectors, minus the origin if there is one."""
+    tile = load(vectors, k, d, classes, dim, EVEN)
+    if origin is not None:
+        tile -= tl.load(origin + d, mask=d < dim, other=0.0)[None, :]
+    return tile
+
+
+@triton.jit
+@no_type_check
+def survey(
+    vectors, origin, log_weights, sizes, totals, classes, dim, classes_of_part,
+    COSINES: tl.constexpr, CLASSES: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """Of each sample ||x||^2, ||x - m_z||^2 and x . m_z - ||m_z||^2 / 2, the latter two 0 where z is no class here."""
-    i = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
-    z = tl.load(own + i, mask=i < samples, other=-1)
-    is_here = (z >= 0) & (z < classes)
-    z = tl.where(is_here, z, 0)
-    radius = tl.zeros((SAMPLES, DIM), dtype=tl.float32)
-    distance = tl.zeros((SAMPLES, DIM), dtype=tl.float32)
-    logit = tl.zeros((SAMPLES, DIM), dtype=tl.float32)
-    for start in range(0, dim, DIM):
-        d = start + tl.arange(0, DIM)
-        x = load_relative(features, origin, i, d, samples, dim)
-        m = load_relative(means, origin, z, d, classes, dim)
-        radius += x * x
-        distance += (x - m) * (x - m)
-        logit += x * m - 0.5 * m * m
-    tl.store(squared_radius + i, tl.sum(radius, axis=1), mask=i < samples)
-    tl.store(own_squared_distance + i, tl.where(is_here, tl.sum(distance, axis=1), 0.0), mask=i < samples)
-    tl.store(own_logit + i, tl.where(is_here, tl.sum(logit, axis=1), 0.0), mask=i < samples)
-
-
-@triton.jit
-@no_type_check
-def squared_norms(means, origin, out, classes, dim, CLASSES: tl.constexpr, DIM: tl.constexpr):
-    """||m_k||^2."""
-    k = tl.program_id(0) * CLASSES + tl.arange(0, CLASSES)
+    """Of each class ||v_k||^2, or of cosines 1 / ||w_k||; of each part of the classes the sum of weight_k v_k."""
+    d = tl.arange(0, DIM)
     total = tl.zeros((CLASSES, DIM), dtype=tl.float32)
-    for start in range(0, dim, DIM):
-        m = load_relative(means, origin, k, start + tl.arange(0, DIM), classes, dim)
-        total += m * m
-    tl.store(out + k, tl.sum(total, axis=1), mask=k < classes)
+    first = tl.program_id(0) * classes_of_part
+    stop = tl.minimum(first + classes_of_part, classes)
+    for start in range(first, stop, CLASSES):
+        k = start + tl.arange(0, CLASSES)
+        inside = (k < stop)[:, None] & (d < dim)[None, :]
+        v = tl.where(inside, load_vectors(vectors, origin, k, d, classes, dim, False), 0.0)
+        size = tl.sum(v * v, axis=1)
+        if COSINES:
+            size = 1.0 / tl.maximum(tl.sqrt(size), LEAST_LENGTH)
+        tl.store(sizes + k, size, mask=k < stop)
+        if log_weights is not None:
+            v *= tl.exp(tl.load(log_weights + k, mask=k < stop, other=0.0))[:, None]
+        total += v
+    if totals is not None:
+        tl.store(totals + tl.program_id(0) * dim + d, tl.sum(total, axis=0), mask=d < dim)
 
 
 @triton.jit
 @no_type_check
-def logits_of_tile(
-    features, means, origin, bias, i, k, samples, classes, dim,
-    SAMPLES: tl.constexpr, CLASSES: tl.constexpr, DIM: tl.constexpr,
+def products_of_tile(
+    x, vectors, origin, lengths, i, k, samples, classes, dim,
+    SAMPLES: tl.constexpr, CLASSES: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """x_i . m_k + bias_k."""
-    logits = tl.zeros((SAMPLES, CLASSES), dtype=tl.float32)
-    for start in range(0, dim, DIM):
-        d = start + tl.arange(0, DIM)
-        x = load_relative(features, origin, i, d, samples, dim)
-        m = load_relative(means, origin, k, d, classes, dim)
-        logits = tl.dot(x, tl.trans(m), logits, input_precision="tf32x3")
-    return logits + tl.load(bias + k, mask=k < classes, other=0.0)[None, :]
+    """x_i . v_k."""
+    total = tl.zeros((SAMPLES, CLASSES), dtype=tl.float32)
+    for start in range(0, dim, STEP):
+        d = start + tl.arange(0, STEP)
+        v = load_vectors(vectors, origin, k, d, classes, dim, EVEN)
+        total = add_product(load(x, i, d, samples, dim, EVEN), tl.trans(v), total)
+    if lengths is not None:
+        total *= tl.load(lengths + k, mask=k < classes, other=0.0)[None, :]
+    return total
 
 
 @triton.jit
 @no_type_check
 def evidence(
-    features, means, origin, bias, own, maxima, totals, samples, classes, dim, classes_of_part,
-    SAMPLES: tl.constexpr, CLASSES: tl.constexpr, DIM: tl.constexpr,
+    x, vectors, origin, lengths, bias, own, maxima, totals, samples, classes, dim, classes_of_part,
+    SAMPLES: tl.constexpr, CLASSES: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Maximum of the other classes' logits in one part of the classes, and the sum of exponentials relative to it."""
-    i = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
-    z = tl.load(own + i, mask=i < samples, other=-1).to(tl.int32)
-    first = tl.program_id(1) * classes_of_part
-    maximum = tl.full((SAMPLES,), LEAST, dtype=tl.float32)
-    total = tl.zeros((SAMPLES,), dtype=tl.float32)
-    for start in range(first, tl.minimum(first + classes_of_part, classes), CLASSES):
-        k = start + tl.arange(0, CLASSES)
-        logits = logits_of_tile(
-            features, means, origin, bias, i, k, samples, classes, dim, SAMPLES, CLASSES, DIM
-        )  # fmt: skip
-        is_other = (z[:, None] != k[None, :]) & (k < classes)[None, :]
-        logits = tl.where(is_other, logits, float("-inf"))
-        new_maximum = tl.maximum(maximum, tl.max(logits, axis=1))
-        total = total * tl.exp(maximum - new_maximum) + tl.sum(tl.exp(logits - new_maximum[:, None]), axis=1)
-        maximum = new_maximum
-    out = tl.program_id(1).to(tl.int64) * samples + i
-    tl.store(maxima + out, maximum, mask=i < samples)
-    tl.store(totals + out, total, mask=i < samples)
+    """Maximum of the other classes' logits in one part of the classes, and the sum of exponentials relative to it.
+
+    A program takes one tile of samples and one part after the other.
+    """
+    rows = tl.cdiv(samples, SAMPLES)
+    for job in range(tl.program_id(0), rows * tl.cdiv(classes, classes_of_part), tl.num_programs(0)):
+        part = job // rows
+        i = job % rows * SAMPLES + tl.arange(0, SAMPLES)
+        z = tl.load(own + i, mask=i < samples, other=-1).to(tl.int32)
+        maximum = tl.full((SAMPLES,), LEAST, dtype=tl.float32)
+        total = tl.zeros((SAMPLES,), dtype=tl.float32)
+        for start in range(part * classes_of_part, tl.minimum((part + 1) * classes_of_part, classes), CLASSES):
+            k = start + tl.arange(0, CLASSES)
+            logits = products_of_tile(
+                x, vectors, origin, lengths, i, k, samples, classes, dim, SAMPLES, CLASSES, STEP, EVEN
+            )  # fmt: skip
+            if bias is not None:
+                logits += tl.load(bias + k, mask=k < classes, other=0.0)[None, :]
+            is_other = (z[:, None] != k[None, :]) & (k < classes)[None, :]
+            logits = tl.where(is_other, logits, float("-inf"))
+            new_maximum = tl.maximum(maximum, tl.max(logits, axis=1))
+            total = total * tl.exp(maximum - new_maximum) + tl.sum(tl.exp(logits - new_maximum[:, None]), axis=1)
+            maximum = new_maximum
+        out = part.to(tl.int64) * samples + i
+        tl.store(maxima + out, maximum, mask=i < samples)
+        tl.store(totals + out, total, mask=i < samples)
 
 
 @triton.jit(do_not_specialize=("first", "stop"))
 @no_type_check
 def weigh(
-    features, means, origin, bias, own, log_normalizer, own_weight, panel, transposed_means, samples, first, stop, dim,
-    SAMPLES: tl.constexpr, CLASSES: tl.constexpr, DIM: tl.constexpr,
+    x, vectors, origin, lengths, bias, own, log_normalizer, own_weight, panel, sums,
+    samples, first, stop, dim, width, height,
+    SAMPLES: tl.constexpr, CLASSES: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Weights w_ik of the classes from `first` to `stop`, class by sample.
+    """Weights w_ik of the classes from `first` to `stop`, 0 beyond; and their sums over the samples of a tile.
 
-    The last programs write m_k of these classes, dimension by class.
+    Of cosines, whose vectors have lengths, the latter are sums of w_ik (x_i . v_k). A program takes one tile after the
+    other.
     """
-    k = first + tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
-    if tl.program_id(0) < tl.cdiv(samples, SAMPLES):
-        i = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)
-        logits = logits_of_tile(
-            features, means, origin, bias, i, k, samples, stop, dim, SAMPLES, CLASSES, DIM
+    rows = height // SAMPLES
+    for job in range(tl.program_id(0), rows * tl.cdiv(stop - first, CLASSES), tl.num_programs(0)):
+        row = job % rows
+        i = row * SAMPLES + tl.arange(0, SAMPLES)
+        column = job // rows * CLASSES + tl.arange(0, CLASSES)
+        k = first + column
+        product = products_of_tile(
+            x, vectors, origin, lengths, i, k, samples, stop, dim, SAMPLES, CLASSES, STEP, EVEN
         )  # fmt: skip
         z = tl.load(own + i, mask=i < samples, other=-1).to(tl.int32)
-        log_posterior = logits - tl.load(log_normalizer + i, mask=i < samples, other=float("inf"))[:, None]
-        of_own = tl.load(own_weight + i, mask=i < samples, other=0.0)
-        is_other = (k < stop)[None, :] & (z[:, None] != k[None, :])
-        w = tl.where(is_other, tl.exp(tl.where(is_other, log_posterior, 0.0)), of_own[:, None])
-        store(panel, k - first, i, stop - first, samples, tl.trans(w))
-    else:
-        for start in range(0, dim, DIM):
-            d = start + tl.arange(0, DIM)
-            m = load_relative(means, origin, k, d, stop, dim)
-            store(transposed_means, d, k - first, dim, stop - first, tl.trans(m))
+        log_w = product - tl.load(log_normalizer + i, mask=i < samples, other=float("inf"))[:, None]
+        if bias is not None:
+            log_w += tl.load(bias + k, mask=k < stop, other=0.0)[None, :]
+        is_own = z[:, None] == k[None, :]
+        of_own = tl.load(own_weight + i, mask=i < samples, other=0.0)[:, None]
+        w = tl.where(is_own, of_own, tl.exp(tl.where(is_own, 0.0, log_w)))
+        w = tl.where((k < stop)[None, :], w, 0.0)
+        tl.store(panel + i.to(tl.int64)[:, None] * width + column[None, :], w)
+        if lengths is not None:
+            w *= product
+        tl.store(sums + row * width + column, tl.sum(w, axis=0))
 
 
 @triton.jit
 @no_type_check
-def add_weighted_means(
-    program, panel, transposed_means, out, samples, classes, dim,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr,
+def add_to_samples(
+    program, panel, vectors, origin, lengths, out, samples, first, stop, dim, width, height, share,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Add sum_k w_ik m_k over a panel's classes: one tile of samples and dimensions."""
-    tiles = tl.cdiv(dim, COLUMNS)
-    i = program // tiles * ROWS + tl.arange(0, ROWS)
-    d = program % tiles * COLUMNS + tl.arange(0, COLUMNS)
-    total = load(out, i, d, samples, dim)
-    for start in range(0, classes, STEP):
-        k = start + tl.arange(0, STEP)
-        w = load(panel, k, i, classes, samples)
-        m = load(transposed_means, d, k, dim, classes)
-        total = tl.dot(tl.trans(w), tl.trans(m), total, input_precision="tf32x3")
-    store(out, i, d, samples, dim, total)
+    """Add sum_k w_ik v_k over a share of a panel's classes to a part of `out`: one tile, dimension by sample."""
+    d = program % tl.cdiv(dim, ROWS) * ROWS + tl.arange(0, ROWS)
+    program = program // tl.cdiv(dim, ROWS)
+    i = program % (height // COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
+    part = program // (height // COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for start in range(part * share, tl.minimum(part * share + share, stop - first), STEP):
+        column = start + tl.arange(0, STEP)
+        w = tl.load(panel + i.to(tl.int64)[:, None] * width + column[None, :])
+        v = load_vectors(vectors, origin, first + column, d, stop, dim, EVEN)
+        if lengths is not None:
+            v *= tl.load(lengths + tl.minimum(first + column, stop - 1))[:, None]
+        total = add_product(tl.trans(v), tl.trans(w), total)
+    at = out + (part * samples + i).to(tl.int64)[:, None] * dim + d[None, :]
+    inside = (i < samples)[:, None] & (d < dim)[None, :]
+    tl.store(at, tl.load(at, mask=inside, other=0.0) + tl.trans(total), mask=inside)
 
 
 @triton.jit
 @no_type_check
 def write_gradient(
-    program, panel, features, means, origin, scale, pull, center, out, samples, first, stop, dim,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr,
+    program, panel, sums, turned_x, vectors, origin, lengths, log_weights, scale, of_total, of_spread, out, of_bias,
+    first, stop, dim, width, height, summands,
+    DISTANCES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of a panel's means: one tile of dimensions and classes."""
-    tiles = tl.cdiv(dim, ROWS)
-    d = program % tiles * ROWS + tl.arange(0, ROWS)
-    k = program // tiles * COLUMNS + tl.arange(0, COLUMNS)
+    """Write the gradient of a panel's vectors: one tile, class by dimension; and where d is 0 that of their biases."""
+    column = program // tl.cdiv(dim, COLUMNS) * ROWS + tl.arange(0, ROWS)
+    d = program % tl.cdiv(dim, COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    weight = tl.zeros((COLUMNS, STEP), dtype=tl.float32)
-    for start in range(0, samples, STEP):
+    for start in range(0, height, STEP):
         i = start + tl.arange(0, STEP)
-        w = load(panel, k, i, stop - first, samples)
-        weight += w
-        x = load_relative(features, origin, i, d, samples, dim)
-        total = tl.dot(tl.trans(x), tl.trans(w), total, input_precision="tf32x3")
-    factor, strength = tl.load(scale), tl.load(pull)
-    target = tl.load(center + d, mask=d < dim, other=0.0)
-    m = load_relative(means, origin, first + k, d, stop, dim)
-    gradient = factor * (tl.trans(total) - tl.sum(weight, axis=1)[:, None] * m) + strength * (m - target[None, :])
-    store(out, first + k, d, stop, dim, gradient)
+        w = tl.load(panel + i.to(tl.int64)[:, None] * width + column[None, :])
+        x = tl.load(turned_x + tl.minimum(d, dim - 1).to(tl.int64)[:, None] * height + i[None, :])
+        total = add_product(tl.trans(w), tl.trans(x), total)
+    factor = tl.load(scale)
+    k = first + column
+    gradient = factor * total
+    if DISTANCES or lengths is not None or of_bias is not None:
+        sum_of_w = tl.zeros((ROWS,), dtype=tl.float32)
+        for summand in range(summands):
+            sum_of_w += tl.load(sums + summand * width + column)
+        sum_of_w *= factor
+        if of_bias is not None:
+            tl.store(of_bias + k, sum_of_w, mask=(k < stop) & (program % tl.cdiv(dim, COLUMNS) == 0))
+        if DISTANCES:
+            v = load_vectors(vectors, origin, k, d, stop, dim, EVEN)
+            of_class = 2.0 * tl.load(of_spread) * v + tl.load(of_total + d, mask=d < dim, other=0.0)[None, :]
+            if log_weights is not None:
+                of_class *= tl.exp(tl.load(log_weights + k, mask=k < stop, other=0.0))[:, None]
+            gradient += of_class - sum_of_w[:, None] * v
+        if lengths is not None:
+            length = tl.load(lengths + k, mask=k < stop, other=0.0)
+            v = load(vectors, k, d, stop, dim, EVEN)
+            gradient = length[:, None] * (gradient - (sum_of_w * length)[:, None] * v)
+    tl.store(
+        out + k.to(tl.int64)[:, None] * dim + d[None, :], gradient, mask=(k < stop)[:, None] & (d < dim)[None, :]
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=("first", "stop"))
 @no_type_check
 def products(
-    panel, features, means, transposed_means, origin, scale, pull, center, weighted_means, gradient,
-    samples, first, stop, dim,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr,
+    panel, sums, turned_x, vectors, origin, lengths, log_weights, scale, of_total, of_spread, of_samples, gradient,
+    of_bias, samples, first, stop, dim, width, height, share, summands,
+    DISTANCES: tl.constexpr, CLASSES_FIRST: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Both products with a panel in one launch: the means' tiles are few and long, the features' fill the gaps.
-
-    The second operand of a product should lie along the summed index in shared memory: TF32 tensor cores take it no
-    other way. The first one may be turned on its way into registers. Hence `transposed_means`.
-    """
+    """Both products with a panel in one launch, the longer sums first: the shorter fill the gaps."""
+    of_classes = tl.cdiv(stop - first, ROWS) * tl.cdiv(dim, COLUMNS)
     program = tl.program_id(0)
-    of_gradient = tl.cdiv(stop - first, COLUMNS) * tl.cdiv(dim, ROWS)
-    if program < of_gradient:
+    if not CLASSES_FIRST:
+        program = tl.num_programs(0) - 1 - program
+    if program < of_classes:
         write_gradient(
-            program, panel, features, means, origin, scale, pull, center, gradient, samples, first, stop, dim,
-            ROWS, COLUMNS, STEP,
+            program, panel, sums, turned_x, vectors, origin, lengths, log_weights, scale, of_total, of_spread,
+            gradient, of_bias, first, stop, dim, width, height, summands,
+            DISTANCES, ROWS, COLUMNS, STEP, EVEN,
         )  # fmt: skip
     else:
-        add_weighted_means(
-            program - of_gradient, panel, transposed_means, weighted_means, samples, stop - first, dim,
-            ROWS, COLUMNS, STEP,
+        add_to_samples(
+            program - of_classes, panel, vectors, origin, lengths, of_samples,
+            samples, first, stop, dim, width, height, share, ROWS, COLUMNS, STEP, EVEN,
         )  # fmt: skip
