@@ -1,8 +1,8 @@
 """How far the classification term lies below its value where negatives are drawn; some seconds.
 
-10,000 class vectors and 64 samples are drawn at random in 64 dimensions, the samples around their own class's vector: near
-it (noise 0.3), or so widely that other classes come near (noise 1). The term over all classes stands beside the mean over
-200 draws of some.
+10,000 class vectors and 64 samples are drawn at random in 64 dimensions, the samples around their own class's vector:
+near it (noise 0.3), or so widely that other classes come near (noise 1). The term over all classes stands beside the
+mean over 200 draws of some.
 """
 
 import math
@@ -24,9 +24,7 @@ LENGTH = 0.7
 
 Term = Callable[[Tensor, Tensor, Tensor, Negatives | None], Tensor]
 TERMS: dict[str, Term] = {
-    "gm": lambda x, v, y, drawn: (
-        gm_loss(x, v, y, alpha=0.01, likelihood_weight=0.001, negatives=drawn).classification
-    ),
+    "gm": lambda x, v, y, drawn: gm_loss(x, v, y, alpha=0.01, likelihood_weight=0.001, negatives=drawn).classification,
     "softmax": lambda x, v, y, drawn: softmax_loss(x, v, v.new_zeros(len(v)), y, negatives=drawn).total,
     "arcface, scale 16": lambda x, v, y, drawn: arcface_loss(x, v, y, scale=16.0, margin=0.2, negatives=drawn).total,
     "arcface, scale 64": lambda x, v, y, drawn: arcface_loss(x, v, y, scale=64.0, margin=0.5, negatives=drawn).total,
