@@ -22,6 +22,7 @@ from interleaved import RESULTS, measure, processor_seconds, wall_clock, write_r
 from peak_memory import ENVIRONMENT, peak_bytes
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
+from torch.profiler import ProfilerActivity, profile
 
 from facegm.losses.angular import arcface_loss, cosface_loss
 from facegm.losses.center import center_loss
@@ -170,6 +171,15 @@ def peaks_of(loss: str, batch: int, classes: int) -> dict[str, int]:
     return peaks
 
 
+def kernel_seconds(way: Callable[[], None]) -> float:
+    """Time of a run's kernels on the GPU, without their launch by the host."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        way()
+        torch.cuda.synchronize()
+    on_device = (event for event in profiler.events() if event.device_type.name == "CUDA")
+    return 1e-6 * float(sum(event.self_device_time_total for event in on_device))
+
+
 def simulated_use(batch: int, classes: int) -> dict[str, object]:
     """Share of time for which the fused kernels keep this GPU's processors busy, of a size near this one."""
     if not SCHEDULE.is_file():
@@ -184,9 +194,9 @@ def simulated_use(batch: int, classes: int) -> dict[str, object]:
 
 def measure_loss(loss: str, case: Case) -> list[dict[str, object]]:
     batch, classes = case.d_logits.shape
-    shares = scratch_shares(loss, batch, classes)
+    known, shares = ways(loss, batch, classes), scratch_shares(loss, batch, classes)
     timed = measure(
-        {name: partial(run_once, way, case) for name, way in ways(loss, batch, classes).items()},
+        {name: partial(run_once, way, case) for name, way in known.items()},
         runs=21 if classes < 50_000 else 7 if classes < 500_000 else 3,
         clock=wall_clock if ON_GPU else processor_seconds,
     )
@@ -194,6 +204,8 @@ def measure_loss(loss: str, case: Case) -> list[dict[str, object]]:
     for row in timed:
         way = str(row["way"])
         rows.append({"loss": loss, "batch": batch, "classes": classes, **row, "scratch_share": shares[way]})
+        if ON_GPU:
+            rows[-1]["kernels_s"] = round(kernel_seconds(partial(run_once, known[way], case)), 6)
         if way == "facegm fused":
             rows[-1] |= simulated_use(batch, classes)
     return rows
