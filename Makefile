@@ -8,13 +8,14 @@ SOURCES := $(shell find facegm align eval configs -name '*.py' -o -name '*.yaml'
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 gitpython gitdb smmap adv-lib==0.2.8 pytorch-ood==0.4.0
 PEERS_PATH := $(CURDIR)/$(VENV)/peers:$(CURDIR)/tests/support
 
-.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-embed-photos bench-gallery bench-gather bench-inspect bench-schedule bench-serve bench-shared-embedder bench-store bench-train bench-verify install clean
+.PHONY: demo test test-slow test-gpu test-peers lint format bench bench-adversarial bench-loss bench-align bench-bootstrap bench-classify bench-embed bench-embed-photos bench-gallery bench-gather bench-inspect bench-million bench-schedule bench-serve bench-shared-embedder bench-store bench-train bench-verify install clean
 
 demo: install  ## the whole road on synthetic identities, to a report
 	$(BIN)/facegm demo
 
+# What the tests are compiled to is kept, whatever the environment says: each worker would take twenty seconds for it.
 test: install  ## all tests but the long ones, on all cores, against the installed package
-	$(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu and not peers"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n auto --maxprocesses=8 --dist=worksteal -m "not slow and not gpu and not peers"
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m slow
@@ -41,8 +42,8 @@ bench: install $(VENV)/peers/installed  ## measure, and write the figures to ben
 bench-adversarial: install $(VENV)/peers/installed  ## C&W, DDN and K-density against other libraries', about five minutes
 	PYTHONPATH=$(PEERS_PATH) $(BIN)/python benchmarks/bench_adversarial.py
 
-bench-loss: install  ## the GM loss alone: time and memory against other ways to compute it
-	$(BIN)/python benchmarks/bench_gm_loss.py
+bench-loss: install  ## each loss by each engine, against its bare products and others; ARGS="--losses gm --classes 1000000"
+	$(BIN)/python benchmarks/bench_loss.py $(ARGS)
 
 bench-align: install  ## the alignment alone, on LFW's photos, against facenet-pytorch's detector
 	$(BIN)/python benchmarks/bench_align.py
@@ -67,6 +68,9 @@ bench-gather: install  ## a batch out of decoded faces in the host's memory
 
 bench-inspect: install  ## the inspection of half a million photos, on one thread
 	$(BIN)/python benchmarks/bench_inspect.py
+
+bench-million: install  ## a training step with a million identities, two processes, all classes and a tenth of them
+	$(BIN)/python benchmarks/bench_million.py $(ARGS)
 
 bench-schedule: install  ## how busy the fused kernels keep GPUs, simulated from the compiled kernels; without a GPU
 	$(BIN)/python benchmarks/simulate_schedule.py

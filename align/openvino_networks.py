@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from facegm.align.area import CHANNELS
-from facegm.align.networks import CACHE, Images, Layers, NetworkName, load_layers
+from facegm.align.networks import Images, Layers, NetworkName, load_layers
 
 _SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",  # else processors with bfloat16 use that, and boxes move by pixels
@@ -16,6 +16,8 @@ _SETTINGS = {
     "NUM_STREAMS": 1,
     "ENABLE_CPU_PINNING": False,  # else all workers share the first core
 }
+_BATCH = 2**17
+"""Input numbers that a network is given at a time: what it makes of them then stays in the core's cache."""
 _SIDES: dict[NetworkName, int] = {"pnet": -1, "rnet": 24, "onet": 48}
 """Height and width of the images that a network takes; -1 for any."""
 
@@ -26,7 +28,7 @@ class OpenVinoNetworks:
     def __init__(self) -> None:
         import openvino
 
-        self.most = CACHE
+        self.most = _BATCH
         self._lock = Lock()
         core = openvino.Core()
 
@@ -35,7 +37,7 @@ class OpenVinoNetworks:
             return core.compile_model(_translated(layers, batch, _SIDES[name]), "CPU", _SETTINGS)
 
         self._networks = {name: compiled(name) for name in _SIDES}
-        sizes = {name: CACHE // (side * side * CHANNELS) for name, side in _SIDES.items() if side > 0}
+        sizes = {name: _BATCH // (side * side * CHANNELS) for name, side in _SIDES.items() if side > 0}
         self._full = {(name, size): compiled(name, size) for name, size in sizes.items()}
         """For as many images as are given at a time at most: a little faster where the number is known before."""
 

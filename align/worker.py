@@ -24,6 +24,7 @@ from facegm.align.found_face import BOX_DECIMALS, LANDMARK_DECIMALS, PROBABILITY
 from facegm.align.networks import Runtime
 from facegm.align.photo_job import Groups
 from facegm.data.decoding import decode, decode_photo
+from facegm.data.machine import KEPT_BLOCK, keep_freed_memory
 from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import UnreadablePhotoError, photo_stamp, read_photo_bytes
 from facegm.store.format import FaceRecord, encode_face
@@ -84,6 +85,7 @@ class Aligner:
     def __init__(self, config: AlignConfig, runtime: Runtime, gpu: int = 0) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
+        keep_freed_memory(most=KEPT_BLOCK)
         self._config = config
         self._finder = None
         if not config.is_aligned:

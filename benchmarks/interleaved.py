@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from facegm.checkup.machine import processor_name
-from facegm.training.devices import keep_freed_memory
+from facegm.data.machine import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,7 +34,11 @@ def processor_seconds(way: Callable[[], object]) -> float:
 
 
 def measure(
-    ways: Mapping[str, Callable[[], object]], *, runs: int, clock: Callable[[Callable[[], Any]], float] = wall_clock
+    ways: Mapping[str, Callable[[], object]],
+    *,
+    runs: int,
+    clock: Callable[[Callable[[], Any]], float] = wall_clock,
+    is_warm: bool = True,
 ) -> list[dict[str, object]]:
     """Run every way once to warm up, then `runs` times in turn; ratios are to the first way, pair by pair.
 
@@ -42,9 +46,10 @@ def measure(
         ways: what to time, by name.
         runs: times of each.
         clock: runs a way and returns its seconds.
+        is_warm: whether to run each once before; where a way takes minutes, that would cost more than it gives.
     """
     keep_freed_memory()
-    for way in ways.values():
+    for way in ways.values() if is_warm else ():
         way()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(runs):

@@ -19,9 +19,14 @@ def peak_bytes(way: Callable[[], object]) -> int:
         way()
         return torch.cuda.max_memory_allocated() - before
     before = resident_bytes()
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM, the high-water mark, to VmRSS
+    reset_peak()
     way()
     return resident_bytes("VmHWM") - before
+
+
+def reset_peak() -> None:
+    """Let the most that this process held begin anew with what it holds now."""
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM, the high-water mark, to VmRSS
 
 
 def resident_bytes(field: str = "VmRSS") -> int:

@@ -6,6 +6,7 @@ import math
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -92,17 +93,24 @@ def _with_infinity(content: Mapping[str, Any], section: type[Any]) -> dict[str, 
 def _parse(content: dict[str, Any], root: type[Root], overrides: Sequence[str], source: str) -> Root:
     _check_keys((key for key, _ in dotted(content)), root, f"{source}: ")
     _check_keys((option[2:].partition("=")[0] for option in overrides if option.startswith("--")), root, "--")
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    add_config_arguments(parser, root)
     try:
         with NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
             yaml.dump(content, file, _Dumper)
             file.flush()
+            parser = _parser(root)  # type: ignore[arg-type]  # a type is hashable, which mypy does not see
             values = parser.parse_args(["--config", file.name, *_names_quoted(overrides, root)])
     except ArgumentError as error:
         raise UsageError(f"{source} or an option: {error}") from error
     config: Root = _build(root, {name: _plain(values[name]) for name in get_type_hints(root)})
     return config
+
+
+@cache
+def _parser(root: type[Any]) -> ArgumentParser:
+    """Takes as long to make as to parse with."""
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    add_config_arguments(parser, root)
+    return parser
 
 
 def task_of(path: Path) -> str | None:

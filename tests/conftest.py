@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from forks import forks, run_ranks
+from quick_charts import quick_charts
 from threadpoolctl import threadpool_limits
 
 from facegm.align.face import TEMPLATE
@@ -101,11 +102,20 @@ def one_thread() -> None:
     """What all tests have; for files that ask for it."""
 
 
-@pytest.fixture
-def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Does not wait for the disk, which others are busy with too."""
-    monkeypatch.setattr(os, "sync", lambda: None)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+@pytest.fixture(scope="session", autouse=True)
+def charts_are_quick() -> Iterator[None]:
+    """Tests do not wait for charts that they do not look at."""
+    with quick_charts():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_disk() -> Iterator[None]:
+    """No test waits for the disk, which others are busy with too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sync", lambda: None)
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

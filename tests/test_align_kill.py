@@ -118,7 +118,7 @@ def _kill_and_continue(photos: Path, folder: Path, start: Start, kills: int, see
 @pytest.mark.parametrize("container", ["folder", "tar"])
 def test_killed_again_and_again_a_store_ends_as_if_nothing_had_been(tmp_path: Path, container: Container) -> None:
     photos = tmp_path / "photos"
-    make_mixed_photos(photos, 100)
+    make_mixed_photos(photos, 64)
 
     def start(store: Path) -> Alignment:
         # Few photos at a time, so that there is a long time in which some are recorded and some are not.

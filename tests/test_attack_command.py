@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import torch
 from image_files import write_idx
 from pages import Page
-from pattern_runs import patterns, train_on_patterns
+from pattern_runs import patterns, shallow_networks, train_on_patterns
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -28,10 +29,17 @@ CLASSES, TEST = 4, 40
 QUICK = ("--attack", "fgsm", "--attack", "bim", "--images", "16", "--iterations", "4", "--epsilon", "0.2")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_networks() -> Iterator[None]:
+    with shallow_networks():
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("patterns")
-    return train_on_patterns(folder, "--train.batch_size=16", classes=CLASSES, train=160, test=TEST)
+    options = ["--train.batch_size=16", "--train.epochs=5", "--optimizer.learning_rate=0.05"]
+    return train_on_patterns(folder, *options, classes=CLASSES, train=160, test=TEST)
 
 
 @pytest.fixture

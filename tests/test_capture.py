@@ -115,6 +115,16 @@ def test_without_a_gpu_it_is_refused(small_store: Path, tmp_path: Path) -> None:
         train_run(config(small_store, capture=True), tmp_path)
 
 
+def test_a_step_that_draws_its_classes_is_refused(small_store: Path, tmp_path: Path) -> None:
+    """Protects the drawing: by a replayed graph it would be the same in each step."""
+    asked = config(small_store, capture=True)
+    asked = replace(asked, loss=LossConfig(gm=GMLossConfig(negative_share=0.5)))
+    with pytest.raises(
+        FacegmError, match=r"train\.capture: .* the same classes in each step; with loss\.gm\.negative_sh"
+    ):
+        train_run(asked, tmp_path)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_a_captured_run_learns_the_same(small_store: Path, tmp_path: Path, name: str) -> None:

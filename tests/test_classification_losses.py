@@ -28,7 +28,7 @@ from facegm.training.distributed import Processes
 from facegm.training.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-STEPS, BATCH, SHOWN = 20, 8, 24
+STEPS, BATCH, SHOWN = 10, 8, 8
 TOLERANCE = 1e-4
 """Of logarithms of posteriors, in single precision: steps blow up what is rounded."""
 RATE, MOMENTUM, DECAY = 0.02, 0.9, 0.001
@@ -79,7 +79,7 @@ def digits(folder: Path, part: Part, count: int, batch_size: int) -> Iterator[Ba
 def test_without_margin_and_likelihood_it_is_a_softmax_classifier_with_tied_bias(dim: int, shared_data: Path) -> None:
     """Alpha = lambda = 0: W_k = mu_k and b_k = -||mu_k||^2 / 2, at the beginning and, by one gradient, ever after.
 
-    The same predictions after each of 20 steps of the trainer, with decay of all weights. A bias that begins with the
+    The same predictions after each of 10 steps of the trainer, with decay of all weights. A bias that begins with the
     same values, but is learned, leaves them at once: to begin alike is not to be tied.
     """
     torch.manual_seed(0)

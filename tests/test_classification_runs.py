@@ -1,7 +1,7 @@
 """Protects `facegm train` of classifiers in whole, from published files to a run folder, and how it goes on."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,20 +10,19 @@ import torch
 from exact_resume import assert_same_end, newest_step
 from facegm_commands import Command
 from image_sets import alternating, write_cifar10, write_cifar100, write_mnist, write_photos
+from pattern_runs import shallow_networks
+from quick_charts import geometry_drawn
 
 from facegm.classification.classifier import BEST_FILE, MODEL_FILE, load_classifier
 from facegm.classification.config import ImageRunConfig
 from facegm.classification.data import open_images
 from facegm.classification.preprocessing import unit_images
-from facegm.classification.run import image_setup
 from facegm.cli import main
 from facegm.config import parse_config, shipped_configs
 from facegm.data.samples import DrawnSamples
-from facegm.errors import FacegmError
-from facegm.training.distributed import Processes
 from facegm.training.run_folder import read_metrics
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_disk")
+pytestmark = pytest.mark.usefixtures("one_thread")
 RESNET20 = ["--model.name=resnet20", "--model.feature_relu=false"]
 """In place of mnist.yaml's network."""
 QUICK = ["--train.precision=float32", "--train.epochs=2", "--train.log_every=1", "--data.workers=0"]
@@ -100,7 +99,8 @@ def whole(runs: Path, data: Path) -> Any:
 
     def run(name: str) -> Path:
         if not (runs / name).exists():
-            assert main(command(name, data, runs / name)) == 0
+            with geometry_drawn():
+                assert main(command(name, data, runs / name)) == 0
         return runs / name
 
     return run
@@ -160,12 +160,21 @@ def test_the_learning_rate_falls_by_the_decay_of_the_configuration(whole: Any) -
     )
 
 
+@pytest.fixture
+def shallow() -> Iterator[None]:
+    with shallow_networks():
+        yield
+
+
+@pytest.mark.usefixtures("shallow")
 def test_it_learns(data: Path, tmp_path: Path) -> None:
-    options = ["--train.epochs=12", "--validation.every_epochs=12", "--optimizer.milestones=[]"]
+    options = ["--train.epochs=12", "--validation.every_epochs=12", "--optimizer.milestones=[]", *RESNET20]
+    options += ["--optimizer.learning_rate=0.05", "--loss.gm.alpha=0.1"]
     assert main(command("mnist", data, tmp_path / "run", *options)) == 0
     assert read_metrics(tmp_path / "run")[-1]["validation_accuracy"] > 0.6
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("loss", ["softmax", "center", "l_softmax", "rce", "cosface", "arcface"])
 def test_other_losses_end_in_a_classifier_too(loss: str, data: Path, tmp_path: Path) -> None:
     options = [f"--loss.name={loss}", *RESNET20, "--train.epochs=0.5", "--train.batch_size=8"]
@@ -175,6 +184,7 @@ def test_other_losses_end_in_a_classifier_too(loss: str, data: Path, tmp_path: P
     assert "validation_accuracy" in read_metrics(tmp_path / "run")[-1]
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(("epochs", "steps"), [("1.5", 6), ("0.3", 1), ("0.01", 1), ("0.9", 4)])
 def test_the_last_epoch_may_be_a_part_of_one(epochs: str, steps: int, data: Path, tmp_path: Path) -> None:
     """Of 4 steps an epoch: rounded, and one at least."""
@@ -202,7 +212,8 @@ def test_a_run_at_its_end_is_changed_neither_by_the_same_call_nor_by_resume(
     before = contents(run)
     assert {MODEL_FILE, BEST_FILE, "config.yaml", "metrics.jsonl", "geometry.svg", "environment.json"} <= before.keys()
     for arguments in (command(name, data, run), ["train", "--resume", str(run)]):
-        assert main(arguments) == 0
+        with geometry_drawn():
+            assert main(arguments) == 0
         assert contents(run) == before
 
 
@@ -217,11 +228,11 @@ def test_killed_and_resumed_equals_the_whole(data: Path, whole: Any, tmp_path: P
         running.kill()
         running.wait()
     assert newest_step(tmp_path / "run") < CASES["cifar10"].steps, "it had ended before it was killed"
-    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    with geometry_drawn():
+        assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert_same_end(tmp_path / "run", tmp_path / "whole")
     for name in (MODEL_FILE, BEST_FILE, "geometry.svg"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert (tmp_path / "run" / MODEL_FILE).read_bytes() == (whole("cifar10") / MODEL_FILE).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (whole("cifar10") / name).read_bytes()
 
 
 def test_a_run_begins_with_the_weights_of_a_classifier(
@@ -249,90 +260,6 @@ def test_a_run_does_not_go_on_with_other_data(data: Path, tmp_path: Path, capsys
 # ------------------------------------------------------------------------------------------------- wrong use
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (
-            ["train", "--config", "folder.yaml", "--data.folder=photos", "--download"],
-            2,
-            "--download: photos of data.set",
-        ),
-        (["train", "--config", "demo.yaml", "--download"], 2, "--download: there is nothing to fetch for a face"),
-        (["doctor", "--config", "mnist.yaml"], 2, "mnist.yaml: of a classifier; this command looks at runs of face"),
-        (["overfit", "--config", "cifar10.yaml"], 2, "cifar10.yaml: of a classifier; this command looks at runs of"),
-        (["train", "--config", "mnist.yaml", "--data.store=faces"], 2, "--data.store: no such configuration key"),
-        (["train", "--config", "demo.yaml", "--data.folder=x"], 2, "--data.folder: no such configuration key"),
-        (["train", "--config", "mnist.yaml", "--model.name=resnet21"], 2, "resnet21"),
-        (["train", "--config", "mnist.yaml", "--data.held_out=1"], 2, "data.held_out: 1.0, must be above 0"),
-        (["train", "--config", "mnist.yaml", "--model.feature_dim=0"], 2, "model.feature_dim: 0, must be at least 1"),
-        (
-            ["train", "--config", "mnist.yaml", "--preprocessing.std=[0]"],
-            2,
-            "preprocessing.std: [0.0], must be above 0",
-        ),
-        (["train", "--config", "mnist.yaml", "--preprocessing.mean=[.nan]"], 2, "preprocessing.mean: [nan], must be"),
-        (["train", "--config", "mnist.yaml", "--optimizer.decay=0"], 2, "optimizer.decay: 0.0, must be above 0"),
-        (["train", "--config", "mnist.yaml", "--train.epochs=0"], 2, "train.epochs: 0.0, must be above 0"),
-        (["train", "--config", "mnist.yaml", "--data.folder=nothing"], 1, "nothing: no files of MNIST"),
-        (
-            ["train", "--config", "mnist.yaml", "--data.leave_out=[10]", "--data.folder=MNIST"],
-            1,
-            "data.leave_out: 10: no such class; there are 0, 1",
-        ),
-        (
-            ["train", "--config", "mnist.yaml", "--train.batch_size=65", "--data.folder=MNIST"],
-            1,
-            "64 images do not fill one batch of 65; lower train.batch_size",
-        ),
-        (
-            ["train", "--config", "mnist.yaml", "--model.name=resnet20", "--data.folder=MNIST"],
-            2,
-            "model.feature_relu: True, must be False for resnet20",
-        ),
-        (
-            [
-                "train",
-                "--config",
-                "mnist.yaml",
-                "--model.name=resnet18",
-                "--model.feature_relu=false",
-                "--data.folder=MNIST",
-            ],
-            1,
-            "model.name: resnet18, takes RGB images",
-        ),
-        (
-            ["train", "--config", "mnist.yaml", "--preprocessing.mean=[0.1,0.2,0.3]", "--data.folder=MNIST"],
-            1,
-            "preprocessing.mean: 3 numbers, for images of 1 channel",
-        ),
-        (
-            ["train", "--config", "cifar10.yaml", "--model.name=lenet_plus_plus", "--data.folder=CIFAR"],
-            1,
-            "model.name: lenet_plus_plus takes images of 28 pixels, and these have 32",
-        ),
-    ],
-)
-def test_wrong_use_speaks_and_leaves_nothing_behind(
-    arguments: list[str],
-    code: int,
-    message: str,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    places = {"=MNIST": f"={data / 'mnist'}", "=CIFAR": f"={data / 'cifar10'}"}
-    for short, place in places.items():
-        arguments = [argument.replace(short, place) for argument in arguments]
-    assert main(arguments) == code
-    found = capsys.readouterr().err
-    assert message in found
-    assert "Traceback" not in found
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_run_folder_of_another_kind_is_refused(
     whole: Any, small_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,29 +269,6 @@ def test_a_run_folder_of_another_kind_is_refused(
     assert main(["train", "--config", "demo.yaml", f"--data.store={small_store}", f"--output={run}"]) == 1
     assert f"{run}: holds a run of another kind; give another --output" in capsys.readouterr().err
     assert contents(run) == before
-
-
-def test_means_that_are_split_over_processes_are_refused_at_once(data: Path, tmp_path: Path) -> None:
-    """Protects from hours of training that end at the first validation, which cannot be."""
-    options = [f"--data.folder={data / 'mnist'}", "--train.batch_size=16", "--loss.gm.shard_means=true"]
-    config = parse_config(shipped_configs()["mnist.yaml"], ImageRunConfig, options)
-    images, test = (open_images(config.data, part) for part in ("train", "test"))
-    two = Processes(rank=0, world_size=2, device=torch.device("cpu"))
-    with pytest.raises(FacegmError, match=r"^loss.gm.shard_means: "):
-        image_setup(config, images, test, tmp_path, two)
-    alone = Processes(rank=0, world_size=1, device=torch.device("cpu"))
-    assert image_setup(config, images, test, tmp_path, alone).title.startswith("64 images of 10 classes")
-
-
-@pytest.mark.parametrize(("key", "value"), [("set", "cifar10"), ("folder", "photos")])
-def test_a_classifiers_configuration_without_its_task_is_told_what_it_lacks(
-    key: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "own.yaml").write_text(f"data:\n  {key}: {value}\n")
-    assert main(["train", "--config", str(tmp_path / "own.yaml"), "--output", str(tmp_path / "run")]) == 2
-    message = f"{tmp_path}/own.yaml: data.{key} is a classifier's key; add the line task: classification"
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 def test_processes_do_not_download_side_by_side(
@@ -386,20 +290,3 @@ def test_processes_do_not_download_side_by_side(
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert main(arguments) == 0
     assert fetched == [(tmp_path / "mnist").resolve()]
-
-
-def help_of(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main([*arguments, "--help"]) == 0
-    return " ".join(capsys.readouterr().out.split())
-
-
-def test_help_shows_the_keys_of_the_configuration_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    of_classifiers = help_of(["train", "--config", "mnist.yaml"], capsys)
-    for key in ("--data.leave_out", "--data.held_out", "--model.feature_relu", "--preprocessing.mean", "--download"):
-        assert key in of_classifiers
-    assert "Classes to leave out of training" in of_classifiers
-    assert "--data.store" not in of_classifiers
-    of_faces = help_of(["train"], capsys)
-    assert "--data.store" in of_faces
-    assert "--data.leave_out" not in of_faces
-    assert help_of(["train", "--config", "demo.yaml"], capsys) == of_faces

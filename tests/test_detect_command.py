@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from image_files import write_idx
 from pages import Page
-from pattern_runs import patterns, train_on_patterns
+from pattern_runs import patterns, shallow_networks, train_on_patterns
 from PIL import Image
 from scipy.special import logsumexp
 
@@ -21,6 +22,12 @@ from facegm.classification.classifier import load_classifier
 from facegm.cli import main
 
 CLASSES, TEST = 4, 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_networks() -> Iterator[None]:
+    with shallow_networks():
+        yield
 
 
 @pytest.fixture(scope="module")

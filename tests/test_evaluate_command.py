@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from image_files import write_idx
 from image_runs import make_photos
 from pages import Page
-from pattern_runs import patterns, train_on_patterns, train_small
+from pattern_runs import patterns, shallow_networks, train_on_patterns, train_small
 from PIL import Image
 from scipy.special import logsumexp
 
@@ -20,6 +21,12 @@ from facegm.classification.classifier import load_classifier
 from facegm.cli import main
 
 CLASSES, LEFT_OUT = 8, 7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_networks() -> Iterator[None]:
+    with shallow_networks():
+        yield
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:

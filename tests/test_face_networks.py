@@ -297,7 +297,7 @@ def test_one_face_at_a_time_is_refused_where_there_is_batch_normalisation(
     with pytest.raises(ValueError, match=r"train\.accumulate: 1, must be at least 2 faces for MobileFaceNet"):
         run_config(small_store, "mobilefacenet", batch_size=4, accumulate=4)
     (tmp_path / "run.yaml").write_text(to_yaml(run_config(small_store, "mobilefacenet", batch_size=2)))
-    train = ["-m", "facegm", "train", "--config", "run.yaml"]
+    train = ["-m", "facegm", "train", "--config", "run.yaml", "--train.epochs=0.1"]
     done = torchrun(2, [*train, "--output", "refused"], tmp_path)
     assert done.returncode != 0
     assert "train.batch_size: 2 on 2 process(es) in 1 part(s) is one image at a time" in done.stderr

@@ -14,6 +14,7 @@ from exact_resume import assert_same_end, kill_again_and_again, log_of, newest_s
 from image_runs import (
     BATCH,
     BEST,
+    EPOCHS,
     KINDS,
     STEPS,
     VALIDATED,
@@ -35,6 +36,9 @@ pytestmark = [
 ]
 Torchrun = Callable[[int, Sequence[str], Path], subprocess.CompletedProcess[str]]
 SCRIPT = str(image_runs.__file__)
+IN_DOUBLE = {"digits": 4, "photos": 8}
+"""Epochs of runs in double precision, with a validation at least."""
+STEPS_IN_DOUBLE = {kind: STEPS[kind] * epochs // EPOCHS[kind] for kind, epochs in IN_DOUBLE.items()}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,8 @@ def train_with(runs: Path, torchrun: Torchrun) -> TrainWith:
     def run(processes: int, kind: Kind, data: Path) -> Path:
         folder = runs / f"{kind}-{processes}"
         if not folder.exists():
-            done = torchrun(processes, [SCRIPT, kind, str(data), folder.name, "--float64"], runs)
+            arguments = [SCRIPT, kind, str(data), folder.name, "--float64", f"--epochs={IN_DOUBLE[kind]}"]
+            done = torchrun(processes, arguments, runs)
             assert done.returncode == 0, done.stderr
             assert "Warning" not in done.stderr
         return folder
@@ -172,7 +177,8 @@ def test_gloo_processes_equal_one(kind: Kind, data: Path, train_with: TrainWith,
     """Protects batch normalisation over all processes, evaluation in parts, and photos that each decodes a part of."""
     alone, together = (train_with(size, kind, data) for size in (1, processes))
     lines, expected_lines = log_of(together), log_of(alone)
-    assert len(lines) == len(expected_lines) == STEPS[kind]
+    assert len(lines) == len(expected_lines) == STEPS_IN_DOUBLE[kind]
+    assert validated(together) == [step for step in VALIDATED[kind] if step <= STEPS_IN_DOUBLE[kind]]
     for line, expected in zip(lines, expected_lines, strict=True):
         assert line == pytest.approx(expected, abs=1e-9)
     weights, expected_weights = load_file(together / WEIGHTS), load_file(alone / WEIGHTS)
@@ -195,9 +201,10 @@ torch.set_default_dtype(torch.float64)
 restarts = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 print(f"after {restarts} restarts")
 with join_processes() as processes:
-    for number, (kind, data) in enumerate([("digits", sys.argv[2]), ("photos", sys.argv[3])]):
+    for number, kind in enumerate(["digits", "photos"]):
+        data, epochs = Path(sys.argv[2 + 2 * number]), int(sys.argv[3 + 2 * number])
         dies = processes.rank == 1 and restarts == number
-        train_images(kind, Path(data), Path(kind), processes, dies_in=13 if dies else None)
+        train_images(kind, data, Path(kind), processes, dies_in=13 if dies else None, epochs=epochs)
 """
 
 
@@ -208,7 +215,8 @@ def test_torchrun_restarts_after_a_process_has_died(
     """One process kills itself in a run of each kind: torchrun's two restarts go on from step 10."""
     (tmp_path / "dying.py").write_text(DYING)
     kinds: dict[Kind, Path] = {"digits": shared_data / "mnist", "photos": photos}
-    arguments = ["--max-restarts=2", "dying.py", str(Path(SCRIPT).parent), *map(str, kinds.values())]
+    sets = [str(word) for kind, data in kinds.items() for word in (data, IN_DOUBLE[kind])]
+    arguments = ["--max-restarts=2", "dying.py", str(Path(SCRIPT).parent), *sets]
     done = torchrun(2, arguments, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "after 2 restarts" in done.stdout

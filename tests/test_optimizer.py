@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 
 from facegm.data.samples import Batch
 from facegm.losses.gm_module import GMLoss, GMLossConfig
@@ -13,6 +13,7 @@ from facegm.training import optimizer
 from facegm.training.config import OptimizerConfig
 from facegm.training.devices import autocast_dtype
 from facegm.training.optimizer import build_optimizer, restore_optimizer, set_learning_rate
+from facegm.training.row_gradients import LazyAdamW, LazySGD
 from facegm.training.task import Task
 
 MOMENTUM, DECAY, FACTOR = 0.8, 0.1, 5.0
@@ -64,7 +65,7 @@ def test_rates_that_lie_on_the_device_are_changed_where_they_are(task: LinearTas
 
 
 def test_captured_groups_do_not_share_their_rate(task: LinearTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer, "AdamW", lambda groups, **_: groups)
+    monkeypatch.setattr(optimizer, "LazyAdamW", lambda groups, **_: groups)
     groups: Any = build_optimizer(task, CONFIGS["adamw"], is_captured=True)
     rates = [group["lr"] for group in groups]
     assert len({rate.data_ptr() for rate in rates}) == len(rates) == 3
@@ -121,7 +122,7 @@ def test_what_was_saved_on_a_cpu_goes_on_fused_and_scaled(
     for number in range(2):
         take_step(there, number, torch.amp.GradScaler("cpu", enabled=False))
     assert {group["fused"] for group in there.param_groups} == {None}
-    kind: Any = {"sgd": SGD, "adamw": AdamW}[name]
+    kind: Any = {"sgd": LazySGD, "adamw": LazyAdamW}[name]
     monkeypatch.setattr(optimizer, kind.__name__, lambda groups, **settings: kind(groups, **settings | {"fused": True}))
     here = build_optimizer(task, CONFIGS[name])
     monkeypatch.undo()

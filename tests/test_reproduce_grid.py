@@ -6,13 +6,14 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from attack_grids import FORKED, PAGELESS
 from facegm_commands import Command
 from image_sets import alternating, write_mnist
 from naive_networks import naive_cifar_resnet
@@ -22,13 +23,6 @@ from facegm.models.cifar_resnet import CifarResNet
 from facegm.reproduce.cells import RESULT_FILE
 from facegm.reproduce.reproduction import Options, Reproduction
 
-FORKED = """
-import multiprocessing
-import facegm.reproduce.grid
-facegm.reproduce.grid.get_context = lambda _: multiprocessing.get_context("fork")
-facegm.reproduce.grid.LOOK_EVERY = 0.2
-"""
-"""Cells begin at once, in processes that have torch already."""
 ARGUMENTS = ["reproduce", "table3", "--data=data", "--output=out", "--budget=1epochs", "--config=small.yaml"]
 ARGUMENTS += ["--filter=C100+", "--filter=seed 0"]
 SMALL = """
@@ -46,7 +40,7 @@ CELLS = 6
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Digits and a configuration, and in `whole` what an undisturbed command makes of them."""
     folder = tmp_path_factory.mktemp("grid")
-    write_mnist(folder / "data" / "small", alternating(256, 10), alternating(60, 10))
+    write_mnist(folder / "data" / "small", alternating(160, 10), alternating(60, 10))
     (folder / "small.yaml").write_text(SMALL)
     command = begin(folder, "--output=whole", "--jobs=2")
     assert command.wait(200) == 0, command.output
@@ -54,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(folder: Path, *options: str, name: str = "output.txt") -> Command:
-    return Command([*ARGUMENTS, *options], folder, code=FORKED, name=name)
+    return Command([*ARGUMENTS, *options], folder, code=FORKED + PAGELESS, name=name)
 
 
 def begun(text: str) -> list[str]:
@@ -153,16 +147,19 @@ def test_a_second_command_does_nothing_again(folder: Path) -> None:
     assert table(folder / "whole") == text
 
 
-def kill_and_go_on(folder: Path, output: str, moments: Sequence[float]) -> None:
-    """Kill the command after so many seconds each, then let it end; no finished cell is touched again."""
-    for number, seconds in enumerate(moments):
-        command = begin(folder, f"--output={output}", "--jobs=2", name=f"{output}-{number}.txt")
-        time.sleep(seconds)
-        was_running = command.poll() is None
-        command.kill()
-        command.wait()
-        before = finished(folder / output)
-        print(f"killed after {seconds:.1f} s, running: {was_running}, {len(before)} cells finished")
+def kill(folder: Path, output: str, name: str, wait: Callable[[Command], object]) -> None:
+    """Begin the command, and kill it when what is waited for has come."""
+    command = begin(folder, f"--output={output}", "--jobs=2", name=f"{output}-{name}.txt")
+    wait(command)
+    was_running = command.poll() is None
+    command.kill()
+    command.wait()
+    print(f"killed, running: {was_running}, {len(finished(folder / output))} cells finished")
+
+
+def go_on(folder: Path, output: str) -> None:
+    """Let the command come to its end; no finished cell is touched again."""
+    before = finished(folder / output)
     last = begin(folder, f"--output={output}", "--jobs=2", name=f"{output}-last.txt")
     assert last.wait(300) == 0, last.output
     after = finished(folder / output)
@@ -173,13 +170,20 @@ def kill_and_go_on(folder: Path, output: str, moments: Sequence[float]) -> None:
 
 
 def test_killed_it_repeats_no_finished_cell_and_ends_in_the_same_table(folder: Path) -> None:
-    kill_and_go_on(folder, "killed", [1.5, 4.0])
+    """Killed when the first cells have begun, and when the first is finished."""
+    cells = folder / "killed" / "cells"
+    kill(folder, "killed", "early", lambda command: command.wait_until(lambda: any(cells.glob("*/config.yaml"))))
+    kill(folder, "killed", "late", lambda command: command.wait_until(lambda: bool(finished(folder / "killed"))))
+    assert 1 <= len(finished(folder / "killed")) < CELLS
+    go_on(folder, "killed")
 
 
 @pytest.mark.slow
 def test_killed_at_five_random_moments_likewise(folder: Path) -> None:
     rng = random.Random(5)
-    kill_and_go_on(folder, "killed-often", [rng.uniform(1.0, 2.6) for _ in range(5)])
+    for number in range(5):
+        kill(folder, "killed-often", str(number), lambda _: time.sleep(rng.uniform(1.0, 2.6)))
+    go_on(folder, "killed-often")
 
 
 def test_two_commands_at_once_share_the_work(folder: Path) -> None:

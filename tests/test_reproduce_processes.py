@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from attack_grids import FORKED, PAGELESS
+from facegm_commands import Command
 from image_sets import alternating, write_mnist
 
 from facegm.reproduce.cells import RESULT_FILE
@@ -29,17 +31,9 @@ STEPS = 25 * 4
 TITLES = ("L-Softmax, C100+, seed 0", "softmax, C100+, seed 0")
 
 
-def begin(folder: Path) -> "subprocess.Popen[str]":
-    """Two cells side by side, by a Python that is started anew."""
-    filters = ["--filter=softmax", "--filter=C100+", "--filter=seed 0"]
-    arguments = ["reproduce", "table3", "--config=small.yaml", "--output=out", "--jobs=2", *filters]
-    return subprocess.Popen(
-        [sys.executable, "-m", "facegm", *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+ARGUMENTS = ["reproduce", "table3", "--config=small.yaml", "--output=out", "--jobs=2"]
+ARGUMENTS += ["--filter=softmax", "--filter=C100+", "--filter=seed 0"]
+"""Two cells side by side."""
 
 
 def wait_until(is_reached: Callable[[], bool], seconds: float) -> None:
@@ -72,7 +66,9 @@ def test_cells_of_a_command_that_is_killed_end_by_themselves_and_are_gone_on_wit
     def runs() -> list[Path]:
         return sorted(path for path in cells.iterdir() if path.is_dir()) if cells.is_dir() else []
 
-    with begin(tmp_path) as killed:
+    quiet = subprocess.DEVNULL
+    begun_anew = [sys.executable, "-m", "facegm", *ARGUMENTS]
+    with subprocess.Popen(begun_anew, cwd=tmp_path, stdout=quiet, stderr=quiet) as killed:
         wait_until(lambda: len(runs()) == 2 and all(len(steps(run)) >= 3 for run in runs()), 120)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
@@ -86,10 +82,9 @@ def test_cells_of_a_command_that_is_killed_end_by_themselves_and_are_gone_on_wit
         assert "stopped by SIGTERM" in (cells / f"{run.name}.log").read_text()
         before[run.name] = (run / METRICS_FILE).read_bytes()
 
-    with begin(tmp_path) as last:
-        output, _ = last.communicate(timeout=200)
-    assert last.returncode == 0, output
-    begun = dict(re.findall(r"^begins  (\w+)  (.*)$", output, re.MULTILINE))
+    last = Command(ARGUMENTS, tmp_path, code=FORKED + PAGELESS)
+    assert last.wait(200) == 0, last.output
+    begun = dict(re.findall(r"^begins  (\w+)  (.*)$", last.output, re.MULTILINE))
     assert begun.keys() == before.keys()
     assert sorted(begun.values()) == list(TITLES)
     for name, text in before.items():

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from plain_embeddings import embed_faces
+from quick_charts import geometry_drawn
 from stores import NamedFaces
 from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
 from torch import nn
@@ -58,9 +59,10 @@ def small_config(store: Path, **train: Any) -> FaceRunConfig:
 
 @pytest.fixture(scope="module")
 def run(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One uninterrupted run."""
+    """One uninterrupted run, with the chart of its means."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train_run(small_config(small_store), folder)
+    with geometry_drawn():
+        train_run(small_config(small_store), folder)
     return folder
 
 

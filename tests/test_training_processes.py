@@ -57,8 +57,8 @@ def losses(folder: Path) -> list[float]:
 
 
 def gm_config(store: Path, *, shard_means: bool) -> FaceRunConfig:
-    """30 steps."""
-    return run_config(store, LossConfig(gm=GMLossConfig(shard_means=shard_means)), epochs=15)
+    """16 steps."""
+    return run_config(store, LossConfig(gm=GMLossConfig(shard_means=shard_means)), epochs=8)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_gloo_processes_equal_one(
     script = [float64_script(tmp_path), "train", "--config", "config.yaml", "--output", "run"]
     done = torchrun(processes, script, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len(losses(exact_run)) == 30
+    assert len(losses(exact_run)) == 16
     assert losses(tmp_path / "run") == pytest.approx(losses(exact_run), abs=1e-9)
 
 
@@ -113,16 +113,16 @@ def test_a_checkpoint_of_four_processes_resumes_on_other_numbers(
 ) -> None:
     folder = tmp_path / "resumed"
     shutil.copytree(sharded_run, folder)
-    (folder / "checkpoints" / "step-00000030.pt").unlink()
+    (folder / "checkpoints" / "step-00000016.pt").unlink()
     done = torchrun(processes, [float64_script(tmp_path), "train", "--resume", "resumed"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "steps 20 to 30" in done.stdout
+    assert "steps 10 to 16" in done.stdout
     assert losses(folder) == pytest.approx(losses(exact_run), abs=1e-9)
 
 
 def test_centers_are_the_same_on_two_processes_as_on_one(small_store: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     """Protects what moves without a gradient, and biases and centers of classes that are split."""
-    config = run_config(small_store, LossConfig(name="center"), epochs=10)
+    config = run_config(small_store, LossConfig(name="center"), epochs=6)
     with float64():
         train_run(config, tmp_path / "one")
     (tmp_path / "config.yaml").write_text(to_yaml(config))

@@ -12,6 +12,7 @@ import torch
 
 from facegm.align.networks import Runtime
 from facegm.align.photo_job import Groups
+from facegm.data.machine import KEPT_BLOCK, keep_freed_memory
 from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import read_photo_bytes
 from facegm.embedding.comparison import FacePolicy
@@ -45,6 +46,7 @@ class EmbedJob:
         """See `PhotoJob`."""
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
+        keep_freed_memory(most=KEPT_BLOCK)
         device = f"cuda:{gpu}" if self.device == "cuda" else self.device
         embedder = FaceEmbedder.load(self.model, device=device, detector=self.runtime, expected=self.photos)
         return PhotoEmbedding(embedder, self.policy)

@@ -23,7 +23,7 @@ class ClassificationConfig:
 
     negative_share: float = 1.0
     """Share of the classes that each step of a run looks at, those of the batch and others that are drawn; below 1 the
-    classification term is estimated, and comes out a little too low."""
+    classification term is estimated, and comes out too low."""
     # What follows changes where and how the loss is computed, not its value.
     shard_means: bool = field(default=False, repr=False, metadata=FREE)
     """Split the class vectors over the processes of the run; pays from about 250,000 identities."""

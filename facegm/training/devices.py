@@ -1,6 +1,5 @@
 """What a run asks of its device: precision, settings that cost nothing, and how much of it was used."""
 
-import ctypes
 import re
 import resource
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from facegm.data.machine import has_fast_bfloat16
+from facegm.data.machine import has_fast_bfloat16, keep_freed_memory
 from facegm.data.samples import DrawnSamples, Samples
 from facegm.training.config import Precision
 from facegm.training.task import Task, evaluating
@@ -48,14 +47,6 @@ def prepare(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True  # inputs are of one size
     else:
         keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc's allocator keep what is freed: else each step pays for the pages that the last one gave back."""
-    if sys.platform == "linux" and hasattr(allocator := ctypes.CDLL(None), "mallopt"):
-        m_trim_threshold, m_mmap_max = -1, -4
-        allocator.mallopt(m_mmap_max, 0)
-        allocator.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 class Usage:

@@ -78,6 +78,8 @@ class Trainer(Generic[Network]):
                     terms = (self._replica or self.task)(images, part.labels, progress)
                 self.scaler.scale(terms["loss"] / self._accumulate).backward()
             terms_of_parts.append({name: value.detach() for name, value in terms.items()})
+        if self._accumulate > 1:
+            self.task.coalesce_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = self.task.clip_grad_norm_(self._config.clip_gradient)
         if self.scaler.is_enabled():  # which passes over gradients that its scale has made infinite

@@ -4,14 +4,15 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 
 from facegm.training.config import OptimizerConfig
+from facegm.training.row_gradients import LazyAdamW, LazySGD
 from facegm.training.task import Task
 
 
 def build_optimizer(task: Task[Any], config: OptimizerConfig, *, is_captured: bool = False) -> Optimizer:
-    """SGD or AdamW over the task's parameter groups.
+    """SGD or AdamW over the task's parameter groups; a step by a sparse gradient changes its rows alone.
 
     Args:
         task: on its device.
@@ -26,8 +27,8 @@ def build_optimizer(task: Task[Any], config: OptimizerConfig, *, is_captured: bo
         groups = [group | {"lr": torch.tensor(rate, device=task.device)} for group in groups]
     if config.name == "adamw":
         betas = (config.momentum, 0.999)
-        return AdamW(groups, lr=rate, betas=betas, fused=fused, capturable=is_captured)
-    optimizer = SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+        return LazyAdamW(groups, lr=rate, betas=betas, fused=fused, capturable=is_captured)
+    optimizer = LazySGD(groups, lr=rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
     start_momentum(optimizer)
     return optimizer
 

@@ -43,6 +43,11 @@ def prepare_task(setup: TrainingSetup[Any], processes: Processes) -> None:
             "train.precision: float16 scales the loss by what each process finds in its own part of the classes; "
             "with shard_means of the loss take bfloat16 or float32"
         )
+    if train.capture and (how := setup.config.loss.classification) and how.negative_share < 1:
+        raise FacegmError(
+            f"train.capture: a graph would draw the same classes in each step; with loss.{setup.config.loss.name}."
+            "negative_share below 1 set it to false"
+        )
     if train.capture and (device.type != "cuda" or processes.world_size > 1 or train.precision == "float16"):
         raise FacegmError(
             "train.capture: a step is captured on one GPU, in one process, without float16's scaler; set it to false"

@@ -20,6 +20,7 @@ from facegm.losses.interface import Loss
 from facegm.losses.shard import Shard
 from facegm.schedule import Progress
 from facegm.training.config import OptimizerConfig
+from facegm.training.row_gradients import with_dense_gradient
 
 Network = TypeVar("Network", bound=nn.Module)
 """Images to features."""
@@ -150,7 +151,8 @@ class Task(nn.Module, ABC, Generic[Network]):
         Returns:
             The norm before.
         """
-        gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        parameters = {name: with_dense_gradient(parameter) for name, parameter in self.named_parameters()}
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         of_parts = [gradients.pop(name) for name in self.sharded if name in gradients]
         squared_norm = nn.utils.get_total_norm(gradients.values()).square().to(self.device)  # on the CPU if of none
         if self.sharded:
@@ -158,8 +160,14 @@ class Task(nn.Module, ABC, Generic[Network]):
             dist.all_reduce(parts)
             squared_norm = squared_norm + parts
         norm = squared_norm.sqrt()
-        nn.utils.clip_grads_with_norm_(self.parameters(), max_norm, norm)
+        nn.utils.clip_grads_with_norm_(parameters.values(), max_norm, norm)
         return norm
+
+    def coalesce_gradients(self) -> None:
+        """Add up what several backward passes gave to one row of a sparse gradient; a GPU's host waits for it."""
+        for parameter in self.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
 
     @property
     def device(self) -> torch.device:

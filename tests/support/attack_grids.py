@@ -30,20 +30,23 @@ validation: {every_epochs: 8}
 """
 DEPTHS = {"resnet32": 8, "resnet56": 14}
 """Of networks in these tests."""
-CODE = f"""
+FORKED = """
 import multiprocessing
+import facegm.reproduce.grid
+facegm.reproduce.grid.get_context = lambda _: multiprocessing.get_context("fork")
+facegm.reproduce.grid.LOOK_EVERY = 0.2
+"""
+"""Cells begin at once, in processes that have torch already."""
+CODE = f"""{FORKED}
 import time
 import facegm.adversarial.crafted
 import facegm.models.image_network
 import facegm.reproduce.attack_measurement as measurement
-import facegm.reproduce.grid
 import facegm.reproduce.verdict_measurement as verdict_measurement
-facegm.reproduce.grid.get_context = lambda _: multiprocessing.get_context("fork")
-facegm.reproduce.grid.LOOK_EVERY = 0.2
 facegm.adversarial.crafted.craft_in_batches.__kwdefaults__["batch_size"] = {BATCH}
 facegm.models.image_network.CIFAR_DEPTHS = {DEPTHS}
 """
-"""Cells begin at once, in processes that have torch already; batches and networks are small."""
+"""So it is here, and batches and networks are small."""
 PAGELESS = """
 import facegm.reproduce.reproduction
 facegm.reproduce.reproduction.write_page = lambda *_: "no page"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from forks import forks
+from quick_charts import leave_out_geometry
 
 from facegm.cli import main
 
@@ -120,6 +121,7 @@ def _run(arguments: list[str], folder: Path, output: Path, environment: dict[str
     os.chdir(folder)
     os.environ.update(environment)
     torch.set_num_threads(1)
+    leave_out_geometry()
     multiprocessing.set_start_method("fork", force=True)  # not by the fork server, as its children would
     exec(code, {})
     result = main(arguments)

@@ -15,6 +15,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
+from quick_charts import leave_out_geometry
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not in __all__
 
 _ALIGNING = ("facegm.cli.align", "facegm.align.pipeline")
@@ -84,6 +85,7 @@ def _run(arguments: list[str], folder: Path, environment: dict[str, str], output
         os.close(file)
     os.chdir(folder)
     os.environ.update(environment)
+    leave_out_geometry()
     if arguments[0] == "-m":
         sys.path.insert(0, str(folder))
         sys.argv = arguments[1:]

@@ -1,10 +1,12 @@
 """Small classifiers of noisy patterns, trained by the command in a few seconds, as users' runs are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from image_files import write_idx
 
 from facegm.cli import main
@@ -17,6 +19,14 @@ def patterns(count: int, seed: int, *, classes: int) -> tuple[np.ndarray, np.nda
     labels = rng.permutation(np.arange(count) % classes)
     images = np.stack([cv2.resize(means[label], (28, 28), interpolation=cv2.INTER_CUBIC) for label in labels])
     return np.clip(images + rng.normal(0, 50, images.shape), 0, 255).astype(np.uint8), labels
+
+
+@contextmanager
+def shallow_networks() -> Iterator[None]:
+    """Within, ResNet-20 has eight layers, one block a stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("facegm.models.image_network.CIFAR_DEPTHS", {"resnet20": 8})
+        yield
 
 
 def train_small(config: str, run: Path, options: Sequence[str]) -> None:
