@@ -2,8 +2,9 @@
 
     python benchmarks/fit_cost.py benchmarks/results/gm_loss_h100.csv
 
-prints them, and how far the model is from each measured time; put them into `MACHINES`, `PASSES` there. The file is one
-that `make bench-loss` writes on a GPU; all its sizes have 512 dimensions.
+prints them, and how far the model is from each measured time; put them into `MACHINES` and `PASSES` there. The file has
+times of the GM loss as `make bench-loss` writes them on a GPU, of its kernels if it has such; all sizes have 512
+dimensions.
 """
 
 import csv
@@ -22,8 +23,8 @@ Sample = tuple[int, int, float]
 
 
 def samples_of(rows: list[dict[str, str]], way: str) -> list[Sample]:
-    found = [row for row in rows if row["way"].removeprefix("facegm ") == way and row["kernels_s"]]
-    return [(int(row["batch"]), int(row["classes"]), float(row["kernels_s"])) for row in found]
+    found = [row for row in rows if row["way"].removeprefix("facegm ") == way and row.get("loss", "gm") == "gm"]
+    return [(int(row["batch"]), int(row["classes"]), float(row.get("kernels_s") or row["median_s"])) for row in found]
 
 
 def fit(rows: list[dict[str, str]]) -> dict[str, float]:

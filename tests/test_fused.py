@@ -55,7 +55,8 @@ def make_batch(shape: tuple[int, int, int], kind: Kind, *, is_drawn: bool) -> tu
     vectors = 0.5 * draw(classes, dim) + (0.0 if origin is None else origin)
     bias = draw(classes) if kind == "products" else None
     log_weights = draw(classes).abs() if is_drawn else None
-    weights = Weights(draw(batch) + 3, draw(batch), torch.tensor(-0.3), draw(dim), torch.tensor(0.7))
+    of_total = torch.tensor(0.4).expand(dim)  # as the derivative of a sum is
+    weights = Weights(draw(batch) + 3, draw(batch), torch.tensor(-0.3), of_total, torch.tensor(0.7))
     return Operands(0.5 * draw(batch, dim), vectors, own, kind, origin, bias, log_weights), weights
 
 
@@ -229,7 +230,10 @@ def test_scratch_memory_is_what_is_said() -> None:
 
 
 COMPILE = """
-import json
+import inspect, json, sys
+from triton.compiler import ASTSource
+if "constexprs" not in inspect.signature(ASTSource.__init__).parameters:
+    sys.exit("this Triton takes other arguments")
 from compiled_kernels import GPUS, PRODUCTS, compile_kernel, tiles_of
 from simulate_schedule import SIZES, processor_use
 
@@ -254,7 +258,7 @@ def test_kernels_compiled_for_absent_gpus_fill_them() -> None:
     done = subprocess.run(
         [sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False, cwd=folder, env=environment
     )
-    if "ImportError" in done.stderr or "TypeError" in done.stderr:
+    if "this Triton takes other arguments" in done.stderr:
         pytest.skip("this Triton compiles for absent GPUs by another call")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

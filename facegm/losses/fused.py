@@ -95,6 +95,7 @@ class Fused(Engine):
         lengths, bias = kept or _survey(batch, vectors, device)[0]
         schedule = plan(samples, classes, dim, device)
         height, width, share, shares = schedule.height, schedule.width, schedule.share, schedule.shares
+        of_total = weights.of_total.contiguous()  # a derivative may be one number, seen dim times
         turned_x = x.new_zeros(dim, height)
         turned_x[:, :samples] = x.T
         of_samples, gradient = x.new_zeros(shares, samples, dim), torch.empty_like(vectors)
@@ -110,7 +111,7 @@ class Fused(Engine):
             )  # fmt: skip
             kernels.products[(sum(programs_of_products(schedule, stop - first, dim)),)](
                 panel, sums, turned_x, vectors, batch.origin, lengths, batch.log_weights, weights.scale,
-                weights.of_total, weights.of_spread, of_samples, gradient, of_bias,
+                of_total, weights.of_spread, of_samples, gradient, of_bias,
                 samples, first, stop, dim, width, height, share, len(sums), DISTANCES=batch.kind == "distances",
                 CLASSES_FIRST=height >= share, ROWS=schedule.products.rows, COLUMNS=schedule.products.columns,
                 **_options(schedule.products, dim, device),
