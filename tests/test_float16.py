@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, prelu
-from torch.optim import SGD, AdamW
 
 from facegm.data.preprocessing import Preprocessing
 from facegm.data.samples import Batch
@@ -27,18 +26,19 @@ from facegm.training.checkpoint import checkpoints, load_checkpoint
 from facegm.training.config import OptimizerConfig, TrainConfig
 from facegm.training.distributed import Processes
 from facegm.training.loop import Trainer
+from facegm.training.row_gradients import LazyAdamW, LazySGD
 from facegm.training.run_folder import read_metrics
 from facegm.training.task import Task
 
 STEPS = 12
 
 
-class FusedSGD(SGD):
+class FusedSGD(LazySGD):
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
         super().__init__(groups, **settings | {"fused": True})
 
 
-class FusedAdamW(AdamW):
+class FusedAdamW(LazyAdamW):
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
         super().__init__(groups, **settings | {"fused": True})
 
@@ -68,8 +68,8 @@ def passed_over(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each step to come, whether the scaler passed over it; optimisers are fused."""
     NotedScaler.passed_over = []
     monkeypatch.setattr(torch.amp, "GradScaler", NotedScaler)
-    monkeypatch.setattr(optimizer, "SGD", FusedSGD)
-    monkeypatch.setattr(optimizer, "AdamW", FusedAdamW)
+    monkeypatch.setattr(optimizer, "LazySGD", FusedSGD)
+    monkeypatch.setattr(optimizer, "LazyAdamW", FusedAdamW)
     return NotedScaler.passed_over
 
 

@@ -145,4 +145,4 @@ def test_a_profile_of_some_steps_is_left_in_the_run_folder(
     assert main([*write_config(tmp_path, small_config(small_store, log_every=12)), "--profile"]) == 0
     (trace,) = (tmp_path / "run" / "profile").glob("*.pt.trace.json")
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
-    assert {"ProfilerStep#8", "aten::convolution", "Optimizer.step#SGD.step"} <= names
+    assert {"ProfilerStep#8", "aten::convolution", "Optimizer.step#LazySGD.step"} <= names
