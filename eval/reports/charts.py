@@ -108,7 +108,7 @@ def distance_chart(
         axes.axvspan(float(fold_threshold.min()), float(fold_threshold.max()), color=INK, alpha=0.15, linewidth=0)
         axes.axvline(float(fold_threshold.mean()), color=INK, linewidth=1.2, linestyle="--", label="threshold")
         axes.set(xlabel="L2 distance", ylabel="pairs")
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         return svg(figure, "Histogram of the distances of same and different pairs")
 
 

@@ -125,5 +125,5 @@ def _chart(report: DetectReport) -> str:
         draw_histograms(axes, report.clean, {"these images": report.scores})
         axes.axvline(report.threshold, color=INK, linewidth=1.2, linestyle="--", label="threshold")
         axes.set(xlabel=f"score of {report.detector}", ylabel="share of the images")
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         return svg(figure, f"Histogram of the scores of {report.detector}, of clean test images and of these images")

@@ -128,5 +128,5 @@ def draw_curve(
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(color="black", alpha=0.1)
         if len(y) > 1:
-            axes.legend()
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(y))
         write_svg(path, figure)
