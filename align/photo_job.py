@@ -3,6 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
+import cv2
+import torch
+
+from facegm.data.machine import KEPT_BLOCK, keep_freed_memory
 from facegm.data.readers.photo import Photo
 
 Groups = Sequence[Sequence[Photo]]
@@ -40,3 +44,10 @@ class PhotoJob(Protocol[Outcome]):
 
     def lost(self, photo: Photo) -> Outcome:
         """The outcome of a photo of which its worker has died, again and again."""
+
+
+def make_worker() -> None:
+    """Have this process compute as one of several workers: on one thread, and with its own memory again and again."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    keep_freed_memory(most=KEPT_BLOCK)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from facegm.align.config import AlignConfig
@@ -22,9 +21,8 @@ from facegm.align.face import Subject, contrast, perceptual_hash, resize_aligned
 from facegm.align.finder import FaceFinder, Trouble, batches, decoded_ahead
 from facegm.align.found_face import BOX_DECIMALS, LANDMARK_DECIMALS, PROBABILITY_DECIMALS, QUALITY_DECIMALS
 from facegm.align.networks import Runtime
-from facegm.align.photo_job import Groups
+from facegm.align.photo_job import Groups, make_worker
 from facegm.data.decoding import decode, decode_photo
-from facegm.data.machine import KEPT_BLOCK, keep_freed_memory
 from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import UnreadablePhotoError, photo_stamp, read_photo_bytes
 from facegm.store.format import FaceRecord, encode_face
@@ -83,9 +81,7 @@ class Aligner:
     """
 
     def __init__(self, config: AlignConfig, runtime: Runtime, gpu: int = 0) -> None:
-        torch.set_num_threads(1)
-        cv2.setNumThreads(0)
-        keep_freed_memory(most=KEPT_BLOCK)
+        make_worker()
         self._config = config
         self._finder = None
         if not config.is_aligned:

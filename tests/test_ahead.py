@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from facegm.data.ahead import done_together
 from facegm.embedding.processes import compute_alone
 
 PATIENCE = 60
+TASKS = Path("/proc/self/task")
+"""A folder for each of this process's threads, where the system tells them."""
 LARGE = 100
 
 
@@ -91,10 +94,31 @@ def test_a_thread_that_computes_alone_leaves_others_their_threads() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with ThreadPoolExecutor(1, initializer=compute_alone) as pool:
+        with ThreadPoolExecutor(1, initializer=compute_alone, initargs=(2,)) as pool:
             assert pool.submit(torch.get_num_threads).result() == 1
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 2
         assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="the system does not tell a process's threads")
+def test_a_thread_that_computes_alone_has_no_others_for_matrix_products() -> None:
+    """MKL has a number of its own; threads that it has for one end with it, at a time that nobody knows."""
+    factor = torch.ones(700, 700)
+
+    def begun_for_a_product() -> int:
+        before = len(list(TASKS.iterdir()))
+        torch.mm(factor, factor)
+        return len(list(TASKS.iterdir())) - before
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(begun_for_a_product).result() == 1
+        with ThreadPoolExecutor(1, initializer=compute_alone, initargs=(2,)) as pool:
+            assert pool.submit(begun_for_a_product).result() == 0
     finally:
         torch.set_num_threads(before)

@@ -12,6 +12,7 @@ import pytest
 from embedder_processes import (
     embedding_of,
     fork_and_make_in_two_threads,
+    fork_where_threads_have_ended,
     fork_while_a_thread_makes,
     fork_with_an_embedder,
 )
@@ -99,6 +100,11 @@ def test_a_forked_process_goes_on_with_the_embedder(model: Path, photo: Path, tm
     run_to_its_end(fork_with_an_embedder, model, photo, tmp_path)
     parent, child = np.load(tmp_path / "parent.npy"), np.load(tmp_path / "child.npy")
     np.testing.assert_allclose(child, parent, atol=1e-5)
+
+
+def test_a_process_forks_as_soon_as_its_threads_have_ended(model: Path, photo: Path) -> None:
+    """MKL used to hold its locks then, every third time."""
+    run_to_its_end(fork_where_threads_have_ended, model, photo, 12)
 
 
 def test_a_lock_that_another_thread_held_is_not_waited_for(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_an_engine_that_is_made_by_a_thread_that_computes_alone_has_all_threads(
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with ThreadPoolExecutor(1, initializer=compute_alone) as pool:
+        with ThreadPoolExecutor(1, initializer=compute_alone, initargs=(2,)) as pool:
             made = pool.submit(OpenVinoEngine, trained("resnet27")).result()
         assert made._compiled.get_property("INFERENCE_NUM_THREADS") == 2
     finally:

@@ -273,7 +273,7 @@ def test_a_session_that_is_begun_by_a_thread_that_computes_alone_has_all_threads
     file, before = OnnxFile.read(tmp_path / "outside.onnx"), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with ThreadPoolExecutor(1, initializer=compute_alone) as pool:
+        with ThreadPoolExecutor(1, initializer=compute_alone, initargs=(2,)) as pool:
             engine = pool.submit(OnnxEngine, file, torch.device("cpu")).result()
         assert engine._session.get_session_options().intra_op_num_threads == 2
     finally:

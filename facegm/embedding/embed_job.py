@@ -6,13 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-import cv2
 import numpy as np
-import torch
 
 from facegm.align.networks import Runtime
-from facegm.align.photo_job import Groups
-from facegm.data.machine import KEPT_BLOCK, keep_freed_memory
+from facegm.align.photo_job import Groups, make_worker
 from facegm.data.readers.photo import Photo
 from facegm.data.readers.source import read_photo_bytes
 from facegm.embedding.comparison import FacePolicy
@@ -44,9 +41,7 @@ class EmbedJob:
 
     def begin(self, gpu: int) -> "PhotoEmbedding":
         """See `PhotoJob`."""
-        torch.set_num_threads(1)
-        cv2.setNumThreads(0)
-        keep_freed_memory(most=KEPT_BLOCK)
+        make_worker()
         device = f"cuda:{gpu}" if self.device == "cuda" else self.device
         embedder = FaceEmbedder.load(self.model, device=device, detector=self.runtime, expected=self.photos)
         return PhotoEmbedding(embedder, self.policy)

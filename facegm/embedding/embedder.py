@@ -312,8 +312,10 @@ class FaceEmbedder(AlignedFaceEmbedder):
 
         Its own threads are of little use to small networks: batches side by side, on one each, are done sooner.
         """
-        threads = min(torch.get_num_threads(), MAX_BATCHES) if self._network.device.type == "cpu" else 1
-        return done_together(work, decoded_ahead(photos), threads=threads, is_alone=is_alone, begin=compute_alone)
+        all_threads = torch.get_num_threads()
+        threads = min(all_threads, MAX_BATCHES) if self._network.device.type == "cpu" else 1
+        begin = partial(compute_alone, all_threads)
+        return done_together(work, decoded_ahead(photos), threads=threads, is_alone=is_alone, begin=begin)
 
     def _look_at(
         self, photos: list[OpenedPhoto], *, policy: FacePolicy | Literal["all"], max_faces: int | None

@@ -5,14 +5,16 @@ no more: whoever waits for one of those waits for ever.
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from threading import Lock, local
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 import cv2
 import torch
-from threadpoolctl import threadpool_limits
 
 from facegm.errors import FacegmError
 
@@ -43,6 +45,7 @@ class OncePerProcess(Generic[Value]):
                 "a forked process cannot use the GPU of the one that it comes from; load the embedder there, or "
                 "start processes by multiprocessing.get_context('spawn')"
             )
+        _computing.add(threading.get_native_id())
         with self._lock:
             if self._value is None:
                 self._value = self._make()
@@ -61,12 +64,29 @@ _of_this_process: WeakSet[OncePerProcess[Any]] = WeakSet()
 _inherited: list[Any] = []
 """What a forked process has no use for: to free it might wait for threads of the one that it comes from."""
 _this_thread = local()
+_computing = set[int]()
+"""The system's numbers of the threads that have asked for a value; those that have ended are left out at a fork."""
+_TASKS = Path("/proc/self/task")
+"""Where Linux has a folder for each thread of this process, named by its number."""
+_ENDING, _SETTLED = 1.0, 0.02
+"""Seconds that a fork waits for ended threads, at most and at least: until none has gone for so long."""
 
 
-def compute_alone() -> None:
-    """Have what this thread computes be computed by it alone, whatever others do."""
-    _this_thread.process_threads = torch.get_num_threads()  # which sets this thread's number to it as well, once
-    threadpool_limits(1, user_api="openmp")  # the calling thread's alone
+def compute_alone(threads: int) -> None:
+    """Have what this thread computes be computed by it alone, whatever others do.
+
+    torch sets the number, MKL's included, of the calling thread and of those that begin later, so that another thread
+    has to set the latter's back.
+
+    Args:
+        threads: that others compute on.
+    """
+    _this_thread.process_threads = threads
+    torch.get_num_threads()  # which, the first time in a thread, sets its number to the others'
+    torch.set_num_threads(1)
+    back = threading.Thread(target=torch.set_num_threads, args=(threads,))
+    back.start()
+    back.join()
 
 
 def process_threads() -> int:
@@ -85,11 +105,33 @@ def _compute_on_one_thread() -> None:
     vars(_this_thread).clear()
 
 
+def _let_threads_end() -> None:
+    """Before a fork: wait for threads that Python has seen end, and for those that OpenMP had for them.
+
+    The system ends them a moment later. In between, MKL gives back their buffers and holds its locks, on which the
+    forked process would spin for ever.
+    """
+    ended = _computing - {thread.native_id for thread in threading.enumerate() if thread.native_id is not None}
+    if ended and _TASKS.is_dir():
+        begun = changed = time.monotonic()
+        there = _system_threads()
+        while (now := time.monotonic()) < begun + _ENDING and (there & ended or now < changed + _SETTLED):
+            time.sleep(0.001)
+            if (left := _system_threads()) != there:
+                there, changed = left, now
+    _computing.difference_update(ended)
+
+
+def _system_threads() -> set[int]:
+    return {int(task.name) for task in _TASKS.iterdir()}
+
+
 def _begin_anew() -> None:
+    _computing.clear()
     _compute_on_one_thread()
     for once in _of_this_process:
         once.begin_anew()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(before=_let_threads_end, after_in_child=_begin_anew)

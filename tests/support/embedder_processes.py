@@ -32,6 +32,25 @@ def fork_with_an_embedder(model: Path, photo: Path, folder: Path) -> None:
     _in_a_fork(lambda: embed("child"))
 
 
+def fork_where_threads_have_ended(model: Path, photo: Path, forks: int) -> None:
+    """Use an embedder in threads, fork as soon as they have ended, and compute in the forked process; again and again.
+
+    By `embed` in its threads, and by `find` in some that have other threads compute for them.
+    """
+    torch.set_num_threads(THREADS)
+    embedder = FaceEmbedder.load(model, device="cpu")
+    for number in range(forks):
+        if number % 2:
+            embedder.embed([photo])
+        else:
+            threads = [threading.Thread(target=embedder.find, args=(photo,)) for _ in range(THREADS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        _in_a_fork(lambda: torch.mm(torch.ones(64, 300), torch.ones(300, 200)))
+
+
 def fork_while_a_thread_makes(folder: Path) -> None:
     """Fork while another thread holds the lock; the value that the forked process makes goes to the folder."""
     begun, may_end = threading.Event(), threading.Event()
