@@ -1,6 +1,6 @@
-"""The arithmetic of training against a plain loop in double precision that shares nothing with it, in 192 variants.
+"""The arithmetic of training against a plain loop in double precision that shares nothing with it, in 96 variants.
 
-As a script under torchrun, this file trains all variants on the processes there are.
+As a script under torchrun, this file trains a quarter of them on the processes there are.
 """
 
 import itertools
@@ -65,6 +65,14 @@ VARIANTS = [
         OPTIMIZERS, SCHEDULES, (1, 3), itertools.product((False, True), repeat=3)
     )
 ]
+
+
+OF_TWO = [
+    v
+    for v in VARIANTS
+    if v.clips ^ v.averages == (v.schedule == "cosine") and v.clips ^ v.warms_up == (v.accumulate == 3)
+]
+"""A quarter of them, in which any two settings still meet in every way."""
 
 
 class Outcome(NamedTuple):
@@ -250,7 +258,7 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def of_two_processes(torchrun: Torchrun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Outcomes of all variants on two processes, by name."""
+    """Outcomes of the variants on two processes, by name."""
     folder = tmp_path_factory.mktemp("two")
     done = torchrun(2, [__file__, "outcomes.pt"], folder)
     assert done.returncode == 0, done.stderr
@@ -265,7 +273,7 @@ def test_one_process_trains_as_a_plain_loop_does(variant: Variant, tmp_path: Pat
         assert_same(found, plain_loop(replace(variant, accumulate=1)))
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", OF_TWO, ids=str)
 def test_two_processes_train_as_a_plain_loop_does(variant: Variant, of_two_processes: dict[str, Any]) -> None:
     with float64():
         assert_same(Outcome(*of_two_processes[str(variant)]), plain_loop(replace(variant, accumulate=1)))
@@ -280,7 +288,7 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
 
 def main() -> None:
     with float64(), join_processes() as processes:
-        outcomes = {str(variant): tuple(trained(variant, processes, Path(mkdtemp(dir=".")))) for variant in VARIANTS}
+        outcomes = {str(variant): tuple(trained(variant, processes, Path(mkdtemp(dir=".")))) for variant in OF_TWO}
         if processes.is_main:
             torch.save(outcomes, sys.argv[1])
 
