@@ -21,7 +21,6 @@ from quick_charts import quick_charts
 from threadpoolctl import threadpool_limits
 
 from facegm.align.face import TEMPLATE
-from facegm.data.machine import cores
 from facegm.losses.engine import Operands
 from facegm.losses.fused import Fused
 from facegm.store.format import FORMAT, encode_face, manifest_writer, to_table
@@ -45,12 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run as Python; has to be said before triton is imported
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: many tests wait for processes that they have begun."""
-    return cores() + 1
 
 
 def _take_one_thread() -> None:

@@ -175,6 +175,7 @@ def _recorded(store: Path) -> int:
     return len(_rows(store))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_large_photos_within_5_seconds_and_keeps_those_that_are_done(
     large_photos: Path, tmp_path: Path
 ) -> None:

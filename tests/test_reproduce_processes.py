@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from attack_grids import FORKED, PAGELESS
 from facegm_commands import Command
 from image_sets import alternating, write_mnist
@@ -58,6 +59,7 @@ def steps(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
+@pytest.mark.slow
 def test_cells_of_a_command_that_is_killed_end_by_themselves_and_are_gone_on_with(tmp_path: Path) -> None:
     write_mnist(tmp_path / "digits", alternating(32, 10), alternating(20, 10))
     (tmp_path / "small.yaml").write_text(CONFIG)

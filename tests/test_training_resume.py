@@ -210,11 +210,10 @@ def test_signals_to_the_group_of_a_command_stop_it_and_it_goes_on_when_given_aga
     assert_same_run(run, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_killed_again_and_again_it_ends_with_the_same_weights(small_store: Path, tmp_path: Path, kills: int) -> None:
-    config = tmp_path / "config.yaml"
-    course = {"epochs": max(15, 6 * kills), "checkpoint_every": 7, "keep_checkpoints": 2}
-    config.write_text(to_yaml(everything_on(small_store, **course)))
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_weights(small_store: Path, tmp_path: Path) -> None:
+    config, kills = tmp_path / "config.yaml", 25
+    config.write_text(to_yaml(everything_on(small_store, epochs=6 * kills, checkpoint_every=7, keep_checkpoints=2)))
     finish(config, tmp_path / "whole")
     seconds = sum(12 / line["images_per_second"] for line in read_metrics(tmp_path / "whole"))
     run = tmp_path / "run"
