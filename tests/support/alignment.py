@@ -19,6 +19,10 @@ if TYPE_CHECKING:  # slow to import
 Outcome = TypeVar("Outcome")
 
 
+DYING = 10.0
+"""Seconds that are given to killed processes."""
+
+
 class Alignment:
     """An alignment, begun.
 
@@ -45,9 +49,15 @@ class Alignment:
         return self._process.exitcode
 
     def kill_group(self) -> None:
-        """Kill it and its workers by SIGKILL, if it has not ended."""
+        """Kill it and its workers by SIGKILL, if it has not ended, and wait for the end of all.
+
+        Workers that are forked, as here, share its locks until they are gone.
+        """
         self.signal_group(signal.SIGKILL)
         self._process.join()
+        end = time.monotonic() + DYING
+        while _has_members(self._process.pid or 0) and time.monotonic() < end:
+            time.sleep(0.001)
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to it and its workers, as a terminal does, if it has not ended."""
@@ -56,6 +66,14 @@ class Alignment:
             time.sleep(0.001)  # it does not lead its group yet
         if self.poll() is None:
             os.killpg(self._process.pid, number)
+
+
+def _has_members(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def warm_up() -> None:
