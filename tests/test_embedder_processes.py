@@ -23,7 +23,7 @@ from PIL import Image
 from facegm import FaceEmbedder
 from facegm.align.detector import FaceDetector
 from facegm.embedding import embedder as embedder_module
-from facegm.embedding import engine
+from facegm.embedding import engine, processes
 from facegm.embedding.processes import OncePerProcess
 from facegm.errors import FacegmError
 
@@ -116,6 +116,16 @@ def test_two_threads_of_a_forked_process_make_one_value(tmp_path: Path) -> None:
     """Although one of them finds out slowly in which process it is."""
     run_to_its_end(fork_and_make_in_two_threads, tmp_path)
     assert (tmp_path / "child.txt").read_text() == "1 made, one for both: True"
+
+
+def test_threads_that_are_gone_are_forgotten() -> None:
+    """Each call has threads of its own, and a server that never forks answers many."""
+    once = OncePerProcess(lambda: 1)
+    for _ in range(3 * processes._MANY):
+        thread = threading.Thread(target=once.get)
+        thread.start()
+        thread.join()
+    assert len(processes._computing) <= processes._MANY + threading.active_count()
 
 
 def test_a_gpu_is_refused_in_a_forked_process() -> None:

@@ -45,7 +45,7 @@ class OncePerProcess(Generic[Value]):
                 "a forked process cannot use the GPU of the one that it comes from; load the embedder there, or "
                 "start processes by multiprocessing.get_context('spawn')"
             )
-        _computing.add(threading.get_native_id())
+        _remember_thread(threading.get_native_id())
         with self._lock:
             if self._value is None:
                 self._value = self._make()
@@ -65,7 +65,9 @@ _inherited: list[Any] = []
 """What a forked process has no use for: to free it might wait for threads of the one that it comes from."""
 _this_thread = local()
 _computing = set[int]()
-"""The system's numbers of the threads that have asked for a value; those that have ended are left out at a fork."""
+"""The system's numbers of the threads that have asked for a value, and of some that have ended since."""
+_MANY = 256
+"""Of those; from there on, the ones that are gone are left out."""
 _TASKS = Path("/proc/self/task")
 """Where Linux has a folder for each thread of this process, named by its number."""
 _ENDING, _SETTLED = 1.0, 0.02
@@ -112,18 +114,25 @@ def _let_threads_end() -> None:
     forked process would spin for ever.
     """
     ended = _computing - {thread.native_id for thread in threading.enumerate() if thread.native_id is not None}
-    if ended and _TASKS.is_dir():
-        begun = changed = time.monotonic()
-        there = _system_threads()
-        while (now := time.monotonic()) < begun + _ENDING and (there & ended or now < changed + _SETTLED):
-            time.sleep(0.001)
-            if (left := _system_threads()) != there:
-                there, changed = left, now
+    there = _system_threads() if ended else set()
+    begun = changed = time.monotonic()
+    while there and (now := time.monotonic()) < begun + _ENDING and (there & ended or now < changed + _SETTLED):
+        time.sleep(0.001)
+        if (left := _system_threads()) != there:
+            there, changed = left, now
     _computing.difference_update(ended)
 
 
+def _remember_thread(number: int) -> None:
+    if number not in _computing:
+        if len(_computing) >= _MANY:
+            _computing.intersection_update(_system_threads())
+        _computing.add(number)
+
+
 def _system_threads() -> set[int]:
-    return {int(task.name) for task in _TASKS.iterdir()}
+    """The numbers of this process's threads; none where the system does not tell them."""
+    return {int(task.name) for task in _TASKS.iterdir()} if _TASKS.is_dir() else set()
 
 
 def _begin_anew() -> None:
