@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock, local
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
@@ -31,7 +30,7 @@ class OncePerProcess(Generic[Value]):
 
     def __init__(self, make: Callable[[], Value], *, is_on_gpu: bool = False) -> None:
         self._make, self._is_on_gpu, self._is_lost = make, is_on_gpu, False
-        self._lock, self._value = Lock(), None
+        self._lock, self._value = threading.Lock(), None
         _of_this_process.add(self)
 
     def get(self) -> Value:
@@ -54,7 +53,7 @@ class OncePerProcess(Generic[Value]):
     def begin_anew(self) -> None:
         """In a forked process, before it does anything else."""
         _inherited.append(self._value)
-        self._lock, self._value = Lock(), None
+        self._lock, self._value = threading.Lock(), None
         self._is_lost = self._is_on_gpu
 
     _value: Value | None
@@ -63,7 +62,7 @@ class OncePerProcess(Generic[Value]):
 _of_this_process: WeakSet[OncePerProcess[Any]] = WeakSet()
 _inherited: list[Any] = []
 """What a forked process has no use for: to free it might wait for threads of the one that it comes from."""
-_this_thread = local()
+_this_thread = threading.local()
 _computing = set[int]()
 """The system's numbers of the threads that have asked for a value, and of some that have ended since."""
 _MANY = 256
